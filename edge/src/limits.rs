@@ -1,0 +1,52 @@
+//! Every bound of the node, with its reason. Nothing here reads configuration; what an operator may
+//! change starts from these values.
+#![forbid(unsafe_code)]
+
+/// A request head, start line and fields, in bytes. Peers: nginx 8 KiB a line, 32 KiB in all.
+pub const REQUEST_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// A request target in bytes; longer is answered 414.
+pub const REQUEST_TARGET_BYTES_MAX: usize = 8 * 1024;
+/// Fields in one request head; more is answered 431.
+pub const REQUEST_FIELDS_MAX: usize = 100;
+/// A response head from an origin, in bytes; a larger one is answered 502.
+pub const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Key bytes: scheme, host, port and target.
+pub const KEY_BYTES_MAX: usize = REQUEST_TARGET_BYTES_MAX + 300;
+
+/// Body bytes of one record. Larger objects are a head record and a chain of chunks of this size.
+pub const CHUNK_BYTES: usize = 1024 * 1024;
+/// Bytes of a segment: the unit of reclaim.
+pub const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
+
+/// Messages from one worker to control. Full: the request is answered 503.
+pub const TO_CONTROL_MESSAGES_MAX: usize = 4096;
+/// Messages from control to one worker. Full: control waits.
+pub const TO_WORKER_MESSAGES_MAX: usize = 4096;
+/// Origin requests running at once on the node; further ones wait in `FETCHES_WAITING_MAX`.
+pub const FETCHES_RUNNING_MAX: usize = 512;
+/// Fetches waiting for a place. Full: 503 with Retry-After.
+pub const FETCHES_WAITING_MAX: usize = 4096;
+/// Unacknowledged bytes of a passed response body on their way from control to a worker.
+pub const PASS_WINDOW_BYTES: usize = 512 * 1024;
+/// Unacknowledged bytes of a request body on their way from a worker to control.
+pub const REQUEST_BODY_WINDOW_BYTES: usize = 256 * 1024;
+
+/// Milliseconds a client has to send a complete request head.
+pub const HEAD_TIMEOUT_MS: u64 = 10_000;
+/// Milliseconds a connection may idle between requests.
+pub const IDLE_TIMEOUT_MS: u64 = 60_000;
+/// Milliseconds without progress of a request body.
+pub const BODY_TIMEOUT_MS: u64 = 30_000;
+/// Milliseconds without progress of a response to the client.
+pub const SEND_TIMEOUT_MS: u64 = 30_000;
+/// Milliseconds to connect to an origin.
+pub const CONNECT_TIMEOUT_MS: u64 = 5_000;
+/// Milliseconds from the request to the head of the origin's response.
+pub const FIRST_BYTE_TIMEOUT_MS: u64 = 30_000;
+/// Milliseconds without progress of an origin's body.
+pub const ORIGIN_BODY_TIMEOUT_MS: u64 = 30_000;
+/// Milliseconds an unused origin connection is kept; below the 5 s after which common origins close.
+pub const ORIGIN_IDLE_TIMEOUT_MS: u64 = 4_000;
+
+const _: () = assert!(CHUNK_BYTES + REQUEST_TARGET_BYTES_MAX + RESPONSE_HEAD_BYTES_MAX < SEGMENT_BYTES);
+const _: () = assert!(REQUEST_TARGET_BYTES_MAX < REQUEST_HEAD_BYTES_MAX);

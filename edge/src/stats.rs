@@ -1,0 +1,107 @@
+//! One table of counters makes the cells, the names in `/metrics`, and their help.
+//!
+//! Each thread owns one [`Cells`] and is its only writer, so an increment is a relaxed load and store
+//! without a locked instruction. Readers sum over all threads.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+macro_rules! counters {
+    ($($(#[doc = $help:literal])+ $name:ident $text:literal;)+) => {
+        /// A counter of the table.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        #[allow(missing_docs)]
+        pub enum Counter { $($name),+ }
+
+        /// Every counter with its metric name (without the `edge_` prefix and `_total` suffix) and help.
+        pub const TABLE: &[(Counter, &str, &str)] = &[$((Counter::$name, $text, concat!($($help),+))),+];
+    };
+}
+
+counters! {
+    /// Connections accepted.
+    Accepted "connections_accepted";
+    /// Connections refused because the table was full.
+    AcceptRefused "connections_refused";
+    /// Connections closed.
+    Closed "connections_closed";
+    /// Requests with a complete head.
+    Requests "requests";
+    /// Answers sent from a shard.
+    Hits "hits";
+    /// Requests sent on to control because nothing fresh was stored.
+    Misses "misses";
+    /// Requests passed through: method, no-store, Authorization and the like.
+    Passes "passes";
+    /// Stored answers that had to be validated first.
+    Revalidations "revalidations";
+    /// Heads refused with a 4xx.
+    Refused "requests_refused";
+    /// Requests answered 503 because a queue was full.
+    Overflows "queue_overflows";
+    /// Connections closed by a deadline.
+    Timeouts "timeouts";
+    /// Responses cut short because the origin or a chunk was lost.
+    Broken "responses_broken";
+    /// Body and head bytes sent to clients.
+    SentBytes "sent_bytes";
+    /// Bytes received from clients.
+    ReceivedBytes "received_bytes";
+    /// Calls of io_uring_enter.
+    Enters "ring_enters";
+    /// Turns on which the provided receive buffers ran out.
+    BuffersExhausted "receive_buffers_exhausted";
+    /// Requests whose packets' CPU was sampled.
+    LocalitySampled "locality_sampled_requests";
+    /// Sampled requests processed by the CPU of their worker.
+    LocalityLocal "locality_local_requests";
+    /// Connections whose packets' CPU was read at accept.
+    ConnectionsSampled "locality_sampled_connections";
+    /// Connections accepted on the CPU that processed their packets.
+    ConnectionsLocal "locality_local_connections";
+    /// Requests sent to origins.
+    OriginRequests "origin_requests";
+    /// Origin requests that failed.
+    OriginErrors "origin_errors";
+    /// Body bytes received from origins.
+    OriginBytes "origin_received_bytes";
+    /// Requests that joined a running fill.
+    FillsJoined "fills_joined";
+    /// Fills that ended whole and were published.
+    FillsStored "fills_stored";
+    /// Fills that broke off.
+    FillsBroken "fills_broken";
+    /// Validations answered 304.
+    Revalidated "revalidated";
+    /// Objects purged.
+    Purged "purged_objects";
+    /// Objects dropped by reclaim of their segment.
+    Evicted "evicted_objects";
+    /// Records dropped because their checksum did not match.
+    RecordsDropped "records_dropped";
+}
+
+/// The counters of one thread, padded so that no two threads share a cache line.
+#[repr(align(128))]
+pub struct Cells([AtomicU64; TABLE.len()]);
+
+impl Default for Cells {
+    fn default() -> Self {
+        Cells([const { AtomicU64::new(0) }; TABLE.len()])
+    }
+}
+
+impl Cells {
+    /// Adds `n`. Only the owning thread calls this.
+    #[inline]
+    pub fn add(&self, counter: Counter, n: u64) {
+        let cell = &self.0[counter as usize];
+        cell.store(cell.load(Relaxed) + n, Relaxed);
+    }
+
+    /// Reads one counter from any thread.
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.0[counter as usize].load(Relaxed)
+    }
+}

@@ -1,0 +1,3 @@
+//! All of user space's `unsafe`, behind APIs that are safe to call.
+
+pub mod socket;

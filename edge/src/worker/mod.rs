@@ -1,0 +1,1 @@
+//! HIT PATH: (being built)
