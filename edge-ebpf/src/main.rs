@@ -78,7 +78,10 @@ fn edge(ctx: XdpContext) -> u32 {
     // while XDP runs on this CPU.
     let cells = unsafe { &mut *cells };
     cells.add(Counter::Packets, 1);
-    let frame = Frame { data: ctx.data(), end: ctx.data_end() };
+    let frame = Frame {
+        data: ctx.data(),
+        end: ctx.data_end(),
+    };
     let (counter, action) = match packet::parse(&frame) {
         Err(Pass::NotIp) => (Counter::NotIp, xdp_action::XDP_PASS),
         Err(Pass::Malformed) => (Counter::Malformed, xdp_action::XDP_PASS),
