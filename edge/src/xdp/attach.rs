@@ -67,12 +67,11 @@ impl Attached {
                 }
             }
         }
-        let mode = if step == "generic" {
-            XdpMode::Skb
-        } else {
-            XdpMode::Driver
+        let (program, mode) = match step {
+            "generic" => ("edge_generic", XdpMode::Skb),
+            _ => ("edge", XdpMode::Driver),
         };
-        let link = attach(&mut bpf, interface, mode)?;
+        let link = attach(&mut bpf, program, interface, mode)?;
         if is_redirecting {
             steps.taken(
                 "cpumap",
@@ -158,10 +157,10 @@ fn fill(bpf: &mut Ebpf, cpus: &[usize]) -> Result<Vec<u32>, String> {
 
 /// Loads and attaches the program. Only a link is accepted: an attachment over netlink would outlive
 /// a killed process.
-fn attach(bpf: &mut Ebpf, interface: &str, mode: XdpMode) -> Result<FdLink, String> {
+fn attach(bpf: &mut Ebpf, program: &str, interface: &str, mode: XdpMode) -> Result<FdLink, String> {
     let program = bpf
-        .program_mut("edge")
-        .ok_or("the object has no program edge")?;
+        .program_mut(program)
+        .ok_or_else(|| format!("the object has no program {program}"))?;
     let program: &mut Xdp = program.try_into().map_err(|error| reason(&error))?;
     program.load().map_err(|error| reason(&error))?;
     let id = program

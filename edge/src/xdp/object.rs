@@ -144,7 +144,7 @@ fn remedy(number: i32) -> Option<String> {
 fn missing_capabilities() -> String {
     const NEEDED: &[(u32, &str)] = &[(12, "CAP_NET_ADMIN"), (38, "CAP_PERFMON"), (39, "CAP_BPF")];
     const CAP_SYS_ADMIN: u32 = 21;
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let held = line
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())

@@ -90,4 +90,4 @@ fn known_hashes() {
     assert_eq!(four.bucket(1), four.hash(1) & 0xff);
 }
 
-const KNOWN: [u32; 4] = [0, 0, 0, 0];
+const KNOWN: [u32; 4] = [3307020674, 2123844978, 2441565751, 1628788823];
