@@ -166,6 +166,7 @@ mod tests {
 
     #[test]
     fn rss_needs_a_queue_and_an_interrupt_per_worker() {
+        #[allow(clippy::type_complexity, reason = "a table")]
         let cases: &[(&str, usize, &[&str], &[usize], &str)] = &[
             ("fits", 2, &["0-3", "2\n", "3\n"], &[2, 3], ""),
             (

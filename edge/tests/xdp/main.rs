@@ -32,6 +32,7 @@ pub fn has_kernel(test: &str) -> bool {
 pub struct Random(u64);
 
 impl Random {
+    /// Seeded from the environment or the time.
     pub fn new(test: &str) -> Random {
         let clock = || {
             std::time::SystemTime::now()
@@ -47,7 +48,8 @@ impl Random {
         Random(seed)
     }
 
-    pub fn next(&mut self) -> u64 {
+    /// The next 64 bits.
+    pub fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -101,7 +101,7 @@ impl Packet {
 
 /// An address made of random bits.
 pub fn random_address(random: &mut crate::Random, is_ipv4: bool) -> SocketAddr {
-    let (high, low, port) = (random.next(), random.next(), random.next() as u16);
+    let (high, low, port) = (random.word(), random.word(), random.word() as u16);
     if is_ipv4 {
         return SocketAddr::new(std::net::Ipv4Addr::from(high as u32).into(), port);
     }

@@ -418,13 +418,13 @@ fn the_kernel_chooses_the_cpu_of_the_shared_hash() {
     let mut random = crate::Random::new("shared hash");
     let cpus = edge::xdp::cpu_count();
     let buckets: Vec<u32> = (0..BUCKETS)
-        .map(|_| (random.next() % u64::from(cpus)) as u32)
+        .map(|_| (random.word() % u64::from(cpus)) as u32)
         .collect();
     let queues: Vec<u32> = (0..cpus).collect();
-    let bench = Bench::new(STEERING_CPUMAP, random.next(), buckets, &queues);
+    let bench = Bench::new(STEERING_CPUMAP, random.word(), buckets, &queues);
     let mut expected = vec![0; cpus as usize];
     for flow in 0..FLOWS {
-        let is_ipv4 = random.next() % 2 == 0;
+        let is_ipv4 = random.word().is_multiple_of(2);
         let mut destination = random_address(&mut random, is_ipv4);
         if is_ipv4 {
             destination.set_port(8080);

@@ -20,9 +20,9 @@ proptest! {
         let packet = Packet {
             source: random_address(&mut random, is_ipv4),
             destination: random_address(&mut random, is_ipv4),
-            tags: (0..tags).map(|tag| [0x8100, 0x88a8][(random.next() as usize + tag) % 2]).collect(),
+            tags: (0..tags).map(|tag| [0x8100, 0x88a8][(random.word() as usize + tag) % 2]).collect(),
             options,
-            extensions: (0..extensions).map(|_| ([0, 43, 60][random.next() as usize % 3], (random.next() % 8) as u8)).collect(),
+            extensions: (0..extensions).map(|_| ([0, 43, 60][random.word() as usize % 3], (random.word() % 8) as u8)).collect(),
             payload: tail,
             ..Packet::new("0.0.0.0:0", "0.0.0.0:0")
         };

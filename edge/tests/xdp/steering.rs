@@ -63,6 +63,19 @@ fn reuseport_listener(address: SocketAddr) -> TcpListener {
     fd.into()
 }
 
+/// Waits until a program is attached, or none is. A child that another test is just starting may hold
+/// a copy of the link's descriptor for a moment.
+fn wait_for_attached(state: bool) {
+    let deadline = Instant::now() + TIMEOUT;
+    while shell(&format!("ip link show {EDGE}")).contains("xdp") != state {
+        assert!(
+            Instant::now() < deadline,
+            "never came to attached = {state}"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// The CPU that processed the last packet of a connection.
 fn incoming_cpu(stream: &TcpStream) -> usize {
     let mut cpu: libc::c_int = -1;
@@ -199,10 +212,7 @@ fn run(config: Option<Xdp>) -> Run {
     let report = edge.run(move || {
         let report = steering.report();
         drop(steering);
-        assert!(
-            !shell(&format!("ip link show {EDGE}")).contains("xdp"),
-            "still attached after drop"
-        );
+        wait_for_attached(false);
         report
     });
     let per_cpu: Vec<u64> = tallies
@@ -420,6 +430,7 @@ fn a_foreign_program_is_reported_and_left_in_place() {
                 "displaced: {shown}"
             );
             program.detach(link).unwrap();
+            wait_for_attached(false);
         }
     });
 }
@@ -438,21 +449,10 @@ fn a_killed_process_leaves_the_interface_clean() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let is_attached = || shell(&format!("ip link show {EDGE}")).contains("xdp");
-        let wait_for = |state: bool| {
-            let deadline = Instant::now() + TIMEOUT;
-            while is_attached() != state {
-                assert!(
-                    Instant::now() < deadline,
-                    "the interface never came to attached = {state}"
-                );
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        };
-        wait_for(true);
+        wait_for_attached(true);
         child.kill().unwrap();
         child.wait().unwrap();
-        wait_for(false);
+        wait_for_attached(false);
     });
 }
 
