@@ -73,3 +73,25 @@ pub const LOCALITY_SAMPLE_EVERY: u32 = 64;
 
 const _: () = assert!(STREAM_WINDOW_BYTES > 2 * CHUNK_BYTES);
 const _: () = assert!(STASH_BYTES_MAX >= REQUEST_HEAD_BYTES_MAX + RECEIVE_BUFFER_BYTES);
+/// Bytes of a configuration file.
+pub const CONFIG_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of the store: reclaim needs segments to choose from.
+pub const STORE_BYTES_MIN: u64 = 4 * SEGMENT_BYTES as u64;
+/// CPU numbers, and so workers; the size of the kernel's fixed CPU set.
+pub const CPUS_MAX: usize = 1024;
+/// Addresses the node listens on; each worker has a socket for each.
+pub const LISTENERS_MAX: usize = 16;
+/// Connections of one worker unless configured.
+pub const CONNECTIONS_PER_WORKER: usize = 16 * 1024;
+/// Connections of one worker at most.
+pub const CONNECTIONS_PER_WORKER_MAX: usize = 1024 * 1024;
+/// Origins of one node.
+pub const ORIGINS_MAX: usize = 1024;
+/// Servers of one origin.
+pub const ORIGIN_SERVERS_MAX: usize = 64;
+/// Routes of one node; they are compared one after the other, on a miss only.
+pub const ROUTES_MAX: usize = 1024;
+/// The shortest timeout that can be configured, in milliseconds.
+pub const TIMEOUT_MS_MIN: u64 = 100;
+/// The longest timeout that can be configured, in milliseconds.
+pub const TIMEOUT_MS_MAX: u64 = 3_600_000;
