@@ -48,6 +48,8 @@ pub struct Node {
     serial: u64,
     reader: Reader,
     out: Out,
+    /// What the input at hand made us ask control for.
+    fetched: Option<FetchKind>,
     /// Messages that did not fit the queue and must not be lost; new fetches are refused meanwhile.
     unsent: VecDeque<ToControl>,
     outboxes: Vec<Outbox>,
@@ -73,6 +75,7 @@ impl Node {
             serial: 0,
             reader,
             out,
+            fetched: None,
             unsent: VecDeque::new(),
             outboxes: Vec::new(),
         }
@@ -152,6 +155,7 @@ impl Node {
         mut given: Given<'_>,
     ) -> usize {
         let fresh = matches!(input, Input::Received(_));
+        self.fetched = None;
         self.out.clear();
         connection.session.on(input, self.now, &mut self.out);
         let consumed = self.out.consumed;
@@ -189,13 +193,10 @@ impl Node {
 
     /// Counts what became of new bytes, by the actions they led to.
     fn count(&mut self, connection: &mut Connection, looked_up: bool) {
-        let fetched = self.out.actions.iter().find_map(|action| match action {
-            Action::Fetch(kind) => Some(match kind {
-                FetchKind::Fill => Counter::Misses,
-                FetchKind::Revalidate => Counter::Revalidations,
-                FetchKind::Pass => Counter::Passes,
-            }),
-            _ => None,
+        let fetched = self.fetched.map(|kind| match kind {
+            FetchKind::Fill => Counter::Misses,
+            FetchKind::Revalidate => Counter::Revalidations,
+            FetchKind::Pass => Counter::Passes,
         });
         if !looked_up && fetched.is_none() {
             if self.out.actions.contains(&Action::Close) && !self.out.bytes.is_empty() {
@@ -271,6 +272,7 @@ impl Node {
     }
 
     fn fetch(&mut self, connection: &mut Connection, slot: u32, kind: FetchKind) -> bool {
+        self.fetched = Some(kind);
         if !self.unsent.is_empty() {
             return false;
         }

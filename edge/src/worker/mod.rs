@@ -83,7 +83,7 @@ struct Worker {
     completions: Vec<Completion>,
     listeners: Vec<Listener>,
     drain: Arc<AtomicBool>,
-    /// Once draining: when to end, whatever is open.
+    /// Once draining: when to cut off what is still open.
     end_ms: Option<u64>,
     open: usize,
     mail_left: bool,
@@ -582,9 +582,12 @@ impl Worker {
         }
     }
 
-    /// The stop: no new connections, idle ones close, the others finish.
+    /// The stop: no new connections, idle ones close, the others finish in time or are cut off.
     fn drain(&mut self) {
-        if self.end_ms.is_some() {
+        if let Some(end_ms) = self.end_ms {
+            if self.node.now.mono_ms >= end_ms {
+                self.cut_off();
+            }
             return;
         }
         self.end_ms = Some(self.node.now.mono_ms + limits::DRAIN_MS);
