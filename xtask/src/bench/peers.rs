@@ -238,7 +238,7 @@ events {{ worker_connections {CONNECTIONS_MAX}; multi_accept on; }}
 http {{
     access_log off;
     sendfile on;
-    tcp_nopush on;
+    tcp_nopush off;
     tcp_nodelay on;
     server_tokens off;
     keepalive_timeout 600s;
