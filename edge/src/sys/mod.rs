@@ -4,4 +4,5 @@ pub mod buffers;
 pub mod cpu;
 pub mod outbox;
 pub mod ring;
+pub mod mapping;
 pub mod socket;
