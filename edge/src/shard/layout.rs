@@ -218,7 +218,10 @@ impl Header {
     /// Bytes of key, meta, head and body.
     #[inline]
     pub fn payload_bytes(&self) -> usize {
-        self.key_bytes as usize + self.meta_bytes as usize + self.head_bytes as usize + self.body_bytes as usize
+        self.key_bytes as usize
+            + self.meta_bytes as usize
+            + self.head_bytes as usize
+            + self.body_bytes as usize
     }
 
     /// Whether this is that chunk.
@@ -373,17 +376,19 @@ mod tests {
 
     fn header() -> impl Strategy<Value = Header> {
         let kind = prop_oneof![Just(Kind::Whole), Just(Kind::Head), Just(Kind::Chunk)];
-        (kind, any::<[u64; 4]>(), any::<u16>(), any::<[u16; 3]>()).prop_map(|(kind, wide, key_bytes, lengths)| Header {
-            kind,
-            sequence: wide[0],
-            hash: wide[1],
-            object: wide[2],
-            position: wide[3],
-            key_bytes,
-            meta_bytes: lengths[0].into(),
-            head_bytes: lengths[1].into(),
-            body_bytes: lengths[2].into(),
-        })
+        (kind, any::<[u64; 4]>(), any::<u16>(), any::<[u16; 3]>()).prop_map(
+            |(kind, wide, key_bytes, lengths)| Header {
+                kind,
+                sequence: wide[0],
+                hash: wide[1],
+                object: wide[2],
+                position: wide[3],
+                key_bytes,
+                meta_bytes: lengths[0].into(),
+                head_bytes: lengths[1].into(),
+                body_bytes: lengths[2].into(),
+            },
+        )
     }
 
     proptest! {
@@ -423,7 +428,8 @@ mod tests {
     fn neighbouring_records_have_different_dead_bits_inside_the_words() {
         let geometry = Geometry::new(64 << 10, 4);
         assert_eq!(geometry.words_bytes() % RECORD_ALIGN, 0);
-        for offset in (geometry.words_bytes()..geometry.segment_bytes() - HEADER_BYTES).step_by(RECORD_ALIGN) {
+        for offset in (geometry.words_bytes()..geometry.segment_bytes() - HEADER_BYTES).step_by(RECORD_ALIGN)
+        {
             assert_ne!(dead_bit(offset), dead_bit(offset + HEADER_BYTES));
             assert!((DEAD_WORD..geometry.words_bytes() / 8).contains(&dead_bit(offset).0));
         }

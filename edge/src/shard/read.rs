@@ -44,7 +44,12 @@ pub(super) struct Find {
 }
 
 impl Find {
-    pub(super) fn object(&self, hash: u64, key: &[u8], mut accept: impl FnMut(&[u8]) -> bool) -> Option<Pinned> {
+    pub(super) fn object(
+        &self,
+        hash: u64,
+        key: &[u8],
+        mut accept: impl FnMut(&[u8]) -> bool,
+    ) -> Option<Pinned> {
         self.newest(hash, |record| {
             record.header.kind != Kind::Chunk && record.key() == key && accept(record.meta())
         })
@@ -103,7 +108,9 @@ impl Pinned {
     #[inline]
     fn part(&self, range: Range<usize>) -> &[u8] {
         let start = self.start as usize;
-        self.pin.bytes(start + range.start..start + range.end).expect("the whole record was checked when it was pinned")
+        self.pin
+            .bytes(start + range.start..start + range.end)
+            .expect("the whole record was checked when it was pinned")
     }
 
     fn key(&self) -> &[u8] {

@@ -4,7 +4,9 @@
 
 use super::checkpoint::{self, Checkpoint};
 use super::index::Index;
-use super::layout::{self, FILE_WORDS, FileHeader, FileKind, Geometry, HEADER_BYTES, Header, PayloadChecksum};
+use super::layout::{
+    self, FILE_WORDS, FileHeader, FileKind, Geometry, HEADER_BYTES, Header, PayloadChecksum,
+};
 use super::read::{Find, Reader};
 use super::store::Writer;
 use super::{OpenError, Opened, Options};
@@ -30,12 +32,16 @@ const INDEX_ENTRIES_MIN: usize = 1024;
 const SCAN_THREADS_MAX: usize = 8;
 
 /// Opens (or creates) the store, cut into segments of `segment_bytes`.
-pub(super) fn open(options: &Options, segment_bytes: usize) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
+pub(super) fn open(
+    options: &Options,
+    segment_bytes: usize,
+) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
     let started_ms = clock::now().mono_ms;
     let file = ShardFile::prepare(options, segment_bytes)?;
     let index = Arc::new(Index::new(index_entries(file.geometry)));
     let checkpoint = file.take_checkpoint(&index)?;
-    let scanned = if checkpoint.is_none() { scan(&file.map, file.header.id, file.geometry) } else { Vec::new() };
+    let scanned =
+        if checkpoint.is_none() { scan(&file.map, file.header.id, file.geometry) } else { Vec::new() };
     let run_seen = scanned.iter().flatten().map(|life| life.object_max >> 32).max().unwrap_or(0);
     let run = file.begin_run(run_seen)?;
 
@@ -45,7 +51,8 @@ pub(super) fn open(options: &Options, segment_bytes: usize) -> Result<(Writer, V
         None => scanned.iter().map(|life| life.as_ref().map_or(0, |life| life.end)).collect(),
     };
     let (map, pins) = file.map.serve(&filled, options.readers + 1);
-    let mut finds = pins.into_iter().map(|pins| Find { index: Arc::clone(&index), pins, geometry: file.geometry });
+    let mut finds =
+        pins.into_iter().map(|pins| Find { index: Arc::clone(&index), pins, geometry: file.geometry });
     let readers = finds.by_ref().take(options.readers).map(Reader::new).collect();
     let find = finds.next().expect("one more than readers");
     let mut writer = Writer::new(map, find, &options.path.join(FILE_NAME), file.header.id, run);
@@ -83,22 +90,27 @@ impl ShardFile {
         fs::create_dir_all(directory).map_err(|error| refuse(directory, error, access))?;
         let lock = LockedDirectory::lock(directory)
             .map_err(|error| refuse(directory, error, access))?
-            .ok_or_else(|| refuse(directory, "another process uses it", "stop that edge, or set another [store] path"))?;
+            .ok_or_else(|| {
+                refuse(directory, "another process uses it", "stop that edge, or set another [store] path")
+            })?;
         let path = directory.join(FILE_NAME);
         let mut how = File::options();
         how.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = how.open(&path).map_err(|error| refuse(&path, error, access))?;
-        let found = read_header(&file).map_err(|error| refuse(&path, error, "check the disk, or remove the file"))?;
+        let found =
+            read_header(&file).map_err(|error| refuse(&path, error, "check the disk, or remove the file"))?;
         let header = accept_header(&path, found, segment_bytes, segments)?;
         let geometry = Geometry::new(segment_bytes, segments);
         allocate(&path, &file, geometry.file_bytes())?;
         let shape = Shape { segment_bytes, words_bytes: geometry.words_bytes(), segments };
-        let map = Unserved::map(lock, &file, shape)
-            .map_err(|error| refuse(&path, error, "lower [store] size or raise the limit on address space (ulimit -v)"))?;
+        let map = Unserved::map(lock, &file, shape).map_err(|error| {
+            refuse(&path, error, "lower [store] size or raise the limit on address space (ulimit -v)")
+        })?;
         // A larger file is described first and used then; a smaller one likewise, so that at no time the header
         // promises segments that are not there.
         store_words(&map, &header.encode());
-        file.set_len(geometry.file_bytes()).map_err(|error| refuse(&path, error, "check the disk, or remove the file"))?;
+        file.set_len(geometry.file_bytes())
+            .map_err(|error| refuse(&path, error, "check the disk, or remove the file"))?;
         Ok(ShardFile { map, header, geometry, directory: directory.clone() })
     }
 
@@ -108,7 +120,9 @@ impl ShardFile {
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(refuse(&path, error, "remove the file; the store is then scanned instead")),
+            Err(error) => {
+                return Err(refuse(&path, error, "remove the file; the store is then scanned instead"));
+            }
         };
         let as_found = |checkpoint: &Checkpoint| {
             let mut segments = checkpoint.segments.iter().enumerate();
@@ -116,7 +130,9 @@ impl ShardFile {
                 let found = layout::segment_sequence(self.header.id, segment, self.map.words(segment));
                 found.unwrap_or(0) == sequence && (sequence == 0) == (filled == 0)
             });
-            same && checkpoint.active.is_none_or(|active| checkpoint.segments.get(active).is_some_and(|s| s.0 != 0))
+            same && checkpoint
+                .active
+                .is_none_or(|active| checkpoint.segments.get(active).is_some_and(|s| s.0 != 0))
         };
         Ok(checkpoint::decode(&bytes, &self.header, index).filter(as_found))
     }
@@ -162,30 +178,49 @@ fn read_header(file: &File) -> io::Result<FileKind> {
 }
 
 /// Whether to use a file with this header, and the header it gets. Nothing is overwritten that is not ours.
-fn accept_header(path: &Path, found: FileKind, segment_bytes: usize, segments: usize) -> Result<FileHeader, OpenError> {
+fn accept_header(
+    path: &Path,
+    found: FileKind,
+    segment_bytes: usize,
+    segments: usize,
+) -> Result<FileHeader, OpenError> {
     let elsewhere = "move the file away, or set another [store] path";
     let wanted = FileHeader { id: 0, segment_bytes: segment_bytes as u64, segments: segments as u64, run: 0 };
     match found {
         FileKind::Blank => {
             let mut id = [0; 8];
-            File::open("/dev/urandom")
-                .and_then(|mut random| random.read_exact(&mut id))
-                .map_err(|error| refuse(Path::new("/dev/urandom"), error, "make it readable for the user that runs edge"))?;
+            File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut id)).map_err(
+                |error| {
+                    refuse(Path::new("/dev/urandom"), error, "make it readable for the user that runs edge")
+                },
+            )?;
             Ok(FileHeader { id: u64::from_ne_bytes(id), ..wanted })
         }
         FileKind::Shard(old) if old.segment_bytes != wanted.segment_bytes => {
             let what = format!("has segments of {} bytes, this edge uses {segment_bytes}", old.segment_bytes);
-            Err(refuse(path, what, "run the edge that made it, or remove the file: the cache then starts empty"))
+            Err(refuse(
+                path,
+                what,
+                "run the edge that made it, or remove the file: the cache then starts empty",
+            ))
         }
         FileKind::Shard(old) => {
             if old.segments != wanted.segments {
-                tracing::info!(from = old.segments, to = segments, "store resized, in segments; what is in kept ones stays");
+                tracing::info!(
+                    from = old.segments,
+                    to = segments,
+                    "store resized, in segments; what is in kept ones stays"
+                );
             }
             Ok(FileHeader { segments: wanted.segments, ..old })
         }
         FileKind::OtherVersion(version) => {
             let what = format!("has format version {version}, this edge knows {}", layout::VERSION);
-            Err(refuse(path, what, "run the edge that made it, or remove the file: the cache then starts empty"))
+            Err(refuse(
+                path,
+                what,
+                "run the edge that made it, or remove the file: the cache then starts empty",
+            ))
         }
         FileKind::Foreign => Err(refuse(path, "is not a shard file of edge", elsewhere)),
     }
@@ -232,8 +267,9 @@ fn scan(map: &Unserved, id: u64, geometry: Geometry) -> Vec<Option<Life>> {
                 return lives;
             }
             let words = map.words(segment);
-            let life = layout::segment_sequence(id, segment, words)
-                .map(|sequence| scan_segment(map.bytes(segment), words, sequence, layout::seed(id, sequence)));
+            let life = layout::segment_sequence(id, segment, words).map(|sequence| {
+                scan_segment(map.bytes(segment), words, sequence, layout::seed(id, sequence))
+            });
             lives.push((segment, life));
         }
     };

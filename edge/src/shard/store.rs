@@ -162,7 +162,8 @@ impl Writer {
         object_bytes: u64,
         replaces: impl FnMut(&[u8]) -> bool,
     ) -> Result<(), PutError> {
-        let draft = Draft { kind: Kind::Head, hash, object, position: object_bytes, key, meta, head, pieces: &[] };
+        let draft =
+            Draft { kind: Kind::Head, hash, object, position: object_bytes, key, meta, head, pieces: &[] };
         let location = self.append(&draft)?;
         let old = self.replaced(hash, key, meta, replaces);
         let slot = self.slot_for(hash, &old);
@@ -184,7 +185,8 @@ impl Writer {
     /// Removes all records of a key; says how many. They stay away if the process is killed right after.
     pub fn remove(&mut self, hash: u64, key: &[u8]) -> u64 {
         self.changing();
-        let old = self.entries(hash, |header, record| header.kind != Kind::Chunk && &record[header.key()] == key);
+        let old =
+            self.entries(hash, |header, record| header.kind != Kind::Chunk && &record[header.key()] == key);
         for &(slot, entry) in &old {
             self.take_out(slot, entry.location());
         }
@@ -237,7 +239,8 @@ impl Writer {
     pub(super) fn settle(&mut self) {
         let heads: Vec<u64> = self.heads.keys().copied().collect();
         for object in heads {
-            let bytes = self.record(self.heads[&object].location).map_or(0, |(header, _)| header.object_bytes());
+            let bytes =
+                self.record(self.heads[&object].location).map_or(0, |(header, _)| header.object_bytes());
             if !self.complete(object, bytes) {
                 self.drop_head(object);
             }
@@ -351,7 +354,9 @@ impl Writer {
         self.counts.entries -= 1;
         let Some((header, _)) = self.record(location) else { return };
         self.counts.objects -= u64::from(header.kind != Kind::Chunk);
-        if header.kind == Kind::Head && self.heads.get(&header.object).is_some_and(|head| head.location == location) {
+        if header.kind == Kind::Head
+            && self.heads.get(&header.object).is_some_and(|head| head.location == location)
+        {
             self.heads.remove(&header.object);
         }
     }
@@ -370,7 +375,8 @@ impl Writer {
         let mut bytes = 0;
         let mut chunk = 0;
         while bytes < object_bytes {
-            let found = self.entries(layout::chunk_hash(object, chunk), |header, _| header.is_chunk(object, chunk));
+            let found =
+                self.entries(layout::chunk_hash(object, chunk), |header, _| header.is_chunk(object, chunk));
             let header = found.first().and_then(|(_, entry)| self.record(entry.location()));
             match header.map_or(0, |(header, _)| u64::from(header.body_bytes)) {
                 0 => return false,

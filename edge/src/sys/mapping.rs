@@ -51,16 +51,9 @@ pub struct LockedDirectory {
 impl LockedDirectory {
     /// Takes the lock file `lock` in `path`. `Ok(None)`: somebody else has it.
     pub fn lock(path: &Path) -> io::Result<Option<Self>> {
-        let lock = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path.join("lock"))?;
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).open(path.join("lock"))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Some(LockedDirectory {
-                path: path.to_path_buf(),
-                _lock: lock,
-            })),
+            Ok(()) => Ok(Some(LockedDirectory { path: path.to_path_buf(), _lock: lock })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
         }
@@ -89,11 +82,7 @@ impl Unserved {
             return Err(io::Error::other("the file is shorter than its segments"));
         }
         let map = MmapOptions::new().len(shape.file_bytes()).map_raw(file)?;
-        Ok(Unserved {
-            map,
-            shape,
-            directory,
-        })
+        Ok(Unserved { map, shape, directory })
     }
 
     /// The words of a segment.
@@ -103,18 +92,12 @@ impl Unserved {
 
     /// The bytes of a segment behind its words.
     pub fn bytes(&self, segment: usize) -> &[u8] {
-        let Shape {
-            segment_bytes,
-            words_bytes,
-            segments,
-        } = self.shape;
+        let Shape { segment_bytes, words_bytes, segments } = self.shape;
         assert!(segment < segments);
         let start = segment * segment_bytes + words_bytes;
         // SAFETY: in bounds by the assertion. No `Appender` exists before `serve`, which consumes `self` and so
         // ends this borrow; the lock keeps other processes out; the words are not covered.
-        unsafe {
-            std::slice::from_raw_parts(self.map.as_ptr().add(start), segment_bytes - words_bytes)
-        }
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(start), segment_bytes - words_bytes) }
     }
 
     /// Writes the words of segment 0 through to the disk.
@@ -125,11 +108,7 @@ impl Unserved {
     /// Hands out the appender and `readers` reading sides. `filled[s]` is the offset in segment `s` below which
     /// its bytes hold something (0: nothing, the segment must be emptied before it is used).
     pub fn serve(self, filled: &[usize], readers: usize) -> (Appender, Vec<Pins>) {
-        let Shape {
-            segment_bytes,
-            words_bytes,
-            segments,
-        } = self.shape;
+        let Shape { segment_bytes, words_bytes, segments } = self.shape;
         assert_eq!(filled.len(), segments);
         let filled = filled
             .iter()
@@ -145,12 +124,7 @@ impl Unserved {
             rows: (0..readers).map(|_| Row::new(segments)).collect(),
             _directory: self.directory,
         });
-        let pins = (0..readers)
-            .map(|row| Pins {
-                shared: Arc::clone(&shared),
-                row,
-            })
-            .collect();
+        let pins = (0..readers).map(|row| Pins { shared: Arc::clone(&shared), row }).collect();
         (Appender { shared }, pins)
     }
 }
@@ -175,9 +149,7 @@ struct Line([AtomicU32; 16]);
 
 impl Row {
     fn new(segments: usize) -> Self {
-        Row((0..segments.div_ceil(16))
-            .map(|_| Line::default())
-            .collect())
+        Row((0..segments.div_ceil(16)).map(|_| Line::default()).collect())
     }
 
     #[inline]
@@ -222,10 +194,7 @@ impl Appender {
     pub fn write(&mut self, segment: usize, offset: usize, bytes: &[u8]) {
         let shape = self.shared.shape;
         let filled = self.filled(segment);
-        assert!(
-            filled >= shape.words_bytes && offset >= filled,
-            "write below the mark"
-        );
+        assert!(filled >= shape.words_bytes && offset >= filled, "write below the mark");
         assert!(
             bytes.len() <= shape.segment_bytes && offset <= shape.segment_bytes - bytes.len(),
             "write beyond the segment"
@@ -233,11 +202,7 @@ impl Appender {
         // SAFETY: in bounds by the assertions. At or above the mark nothing is lent out, and `&mut self` makes this
         // the only writer. The source is a live slice, so it lies elsewhere or below a mark: no overlap.
         unsafe {
-            let to = self
-                .shared
-                .map
-                .as_mut_ptr()
-                .add(segment * shape.segment_bytes + offset);
+            let to = self.shared.map.as_mut_ptr().add(segment * shape.segment_bytes + offset);
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
         }
     }
@@ -245,14 +210,8 @@ impl Appender {
     /// Moves the mark of a segment up: what is below does not change any more and can be read.
     pub fn fill(&mut self, segment: usize, end: usize) {
         let filled = self.filled(segment);
-        assert!(
-            filled >= self.shared.shape.words_bytes && end >= filled,
-            "the mark only rises"
-        );
-        assert!(
-            end <= self.shared.shape.segment_bytes,
-            "mark beyond the segment"
-        );
+        assert!(filled >= self.shared.shape.words_bytes && end >= filled, "the mark only rises");
+        assert!(end <= self.shared.shape.segment_bytes, "mark beyond the segment");
         self.shared.filled[segment].store(end as u32, Ordering::Release);
     }
 
@@ -266,11 +225,7 @@ impl Appender {
         // SAFETY: in bounds and below the mark. Only `reset` lets these bytes change, which needs `&mut self` and so
         // cannot be called while this borrow lives.
         Some(unsafe {
-            let start = self
-                .shared
-                .map
-                .as_ptr()
-                .add(segment * shape.segment_bytes + range.start);
+            let start = self.shared.map.as_ptr().add(segment * shape.segment_bytes + range.start);
             std::slice::from_raw_parts(start, range.len())
         })
     }
@@ -334,10 +289,7 @@ impl Drop for Pins {
     fn drop(&mut self) {
         let segments = 0..self.shared.shape.segments;
         let row = &self.shared.rows[self.row];
-        if segments
-            .into_iter()
-            .any(|s| row.counter(s).load(Ordering::Acquire) != 0)
-        {
+        if segments.into_iter().any(|s| row.counter(s).load(Ordering::Acquire) != 0) {
             // Pins point into the mapping and the counters: both stay for as long as the process does.
             std::mem::forget(Arc::clone(&self.shared));
         }
@@ -366,9 +318,7 @@ impl Pin {
         // SAFETY: below the mark that was read after the segment was counted as held: `reset` does not succeed, and so
         // nothing is written below that mark, until this pin is dropped, which ends the borrow. The mapping
         // lives: `Pins::drop` leaks it if it finds this pin.
-        Some(unsafe {
-            std::slice::from_raw_parts(self.start.as_ptr().add(range.start), range.len())
-        })
+        Some(unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(range.start), range.len()) })
     }
 }
 
@@ -385,11 +335,7 @@ mod tests {
     use super::*;
     use crate::shard::scratch::Scratch;
 
-    const SHAPE: Shape = Shape {
-        segment_bytes: 8192,
-        words_bytes: 4096,
-        segments: 3,
-    };
+    const SHAPE: Shape = Shape { segment_bytes: 8192, words_bytes: 4096, segments: 3 };
 
     fn served(scratch: &Scratch) -> (Appender, Vec<Pins>) {
         let directory = LockedDirectory::lock(scratch.path()).unwrap().unwrap();
@@ -409,10 +355,7 @@ mod tests {
     fn a_held_segment_is_not_emptied() {
         let scratch = Scratch::new("mapping-held");
         let (mut appender, pins) = served(&scratch);
-        assert!(
-            pins[0].pin(1).is_none(),
-            "never emptied: nothing to hold there"
-        );
+        assert!(pins[0].pin(1).is_none(), "never emptied: nothing to hold there");
         assert!(appender.reset(1));
         appender.write(1, 4096, b"abcd");
         appender.fill(1, 4100);
@@ -425,11 +368,7 @@ mod tests {
         assert!(pins[0].pin(1).is_none(), "shut to new readers");
         drop(first);
         assert!(!appender.reset(1));
-        assert_eq!(
-            second.bytes(4096..4100),
-            Some(&b"abcd"[..]),
-            "held bytes stay"
-        );
+        assert_eq!(second.bytes(4096..4100), Some(&b"abcd"[..]), "held bytes stay");
         drop(second);
         assert!(appender.reset(1));
         assert!(pins[0].pin(3).is_none(), "no such segment");

@@ -2,7 +2,7 @@
 
 pub mod buffers;
 pub mod cpu;
+pub mod mapping;
 pub mod outbox;
 pub mod ring;
-pub mod mapping;
 pub mod socket;
