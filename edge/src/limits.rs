@@ -18,6 +18,9 @@ pub const CHUNK_BYTES: usize = 1024 * 1024;
 /// Bytes of a segment: the unit of reclaim.
 pub const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
 
+/// Packets that wait for one CPU between the XDP program and the network stack. Full: dropped, counted.
+pub const CPUMAP_QUEUE_PACKETS: u32 = 2048;
+
 /// Messages from one worker to control. Full: the request is answered 503.
 pub const TO_CONTROL_MESSAGES_MAX: usize = 4096;
 /// Messages from control to one worker. Full: control waits.

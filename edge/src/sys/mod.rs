@@ -8,3 +8,4 @@ pub mod outbox;
 pub mod ring;
 pub mod signals;
 pub mod socket;
+pub mod steering;
