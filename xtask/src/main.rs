@@ -4,11 +4,13 @@
 
 mod bench;
 mod build;
+mod check;
 mod http;
 mod machine;
 mod node;
 mod process;
 mod setup;
+mod test;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -31,6 +33,10 @@ enum Task {
     Setup,
     /// Build the release binaries.
     Build,
+    /// Format, lints and the rules of the tree.
+    Check,
+    /// Run every test.
+    Test(test::Options),
     /// Measure what a cache hit costs, against peers and the practical limit.
     Bench(bench::Options),
 }
@@ -41,6 +47,8 @@ fn main() -> Result<()> {
     match arguments.task {
         Task::Setup => setup::run(),
         Task::Build => build::run(),
+        Task::Check => check::run(),
+        Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(options),
     }
 }

@@ -111,6 +111,28 @@ fn drain(mut pipe: Box<dyn std::io::Read + Send>) -> std::thread::JoinHandle<Str
     })
 }
 
+/// A command whose standard output we read while it runs.
+pub struct Piped(Owned);
+
+impl Piped {
+    /// Starts it; its standard output must have been set to a pipe.
+    pub fn start(command: &mut Command) -> Result<Self> {
+        proceed()?;
+        let child = command.spawn().with_context(|| format!("start `{}`", shown(command)))?;
+        Ok(Piped(Owned(child)))
+    }
+
+    /// The pipe; once.
+    pub fn output(&mut self) -> Result<std::process::ChildStdout> {
+        self.0.0.stdout.take().context("standard output is no pipe")
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> Result<std::process::ExitStatus> {
+        self.0.wait()
+    }
+}
+
 /// A child that does not outlive its value.
 struct Owned(Child);
 
@@ -119,7 +141,7 @@ impl Owned {
         loop {
             if let Some(status) = self.0.try_wait()? {
                 // Ctrl-C reaches the whole foreground group: the child's death is ours.
-                if matches!(status.signal(), Some(libc_sigint) if libc_sigint == Signal::SIGINT as i32) {
+                if status.signal() == Some(Signal::SIGINT as i32) {
                     bail!("interrupted");
                 }
                 return Ok(status);

@@ -116,7 +116,9 @@ fn hits(options: &Hits) -> Result<()> {
         for _ in 0..rounds {
             for (index, peer) in peers.iter().enumerate() {
                 let sample = measure::window(peer, *bytes, load);
-                runs[first + index].2.push(sample.with_context(|| format!("measuring {}", peer.kind.name()))?);
+                runs[first + index]
+                    .2
+                    .push(sample.with_context(|| format!("measuring {}", peer.kind.name()))?);
             }
         }
         if origin.requests() != asked {
