@@ -5,6 +5,7 @@
 mod bench;
 mod build;
 mod check;
+mod demo;
 mod http;
 mod machine;
 mod node;
@@ -33,6 +34,8 @@ enum Task {
     Setup,
     /// Build the release binaries.
     Build,
+    /// Show a node at work: namespaces, a real origin, XDP, wrk.
+    Demo(demo::Options),
     /// Format, lints and the rules of the tree.
     Check,
     /// Run every test.
@@ -47,6 +50,7 @@ fn main() -> Result<()> {
     match arguments.task {
         Task::Setup => setup::run(),
         Task::Build => build::run(),
+        Task::Demo(options) => demo::run(&options),
         Task::Check => check::run(),
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(options),

@@ -15,6 +15,7 @@ use crate::{build, machine, process, setup};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use measure::Load;
+pub use measure::parse_wrk;
 use origin::Origin;
 use peers::{Kind, Peer, Stage};
 use report::Report;

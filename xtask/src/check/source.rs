@@ -159,9 +159,9 @@ fn literal_length(rest: &str, before: Option<char>) -> Option<usize> {
             return Some(rest[start..].find(&end).map_or(rest.len(), |found| start + found + end.len()));
         }
     }
-    if rest.starts_with('\'') {
+    if let Some(inner) = rest.strip_prefix('\'') {
         // A lifetime has no closing quote after one character.
-        let mut letters = rest[1..].char_indices();
+        let mut letters = inner.char_indices();
         let (_, first) = letters.next()?;
         let closes = letters.next().is_some_and(|(_, second)| second == '\'');
         if first == '\\' || closes {
