@@ -47,6 +47,8 @@ pub struct Origin {
     pub connect_timeout_ms: u64,
     /// Milliseconds to the head of the response.
     pub first_byte_timeout_ms: u64,
+    /// PEM file of the only certificate authorities trusted for `https` servers; `None`: the public ones.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// `[[routes]]`

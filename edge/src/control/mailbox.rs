@@ -159,7 +159,8 @@ impl<T> Queue<T> {
     /// [`Queue::event`]. `Err`: full, the item comes back.
     pub fn push(&self, item: T) -> Result<bool, T> {
         self.items.push(item)?;
-        Ok(!self.woken.swap(true, Ordering::AcqRel))
+        // SeqCst, as in `sleep`: either this swap sees the announcement, or the sleeper sees the item.
+        Ok(!self.woken.swap(true, Ordering::SeqCst))
     }
 
     /// Takes the oldest item. When it returns `None` the consumer must call [`Queue::sleep`] before it waits.
