@@ -88,4 +88,50 @@ pub const ADMIN_TIMEOUT_MS: u64 = 10_000;
 const _: () = assert!(ORIGIN_READ_BUFFER_BYTES >= RESPONSE_HEAD_BYTES_MAX);
 const _: () = assert!(UNSEALED_WINDOW_BYTES >= 2 * ORIGIN_READ_BUFFER_BYTES);
 const _: () = assert!(CHUNK_BYTES + REQUEST_TARGET_BYTES_MAX + RESPONSE_HEAD_BYTES_MAX < SEGMENT_BYTES);
+const _: () =
+    assert!(CHUNK_BYTES + REQUEST_TARGET_BYTES_MAX + RESPONSE_HEAD_BYTES_MAX < SEGMENT_BYTES);
 const _: () = assert!(REQUEST_TARGET_BYTES_MAX < REQUEST_HEAD_BYTES_MAX);
+
+/// Bytes of a fill a worker holds that are not (yet) in the shard.
+pub const STREAM_WINDOW_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes received from a client ahead of what its session takes; then reading stops.
+pub const STASH_BYTES_MAX: usize = 2 * REQUEST_HEAD_BYTES_MAX;
+/// Receive buffers of a worker, and bytes of each.
+pub const RECEIVE_BUFFERS: u16 = 512;
+/// Bytes of one receive buffer.
+pub const RECEIVE_BUFFER_BYTES: usize = 4096;
+/// Submission slots of a worker's ring; the completion queue has four times as many.
+pub const RING_ENTRIES: u32 = 4096;
+/// Messages from control handled in one turn, so that hits are not kept waiting.
+pub const MAIL_PER_TURN_MAX: usize = 256;
+/// Milliseconds to wait for the peer's close after ours.
+pub const LINGER_MS: u64 = 2_000;
+/// Milliseconds that answers under way get at a stop.
+pub const DRAIN_MS: u64 = 10_000;
+/// Of so many requests of a connection, the CPU of one is sampled.
+pub const LOCALITY_SAMPLE_EVERY: u32 = 64;
+
+const _: () = assert!(STREAM_WINDOW_BYTES > 2 * CHUNK_BYTES);
+const _: () = assert!(STASH_BYTES_MAX >= REQUEST_HEAD_BYTES_MAX + RECEIVE_BUFFER_BYTES);
+/// Bytes of a configuration file.
+pub const CONFIG_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of the store: reclaim needs segments to choose from.
+pub const STORE_BYTES_MIN: u64 = 4 * SEGMENT_BYTES as u64;
+/// CPU numbers, and so workers; the size of the kernel's fixed CPU set.
+pub const CPUS_MAX: usize = 1024;
+/// Addresses the node listens on; each worker has a socket for each.
+pub const LISTENERS_MAX: usize = 16;
+/// Connections of one worker unless configured.
+pub const CONNECTIONS_PER_WORKER: usize = 16 * 1024;
+/// Connections of one worker at most.
+pub const CONNECTIONS_PER_WORKER_MAX: usize = 1024 * 1024;
+/// Origins of one node.
+pub const ORIGINS_MAX: usize = 1024;
+/// Servers of one origin.
+pub const ORIGIN_SERVERS_MAX: usize = 64;
+/// Routes of one node; they are compared one after the other, on a miss only.
+pub const ROUTES_MAX: usize = 1024;
+/// The shortest timeout that can be configured, in milliseconds.
+pub const TIMEOUT_MS_MIN: u64 = 100;
+/// The longest timeout that can be configured, in milliseconds.
+pub const TIMEOUT_MS_MAX: u64 = 3_600_000;

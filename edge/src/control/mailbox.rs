@@ -150,8 +150,8 @@ pub struct Queue<T> {
 }
 
 impl<T> Queue<T> {
-    fn new(capacity: usize) -> std::io::Result<Self> {
-        let event = crate::sys::socket::eventfd()?;
+    fn new(capacity: usize, nonblocking: bool) -> std::io::Result<Self> {
+        let event = crate::sys::socket::eventfd(nonblocking)?;
         Ok(Queue { items: ArrayQueue::new(capacity), event, woken: AtomicBool::new(false) })
     }
 
@@ -190,11 +190,12 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    /// Mailboxes with the bounds of `limits`.
+    /// Mailboxes with the bounds of `limits`. Control polls its event, which wants it non-blocking; a worker
+    /// reads its event through the ring, which waits in the kernel.
     pub fn new() -> std::io::Result<Arc<Self>> {
         Ok(Arc::new(Mailbox {
-            to_control: Queue::new(limits::TO_CONTROL_MESSAGES_MAX)?,
-            to_worker: Queue::new(limits::TO_WORKER_MESSAGES_MAX)?,
+            to_control: Queue::new(limits::TO_CONTROL_MESSAGES_MAX, true)?,
+            to_worker: Queue::new(limits::TO_WORKER_MESSAGES_MAX, false)?,
         }))
     }
 }

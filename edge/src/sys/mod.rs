@@ -1,3 +1,7 @@
 //! All of user space's `unsafe`, behind APIs that are safe to call.
 
+pub mod buffers;
+pub mod cpu;
+pub mod outbox;
+pub mod ring;
 pub mod socket;
