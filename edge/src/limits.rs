@@ -57,9 +57,12 @@ pub const FETCH_WAIT_MS: u64 = 10_000;
 /// Milliseconds of silence from the client of a passed response before it is broken off; a worker gives
 /// up earlier (`SEND_TIMEOUT_MS`), so this only ends streams whose worker no longer answers.
 pub const PASS_CREDIT_TIMEOUT_MS: u64 = 2 * SEND_TIMEOUT_MS;
-/// Bytes of a stream that is shared but not stored that may be held by workers at once. Beyond it the origin waits
-/// for the slowest client.
+/// Bytes of a stream that is shared but not stored that may be held by workers before the origin has to wait for the
+/// slowest client.
 pub const UNSEALED_WINDOW_BYTES: usize = 2 * CHUNK_BYTES;
+/// Milliseconds it waits for a client that does not move at all; workers cut those off that lag
+/// `STREAM_WINDOW_BYTES` behind.
+pub const UNSEALED_STALL_MS: u64 = 50;
 /// One object may take this part (1/N) of the store; larger ones are streamed and not stored.
 pub const STORE_SHARE_PER_OBJECT: u64 = 4;
 /// Keys remembered as uncacheable, so that requests for them do not queue behind each other.

@@ -104,6 +104,10 @@ macro_rules! gauges {
 gauges! {
     /// 1 as long as the node runs.
     Up "up";
+    /// Worker threads.
+    Workers "workers";
+    /// Client connections open.
+    Connections "connections";
     /// Objects in the index of the store.
     StoreObjects "store_objects";
     /// Objects the index has room for.
@@ -128,6 +132,10 @@ gauges! {
     UncacheableKeys "uncacheable_keys";
     /// Messages for workers that wait for room in their queues.
     OutboxMessages "worker_messages_waiting";
+    /// Messages from workers that control has not taken.
+    QueueToControl "control_messages_queued";
+    /// Messages to workers that they have not taken.
+    QueueToWorkers "worker_messages_queued";
     /// Seconds since the start.
     UptimeSeconds "uptime_seconds";
 }

@@ -12,9 +12,10 @@
 use super::Node;
 use super::mailbox::{Ticket, ToWorker};
 use super::origin::{FetchError, Outgoing, Response};
-use super::rules::{self, Purpose, Selector};
+use super::rules::{self, Selector};
 use super::sealing::{self, Filling};
 use super::uncacheable::Uncacheable;
+use super::upload::UploadBody;
 use super::{pass, stream::Stream};
 use crate::clock;
 use crate::proto::request::RequestHead;
@@ -170,8 +171,8 @@ pub(super) fn request(node: &Rc<Node>, waiter: Waiter) {
         Ok(()) => return,
         Err(waiter) => waiter,
     };
-    // Its lookup may have missed what was published since.
-    if waiter.kind == FetchKind::Fill && rules::stored_fresh(node, &waiter.request) {
+    // Its lookup may have come before what was published since.
+    if rules::is_fresh(node, &waiter.request) {
         return node.again(waiter, false);
     }
     let alone = node.fills.uncacheable.borrow_mut().contains(hash, clock::now().mono_ms);
@@ -212,49 +213,48 @@ fn start(node: &Rc<Node>, waiters: Vec<Waiter>, origin: usize, selector: Option<
 }
 
 async fn run(node: &Rc<Node>, fill: &Rc<Fill>, leader: Ticket, kind: FetchKind, request: &RequestHead) {
-    let validated = (kind == FetchKind::Revalidate).then(|| rules::validators(node, request)).flatten();
-    let response = match fetch(node, request, validated.as_ref()).await {
-        Ok(response) => response,
-        Err(error) => {
-            for waiter in fill.take_waiters(node) {
-                node.refuse(waiter.ticket, error.status);
-            }
-            return;
+    if let Err(error) = fetch_and_share(node, fill, leader, kind, request).await {
+        for waiter in fill.take_waiters(node) {
+            node.refuse(waiter.ticket, error.status);
         }
-    };
-    if response.status == 304 && validated.is_some() {
-        return not_modified(node, fill, request, response);
-    }
-    let Ok((_, routed)) = node.route(request) else { return };
-    let judged = rules::judge(request, &response, &routed.fields, Purpose::Fill);
-    match judged.meta {
-        Some(meta) => {
-            let whole_bytes = judged.head.body_bytes;
-            let object = if sealing::needs_object(whole_bytes) { node.writer.borrow_mut().new_object() } else { 0 };
-            let stream = Stream::new(node.new_stream(), judged.head.clone(), object, false, node.workers());
-            share(node, fill, leader, Filling::new(stream, meta, &judged.head), judged.vary);
-            sealing::run(node, fill, request, response.body).await;
-        }
-        None => not_stored(node, fill, leader, judged.head, response).await,
     }
 }
 
-async fn fetch(
+/// The error is what waiters are told; there is none once the head has reached them.
+async fn fetch_and_share(
     node: &Rc<Node>,
+    fill: &Rc<Fill>,
+    leader: Ticket,
+    kind: FetchKind,
     request: &RequestHead,
-    validators: Option<&rules::Validators>,
-) -> Result<Response, FetchError> {
-    let (origin, _) = node.route(request)?;
+) -> Result<(), FetchError> {
+    let (origin, routed) = node.route(request)?;
     let mut outgoing = Outgoing::new(request)?;
     outgoing.unconditional();
-    if let Some(validators) = validators {
-        validators.apply(&mut outgoing);
+    let conditional = kind == FetchKind::Revalidate && rules::condition(node, request, &mut outgoing);
+    let mut response = origin.fetch(&node.bounds, &outgoing, UploadBody::empty(), None).await?;
+    if response.status == 304 && conditional {
+        not_modified(node, fill, request, &mut response, &routed.fields);
+        return Ok(());
     }
-    origin.fetch(&node.bounds, &outgoing, super::upload::UploadBody::empty(), None).await
+    let judged = rules::judge(request, &mut response, &routed.fields)?;
+    let fits = judged.head.body_bytes.is_none_or(|bytes| bytes <= rules::object_bytes_max(node));
+    match judged.facts {
+        Some(facts) if fits => {
+            let chunked = sealing::needs_object(judged.head.body_bytes);
+            let object = if chunked { node.writer.borrow_mut().new_object() } else { 0 };
+            let stream = Stream::new(node.new_stream(), judged.head.clone(), object, false, node.workers());
+            share(node, fill, leader, Filling::new(stream, judged.head, facts, request));
+            sealing::run(node, fill, request, response.body).await;
+        }
+        Some(_) => not_stored(node, fill, leader, rules::unstored(&judged.head, "too-large"), response).await,
+        None => not_stored(node, fill, leader, judged.head, response).await,
+    }
+    Ok(())
 }
 
 /// The response may be stored: all who match it share its stream, the others get fills of their variants.
-fn share(node: &Rc<Node>, fill: &Rc<Fill>, leader: Ticket, mut filling: Filling, vary: Vec<String>) {
+fn share(node: &Rc<Node>, fill: &Rc<Fill>, leader: Ticket, mut filling: Filling) {
     node.fills.uncacheable.borrow_mut().forget(fill.hash);
     let mut variants: Vec<(Selector, Vec<Waiter>)> = Vec::new();
     for waiter in fill.take_waiters(node) {
@@ -264,7 +264,7 @@ fn share(node: &Rc<Node>, fill: &Rc<Fill>, leader: Ticket, mut filling: Filling,
         }
         match variants.iter_mut().find(|(selector, _)| selector.selects(&waiter.request)) {
             Some((_, waiters)) => waiters.push(waiter),
-            None => variants.push((Selector::new(&vary, &waiter.request), vec![waiter])),
+            None => variants.push((filling.selector(&waiter.request), vec![waiter])),
         }
     }
     *fill.state.borrow_mut() = State::Streaming(filling);
@@ -290,14 +290,20 @@ async fn not_stored(node: &Rc<Node>, fill: &Rc<Fill>, leader: Ticket, head: Arc<
 }
 
 /// The stored response is good again.
-fn not_modified(node: &Rc<Node>, fill: &Rc<Fill>, request: &RequestHead, response: Response) {
-    let freshened = fill.publishes() && rules::freshen(node, request, &response);
+fn not_modified(
+    node: &Rc<Node>,
+    fill: &Rc<Fill>,
+    request: &RequestHead,
+    response: &mut Response,
+    routed: &[String],
+) {
+    let freshened = fill.publishes() && rules::freshen(node, request, response, routed);
     if freshened {
         node.cells.add(Counter::Revalidated, 1);
     }
     let mut others = Vec::new();
     for mut waiter in fill.take_waiters(node) {
-        if freshened && rules::stored(node, &waiter.request) {
+        if freshened && rules::is_stored(node, &waiter.request) {
             node.again(waiter, true);
         } else {
             // The record was lost meanwhile, or is of another variant: what is needed is the whole response.

@@ -174,6 +174,16 @@ impl<T> Queue<T> {
         self.items.is_empty() || self.woken.swap(true, Ordering::SeqCst)
     }
 
+    /// Items in it now.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
     /// The eventfd the consumer waits on.
     pub fn event(&self) -> BorrowedFd<'_> {
         self.event.as_fd()

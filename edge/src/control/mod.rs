@@ -286,7 +286,7 @@ fn begin(start: Start, admin: Option<TcpListener>) -> io::Result<Rc<Node>> {
     let reaper = node.clone();
     tokio_uring::spawn(async move { reap_forever(&reaper).await });
     if let Some(listener) = admin {
-        admin::serve(&node, listener, metrics::registry(&node, latency))?;
+        admin::serve(&node, listener, metrics::Metrics::new(&node, latency))?;
     }
     Ok(node)
 }

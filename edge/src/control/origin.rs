@@ -4,9 +4,12 @@
 
 use super::pool::{self, ConnectError, Connector, Sender, Server};
 use super::upload::{Upload, UploadBody};
+use crate::clock;
 use crate::config;
 use crate::limits;
+use crate::proto::freshness::Exchange;
 use crate::proto::request::RequestHead;
+use crate::proto::response::HeadError;
 use crate::stats::{Cells, Counter};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -22,9 +25,6 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// Fields that concern one connection only (RFC 9110 section 7.6.1), beside those `Connection` names.
-const HOP_BY_HOP: [&str; 6] = ["connection", "proxy-connection", "keep-alive", "te", "transfer-encoding", "upgrade"];
-
 /// Why there is no response, and what the client is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FetchError {
@@ -37,6 +37,12 @@ pub(super) struct FetchError {
 impl FetchError {
     fn new(status: u16, reason: impl Into<String>) -> Self {
         FetchError { status, reason: reason.into() }
+    }
+}
+
+impl From<HeadError> for FetchError {
+    fn from(error: HeadError) -> Self {
+        FetchError::new(502, error.to_string())
     }
 }
 
@@ -171,8 +177,11 @@ impl Origin {
                     let Some(sender) = server.reuse() else { continue };
                     sender
                 };
+                let request_s = clock::now().unix_s;
                 match self.send(bounds, server, sender, outgoing, body, upload).await {
-                    Ok((response, sender)) => return Ok(Response::new(response, sender, server, place, outgoing, bounds)),
+                    Ok((response, sender)) => {
+                        return Ok(Response::new(response, sender, server, place, outgoing, bounds, request_s));
+                    }
                     Err((error, None)) => return Err(error),
                     Err((error, Some(unsent))) => (failed, body) = (error, unsent),
                 }
@@ -285,20 +294,8 @@ impl Outgoing {
             return Err(FetchError::new(501, "CONNECT is not supported"));
         }
         let path = PathAndQuery::try_from(request.path().as_bytes()).map_err(|_| bad("target"))?;
-        let mut named: Vec<String> = Vec::new();
-        for (_, value) in request.fields().filter(|(name, _)| name.eq_ignore_ascii_case("connection")) {
-            let options = String::from_utf8_lossy(value);
-            named.extend(options.split(',').map(|option| option.trim().to_ascii_lowercase()));
-        }
         let mut fields = HeaderMap::new();
-        for (name, value) in request.fields() {
-            let hop = HOP_BY_HOP.iter().any(|hop| name.eq_ignore_ascii_case(hop));
-            let listed = named.iter().any(|option| name.eq_ignore_ascii_case(option));
-            // Host and Content-Length are no options of a connection, whatever it claims.
-            let fixed = name.eq_ignore_ascii_case("host") || name.eq_ignore_ascii_case("content-length");
-            if hop || (listed && !fixed) {
-                continue;
-            }
+        for (name, value) in request.fields().filter(|(name, _)| !request.hop_by_hop(name)) {
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad("field name"))?;
             fields.append(name, HeaderValue::from_bytes(value).map_err(|_| bad("field value"))?);
         }
@@ -320,14 +317,9 @@ impl Outgoing {
         }
     }
 
-    /// Sets a field, replacing what was there. `false`: the value cannot be sent.
-    pub(super) fn set(&mut self, name: HeaderName, value: &[u8]) -> bool {
-        HeaderValue::from_bytes(value).map(|value| self.fields.insert(name, value)).is_ok()
-    }
-
-    /// Whether the method is safe (RFC 9110 section 9.2.1); one we do not know is not.
-    pub(super) fn is_safe(&self) -> bool {
-        self.method.is_safe()
+    /// Its fields, to add conditions.
+    pub(super) fn fields_mut(&mut self) -> &mut HeaderMap {
+        &mut self.fields
     }
 
     /// Whether a response to this has no body whatever its fields say.
@@ -367,6 +359,8 @@ pub(super) struct Response {
     pub(super) status: StatusCode,
     /// As the origin sent them.
     pub(super) fields: HeaderMap,
+    /// When it was asked for and came.
+    pub(super) exchange: Exchange,
     /// What follows.
     pub(super) body: ResponseBody,
 }
@@ -390,6 +384,7 @@ impl Response {
         place: Place,
         outgoing: &Outgoing,
         bounds: &Bounds,
+        request_s: u64,
     ) -> Self {
         let (parts, incoming) = response.into_parts();
         let bodiless = outgoing.head_only() || [204, 304].contains(&parts.status.as_u16());
@@ -402,7 +397,8 @@ impl Response {
             cells: bounds.cells.clone(),
             place: Some(place),
         };
-        Response { status: parts.status, fields: parts.headers, body }
+        let exchange = Exchange { request_s, response_s: clock::now().unix_s };
+        Response { status: parts.status, fields: parts.headers, exchange, body }
     }
 }
 

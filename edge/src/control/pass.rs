@@ -4,11 +4,12 @@
 
 use super::Node;
 use super::mailbox::{StreamId, Ticket, ToWorker};
-use super::origin::{FetchError, Outgoing, Response, ResponseBody};
+use super::origin::{FetchError, Outgoing, ResponseBody};
 use super::rules;
 use super::stream::Stream;
 use super::upload::{Upload, UploadBody};
 use crate::limits;
+use crate::proto::freshness;
 use crate::proto::request::{BodyLength, RequestHead};
 use crate::proto::response::OriginHead;
 use bytes::Bytes;
@@ -117,10 +118,7 @@ pub(super) fn start(node: &Rc<Node>, ticket: Ticket, request: Box<RequestHead>) 
         let node = task_node;
         let work = async {
             match fetch(&node, &pass, &request).await {
-                Ok(response) => {
-                    let head = rules::judge(&request, &response, &[], rules::Purpose::Pass).head;
-                    stream(&node, &pass, head, response.body).await;
-                }
+                Ok((head, body)) => stream(&node, &pass, head, body).await,
                 Err(error) => node.refuse(ticket, error.status),
             }
         };
@@ -154,7 +152,11 @@ async fn until_gone(node: &Node, pass: &Pass, work: impl Future<Output = ()>) {
     }
 }
 
-async fn fetch(node: &Rc<Node>, pass: &Pass, request: &RequestHead) -> Result<Response, FetchError> {
+async fn fetch(
+    node: &Rc<Node>,
+    pass: &Pass,
+    request: &RequestHead,
+) -> Result<(Arc<OriginHead>, ResponseBody), FetchError> {
     let (origin, _) = node.route(request)?;
     let outgoing = Outgoing::new(request)?;
     let body = match &pass.upload {
@@ -162,12 +164,10 @@ async fn fetch(node: &Rc<Node>, pass: &Pass, request: &RequestHead) -> Result<Re
         None => UploadBody::empty(),
     };
     let response = origin.fetch(&node.bounds, &outgoing, body, pass.upload.as_deref()).await?;
-    // RFC 9111 section 4.4: an unsafe method that did not fail makes what is stored stale.
-    let succeeded = response.status.is_success() || response.status.is_redirection();
-    if succeeded && !outgoing.is_safe() {
+    if freshness::invalidates(request, response.status.as_u16()) {
         node.invalidate(request.key_hash, &request.key);
     }
-    Ok(response)
+    Ok((rules::passed(&response)?, response.body))
 }
 
 async fn stream(node: &Rc<Node>, pass: &Rc<Pass>, head: Arc<OriginHead>, mut body: ResponseBody) {

@@ -7,9 +7,10 @@ use super::Node;
 use super::fill::{Fill, State};
 use super::mailbox::Ticket;
 use super::origin::ResponseBody;
-use super::rules;
+use super::rules::{self, Selector};
 use super::stream::{self, Stream};
 use crate::limits;
+use crate::proto::freshness::Facts;
 use crate::proto::request::RequestHead;
 use crate::proto::response::OriginHead;
 use crate::shard::PutError;
@@ -22,25 +23,33 @@ use tokio::time::Instant;
 
 /// How often it is looked whether workers have let go of bytes.
 const HELD_POLL: Duration = Duration::from_millis(1);
+const UNSEALED_STALL: Duration = Duration::from_millis(limits::UNSEALED_STALL_MS);
 
 /// The part of a fill whose head is there.
 pub(super) struct Filling {
     stream: Stream,
-    meta: Vec<u8>,
     head: Arc<OriginHead>,
+    facts: Facts,
+    selector: Selector,
     chunks: u32,
     total_bytes: u64,
 }
 
 impl Filling {
     /// Nothing has come yet.
-    pub(super) fn new(stream: Stream, meta: Vec<u8>, head: &Arc<OriginHead>) -> Self {
-        Filling { stream, meta, head: head.clone(), chunks: 0, total_bytes: 0 }
+    pub(super) fn new(stream: Stream, head: Arc<OriginHead>, facts: Facts, request: &RequestHead) -> Self {
+        let selector = Selector::new(&facts, request);
+        Filling { stream, head, facts, selector, chunks: 0, total_bytes: 0 }
+    }
+
+    /// The variant of this response's key that a request belongs to.
+    pub(super) fn selector(&self, request: &RequestHead) -> Selector {
+        Selector::new(&self.facts, request)
     }
 
     /// Whether this response answers the request, and still can from its first byte.
     pub(super) fn takes(&self, request: &RequestHead) -> bool {
-        self.stream.joinable() && rules::matches(&self.meta, request)
+        self.stream.joinable() && self.selector.selects(request)
     }
 
     /// Lets a request be answered by it.
@@ -84,15 +93,15 @@ impl Filling {
     /// The body ended whole: publishes the object.
     fn publish(&mut self, node: &Node, fill: &Fill, request: &RequestHead) -> Result<(), PutError> {
         let (hash, key) = fill.key();
-        let head = rules::stored_head(&self.head, self.total_bytes);
+        let (head, meta) = rules::record(&self.head, &self.facts, request, self.total_bytes);
         let replaces = |old: &[u8]| rules::matches(old, request);
         if self.chunks == 0 {
             let mut writer = node.writer.borrow_mut();
-            return writer.put(hash, key, &self.meta, &head, self.stream.pieces(), replaces);
+            return writer.put(hash, key, &meta, &head, self.stream.pieces(), replaces);
         }
         self.seal(node)?;
         let (object, bytes) = (self.stream.object(), self.total_bytes);
-        node.writer.borrow_mut().put_chunked(hash, key, &self.meta, &head, object, bytes, replaces)
+        node.writer.borrow_mut().put_chunked(hash, key, &meta, &head, object, bytes, replaces)
     }
 }
 
@@ -103,14 +112,9 @@ pub(super) fn needs_object(body_bytes: Option<u64>) -> bool {
 
 /// Reads the body to its end, sends it on and stores it.
 pub(super) async fn run(node: &Rc<Node>, fill: &Rc<Fill>, request: &RequestHead, mut body: ResponseBody) {
-    let most_bytes = node.writer.borrow().usage().size_bytes / limits::STORE_SHARE_PER_OBJECT;
-    if with(fill, |filling| filling.head.body_bytes).flatten().is_some_and(|bytes| bytes > most_bytes) {
-        stop_sealing(fill, "larger than its share of the store");
-    }
+    let most_bytes = rules::object_bytes_max(node);
     loop {
-        if !room(node, fill).await {
-            return stop(node, fill, "workers took nothing");
-        }
+        room(node, fill).await;
         match body.next().await {
             Err(error) => return stop(node, fill, &error.reason),
             Ok(None) => break,
@@ -165,21 +169,23 @@ fn stop_sealing(fill: &Fill, reason: &str) {
     });
 }
 
-/// Waits until workers can take more. `false`: they have not for too long.
-async fn room(node: &Node, fill: &Fill) -> bool {
+/// Waits until workers can take more; those that could not for too long have lost the stream.
+async fn room(node: &Node, fill: &Fill) {
     let workers = with(fill, |filling| filling.stream.workers()).unwrap_or_default();
     stream::room(node, workers, |worker| {
         with(fill, |filling| filling.stream.lose(node, worker));
     })
     .await;
-    let deadline = Instant::now() + Duration::from_millis(limits::PASS_CREDIT_TIMEOUT_MS);
-    while with(fill, |filling| filling.stream.held_bytes()).is_some_and(|held| held >= limits::UNSEALED_WINDOW_BYTES) {
-        if Instant::now() >= deadline {
-            return false;
-        }
+    // A stream that is not stored goes as fast as its slowest client, unless that one does not move at all.
+    let held = || with(fill, |filling| filling.stream.held_bytes()).unwrap_or(0);
+    let (mut last, mut since) = (held(), Instant::now());
+    while last >= limits::UNSEALED_WINDOW_BYTES && since.elapsed() < UNSEALED_STALL {
         tokio::time::sleep(HELD_POLL).await;
+        let now = held();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
     }
-    true
 }
 
 fn with<T>(fill: &Fill, act: impl FnOnce(&mut Filling) -> T) -> Option<T> {
