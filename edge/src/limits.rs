@@ -18,6 +18,9 @@ pub const CHUNK_BYTES: usize = 1024 * 1024;
 /// Bytes of a segment: the unit of reclaim.
 pub const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
 
+/// Packets that wait for one CPU between the XDP program and the network stack. Full: dropped, counted.
+pub const CPUMAP_QUEUE_PACKETS: u32 = 2048;
+
 /// Messages from one worker to control. Full: the request is answered 503.
 pub const TO_CONTROL_MESSAGES_MAX: usize = 4096;
 /// Messages from control to one worker. Full: control waits.
@@ -49,6 +52,51 @@ pub const ORIGIN_BODY_TIMEOUT_MS: u64 = 30_000;
 pub const ORIGIN_IDLE_TIMEOUT_MS: u64 = 4_000;
 
 const _: () = assert!(CHUNK_BYTES + REQUEST_TARGET_BYTES_MAX + RESPONSE_HEAD_BYTES_MAX < SEGMENT_BYTES);
+/// Messages for one worker kept in control while that worker's queue is full, before its streams wait too.
+pub const OUTBOX_MESSAGES_MAX: usize = 1024;
+/// Milliseconds a worker may leave its queue full before its streams are broken off.
+pub const WORKER_STALL_MS: u64 = 10_000;
+/// Milliseconds a fetch may wait for a place before it is answered 503.
+pub const FETCH_WAIT_MS: u64 = 10_000;
+/// Milliseconds of silence from the client of a passed response before it is broken off; a worker gives
+/// up earlier (`SEND_TIMEOUT_MS`), so this only ends streams whose worker no longer answers.
+pub const PASS_CREDIT_TIMEOUT_MS: u64 = 2 * SEND_TIMEOUT_MS;
+/// Bytes of a stream that is shared but not stored that may be held by workers before the origin has to wait for the
+/// slowest client.
+pub const UNSEALED_WINDOW_BYTES: usize = 2 * CHUNK_BYTES;
+/// Milliseconds it waits for a client that does not move at all; workers cut those off that lag
+/// `STREAM_WINDOW_BYTES` behind.
+pub const UNSEALED_STALL_MS: u64 = 50;
+/// One object may take this part (1/N) of the store; larger ones are streamed and not stored.
+pub const STORE_SHARE_PER_OBJECT: u64 = 4;
+/// Keys remembered as uncacheable, so that requests for them do not queue behind each other.
+pub const UNCACHEABLE_KEYS_MAX: usize = 65_536;
+/// Milliseconds such a key is remembered.
+pub const UNCACHEABLE_MS: u64 = 10_000;
+/// Messages taken from one worker's queue before the other tasks of control get their turn.
+pub const MESSAGES_PER_TURN_MAX: usize = 256;
+/// Fields in a response head from an origin; more is answered 502.
+pub const RESPONSE_FIELDS_MAX: usize = 256;
+/// Unused connections kept per origin server.
+pub const ORIGIN_IDLE_CONNECTIONS_MAX: usize = 256;
+/// Receive buffer of one origin connection in bytes; the largest piece of a body.
+pub const ORIGIN_READ_BUFFER_BYTES: usize = 256 * 1024;
+/// Milliseconds between two flushes of what was stored.
+pub const FLUSH_INTERVAL_MS: u64 = 3_000;
+/// Milliseconds running fetches get to end at a clean stop before they are broken off.
+pub const STOP_GRACE_MS: u64 = 5_000;
+/// Connections to the admin endpoint at once.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// Bytes of an admin request's body.
+pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Milliseconds one admin request may take, reading it included.
+pub const ADMIN_TIMEOUT_MS: u64 = 10_000;
+
+const _: () = assert!(ORIGIN_READ_BUFFER_BYTES >= RESPONSE_HEAD_BYTES_MAX);
+const _: () = assert!(UNSEALED_WINDOW_BYTES >= 2 * ORIGIN_READ_BUFFER_BYTES);
+const _: () = assert!(CHUNK_BYTES + REQUEST_TARGET_BYTES_MAX + RESPONSE_HEAD_BYTES_MAX < SEGMENT_BYTES);
+const _: () =
+    assert!(CHUNK_BYTES + REQUEST_TARGET_BYTES_MAX + RESPONSE_HEAD_BYTES_MAX < SEGMENT_BYTES);
 const _: () = assert!(REQUEST_TARGET_BYTES_MAX < REQUEST_HEAD_BYTES_MAX);
 
 /// Bytes of a fill a worker holds that are not (yet) in the shard.

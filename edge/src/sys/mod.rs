@@ -6,4 +6,6 @@ pub mod cpu;
 pub mod mapping;
 pub mod outbox;
 pub mod ring;
+pub mod signals;
 pub mod socket;
+pub mod steering;
