@@ -48,8 +48,7 @@ pub const ORIGIN_BODY_TIMEOUT_MS: u64 = 30_000;
 /// Milliseconds an unused origin connection is kept; below the 5 s after which common origins close.
 pub const ORIGIN_IDLE_TIMEOUT_MS: u64 = 4_000;
 
-const _: () =
-    assert!(CHUNK_BYTES + REQUEST_TARGET_BYTES_MAX + RESPONSE_HEAD_BYTES_MAX < SEGMENT_BYTES);
+const _: () = assert!(CHUNK_BYTES + REQUEST_TARGET_BYTES_MAX + RESPONSE_HEAD_BYTES_MAX < SEGMENT_BYTES);
 const _: () = assert!(REQUEST_TARGET_BYTES_MAX < REQUEST_HEAD_BYTES_MAX);
 
 /// Bytes of a fill a worker holds that are not (yet) in the shard.
