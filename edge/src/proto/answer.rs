@@ -17,10 +17,7 @@ pub(super) enum Source {
     /// It was there and fresh.
     Hit,
     /// It was stored, or validated, on behalf of this request.
-    Fetched {
-        forwarded: Forwarded,
-        revalidated: bool,
-    },
+    Fetched { forwarded: Forwarded, revalidated: bool },
 }
 
 /// Leaves in `out` the actions that answer `out.request`.

@@ -101,9 +101,9 @@ pub fn seconds(text: &[u8]) -> Option<u32> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    let number = text.iter().fold(0u64, |number, &digit| {
-        (number * 10 + u64::from(digit - b'0')).min(u64::from(SECONDS_MAX))
-    });
+    let number = text
+        .iter()
+        .fold(0u64, |number, &digit| (number * 10 + u64::from(digit - b'0')).min(u64::from(SECONDS_MAX)));
     u32::try_from(number).ok()
 }
 
@@ -222,6 +222,8 @@ mod tests {
         assert_eq!(read("max-age=x").max_age, Some(0));
         assert_eq!(read("min-fresh=5, min-fresh=9").min_fresh, Some(9));
         assert_eq!(read("min-fresh=x").min_fresh, Some(SECONDS_MAX));
-        assert!(read("no-cache").no_cache && read("no-store").no_store && read("only-if-cached").only_if_cached);
+        assert!(
+            read("no-cache").no_cache && read("no-store").no_store && read("only-if-cached").only_if_cached
+        );
     }
 }

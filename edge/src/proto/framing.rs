@@ -106,7 +106,11 @@ impl RequestLine {
         }
         let window = &head[..head.len().min(REQUEST_LINE_BYTES_MAX + 1)];
         let Some(newline) = window.iter().position(|&byte| byte == b'\n') else {
-            return if head.len() > REQUEST_LINE_BYTES_MAX { Err(Refused::TARGET_TOO_LONG) } else { Ok(None) };
+            return if head.len() > REQUEST_LINE_BYTES_MAX {
+                Err(Refused::TARGET_TOO_LONG)
+            } else {
+                Ok(None)
+            };
         };
         let line = head[..newline].strip_suffix(b"\r").ok_or(Refused::LINE_END)?;
         let method_end = line.iter().position(|&byte| byte == b' ').ok_or(Refused::REQUEST_LINE)?;

@@ -71,7 +71,12 @@ const VARY_NAMES_MAX: usize = 32;
 
 /// Whether the response to this request may be stored (RFC 9111 section 3), and the facts for it. The
 /// facts hold whatever the decision.
-pub fn decide(request: &RequestHead, status: u16, fields: &HeaderMap, exchange: Exchange) -> (Storing, Facts) {
+pub fn decide(
+    request: &RequestHead,
+    status: u16,
+    fields: &HeaderMap,
+    exchange: Exchange,
+) -> (Storing, Facts) {
     let control = ResponseControl::read(values(fields, header::CACHE_CONTROL));
     let (vary, vary_star) = vary_names(fields);
     let date_s = single_date(fields, header::DATE);
@@ -137,7 +142,7 @@ fn worth(fields: &HeaderMap, control: &ResponseControl, facts: &Facts) -> Storin
         || fields.contains_key(header::EXPIRES);
     // Without explicit freshness only these may be stored (RFC 9111 section 3; RFC 9110 section 15.1).
     let by_status = matches!(facts.status, 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501);
-    if facts.lifetime_s > facts.initial_age_s && !(control.no_cache && !validator) {
+    if facts.lifetime_s > facts.initial_age_s && (validator || !control.no_cache) {
         Storing::Store
     } else if !validator {
         Storing::No("no-freshness")
@@ -149,7 +154,12 @@ fn worth(fields: &HeaderMap, control: &ResponseControl, facts: &Facts) -> Storin
 }
 
 /// RFC 9111 section 4.2.1; `None`: the origin did not say.
-fn lifetime(fields: &HeaderMap, control: &ResponseControl, date_s: Option<u64>, exchange: Exchange) -> Option<u32> {
+fn lifetime(
+    fields: &HeaderMap,
+    control: &ResponseControl,
+    date_s: Option<u64>,
+    exchange: Exchange,
+) -> Option<u32> {
     if let Some(seconds) = control.s_maxage.or(control.max_age) {
         return Some(seconds);
     }

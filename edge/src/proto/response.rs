@@ -72,7 +72,8 @@ impl OriginHead {
         if lines.len() > limits::RESPONSE_HEAD_BYTES_MAX {
             return Err(HeadError::TooLarge);
         }
-        let mut lengths = fields.get_all(header::CONTENT_LENGTH).iter().map(|value| framing::decimal(value.as_bytes()));
+        let mut lengths =
+            fields.get_all(header::CONTENT_LENGTH).iter().map(|value| framing::decimal(value.as_bytes()));
         let body_bytes = match lengths.next() {
             None => None,
             Some(first) if first.is_some() && lengths.all(|other| other == first) => first,
@@ -236,7 +237,11 @@ pub(super) fn push_delimited(out: &mut Vec<u8>, delimited: Delimited) {
 }
 
 /// `Content-Range: bytes first-last/complete` (RFC 9110 section 14.4); without a part: `bytes */complete`.
-pub(super) fn push_content_range(out: &mut Vec<u8>, part: Option<&std::ops::Range<u64>>, complete_bytes: u64) {
+pub(super) fn push_content_range(
+    out: &mut Vec<u8>,
+    part: Option<&std::ops::Range<u64>>,
+    complete_bytes: u64,
+) {
     out.extend_from_slice(b"Content-Range: bytes ");
     match part {
         Some(part) => {

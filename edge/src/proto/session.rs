@@ -647,9 +647,6 @@ impl Session {
     }
 
     fn persistence(&self) -> Persistence {
-        Persistence {
-            keep_alive: self.keep_alive && !self.peer_closed,
-            minor_version: self.minor_version,
-        }
+        Persistence { keep_alive: self.keep_alive && !self.peer_closed, minor_version: self.minor_version }
     }
 }

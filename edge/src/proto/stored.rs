@@ -154,7 +154,9 @@ impl<'a> Meta<'a> {
     /// Whether the stored response was selected by the same field values (RFC 9111 section 4.1).
     pub fn selects(&self, request: &RequestHead) -> bool {
         self.vary().all(|entry| match entry {
-            Some((name, Some(value))) => present(request, name) && value.iter().copied().eq(normalised(request, name)),
+            Some((name, Some(value))) => {
+                present(request, name) && value.iter().copied().eq(normalised(request, name))
+            }
             Some((name, None)) => !present(request, name),
             None => false,
         })

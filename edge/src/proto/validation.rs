@@ -24,7 +24,8 @@ pub fn condition(meta: &[u8], head: &[u8], fields: &mut HeaderMap) -> bool {
     let Some(meta) = Meta::read(meta) else { return false };
     let etag = meta.etag(head).and_then(|etag| HeaderValue::from_bytes(etag).ok());
     let modified = meta.last_modified_s().and_then(|_| {
-        let (_, value) = stored::fields(head).find(|(name, _)| name.eq_ignore_ascii_case(b"last-modified"))?;
+        let (_, value) =
+            stored::fields(head).find(|(name, _)| name.eq_ignore_ascii_case(b"last-modified"))?;
         HeaderValue::from_bytes(value).ok()
     });
     let any = etag.is_some() || modified.is_some();
