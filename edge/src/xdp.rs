@@ -1,1 +1,2 @@
-//! (being built)
+//! x
+include!(concat!(env!("OUT_DIR"), "/bpf.rs"));

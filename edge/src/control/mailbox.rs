@@ -150,8 +150,8 @@ pub struct Queue<T> {
 }
 
 impl<T> Queue<T> {
-    fn new(capacity: usize) -> std::io::Result<Self> {
-        let event = crate::sys::socket::eventfd()?;
+    fn new(capacity: usize, nonblocking: bool) -> std::io::Result<Self> {
+        let event = crate::sys::socket::eventfd(nonblocking)?;
         Ok(Queue { items: ArrayQueue::new(capacity), event, woken: AtomicBool::new(false) })
     }
 
@@ -159,7 +159,7 @@ impl<T> Queue<T> {
     /// [`Queue::event`]. `Err`: full, the item comes back.
     pub fn push(&self, item: T) -> Result<bool, T> {
         self.items.push(item)?;
-        Ok(!self.woken.swap(true, Ordering::AcqRel))
+        Ok(!self.woken.swap(true, Ordering::SeqCst))
     }
 
     /// Takes the oldest item. When it returns `None` the consumer must call [`Queue::sleep`] before it waits.
@@ -189,11 +189,12 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    /// Mailboxes with the bounds of `limits`.
+    /// Mailboxes with the bounds of `limits`. Control polls its event, which wants it non-blocking; a worker
+    /// reads its event through the ring, which waits in the kernel.
     pub fn new() -> std::io::Result<Arc<Self>> {
         Ok(Arc::new(Mailbox {
-            to_control: Queue::new(limits::TO_CONTROL_MESSAGES_MAX)?,
-            to_worker: Queue::new(limits::TO_WORKER_MESSAGES_MAX)?,
+            to_control: Queue::new(limits::TO_CONTROL_MESSAGES_MAX, true)?,
+            to_worker: Queue::new(limits::TO_WORKER_MESSAGES_MAX, false)?,
         }))
     }
 }
