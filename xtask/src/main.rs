@@ -1,1 +1,58 @@
-fn main(){}
+//! `cargo xtask <task>`: all automation of the project, one file a task. Only the choice of the task lives
+//! here.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod build;
+mod check;
+mod demo;
+mod http;
+mod machine;
+mod node;
+mod process;
+mod setup;
+mod test;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+const EXAMPLES: &str = "Examples:
+  cargo xtask demo --once            a node in namespaces, shown and ended
+  cargo xtask test                   every test, also those against the kernel
+  cargo xtask bench --quick          edge against nginx, Varnish, H2O and the practical limit";
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "All automation of the project", after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Find what is missing on this machine and install it.
+    Setup,
+    /// Build the release binaries.
+    Build,
+    /// Show a node at work: namespaces, a real origin, XDP, wrk.
+    Demo(demo::Options),
+    /// Format, lints and the rules of the tree.
+    Check,
+    /// Run every test.
+    Test(test::Options),
+    /// Measure what a cache hit costs, against peers and the practical limit.
+    Bench(bench::Options),
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    process::watch_signals()?;
+    match arguments.task {
+        Task::Setup => setup::run(),
+        Task::Build => build::run(),
+        Task::Demo(options) => demo::run(&options),
+        Task::Check => check::run(),
+        Task::Test(options) => test::run(&options),
+        Task::Bench(options) => bench::run(options),
+    }
+}

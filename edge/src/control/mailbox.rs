@@ -150,8 +150,8 @@ pub struct Queue<T> {
 }
 
 impl<T> Queue<T> {
-    fn new(capacity: usize) -> std::io::Result<Self> {
-        let event = crate::sys::socket::eventfd()?;
+    fn new(capacity: usize, nonblocking: bool) -> std::io::Result<Self> {
+        let event = crate::sys::socket::eventfd(nonblocking)?;
         Ok(Queue { items: ArrayQueue::new(capacity), event, woken: AtomicBool::new(false) })
     }
 
@@ -159,7 +159,8 @@ impl<T> Queue<T> {
     /// [`Queue::event`]. `Err`: full, the item comes back.
     pub fn push(&self, item: T) -> Result<bool, T> {
         self.items.push(item)?;
-        Ok(!self.woken.swap(true, Ordering::AcqRel))
+        // SeqCst, as in `sleep`: either this swap sees the announcement, or the sleeper sees the item.
+        Ok(!self.woken.swap(true, Ordering::SeqCst))
     }
 
     /// Takes the oldest item. When it returns `None` the consumer must call [`Queue::sleep`] before it waits.
@@ -171,6 +172,16 @@ impl<T> Queue<T> {
     pub fn sleep(&self) -> bool {
         self.woken.store(false, Ordering::SeqCst);
         self.items.is_empty() || self.woken.swap(true, Ordering::SeqCst)
+    }
+
+    /// Items in it now.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
     }
 
     /// The eventfd the consumer waits on.
@@ -189,11 +200,12 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    /// Mailboxes with the bounds of `limits`.
+    /// Mailboxes with the bounds of `limits`. Control polls its event, which wants it non-blocking; a worker
+    /// reads its event through the ring, which waits in the kernel.
     pub fn new() -> std::io::Result<Arc<Self>> {
         Ok(Arc::new(Mailbox {
-            to_control: Queue::new(limits::TO_CONTROL_MESSAGES_MAX)?,
-            to_worker: Queue::new(limits::TO_WORKER_MESSAGES_MAX)?,
+            to_control: Queue::new(limits::TO_CONTROL_MESSAGES_MAX, true)?,
+            to_worker: Queue::new(limits::TO_WORKER_MESSAGES_MAX, false)?,
         }))
     }
 }

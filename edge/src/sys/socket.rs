@@ -1,10 +1,33 @@
 //! File descriptors: eventfds and listening sockets.
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, listen, setsockopt,
+    socket, sockopt,
+};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
 
-/// A non-blocking eventfd.
-pub fn eventfd() -> io::Result<OwnedFd> {
-    Ok(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?.into())
+/// An eventfd with the counter at 0.
+pub fn eventfd(nonblocking: bool) -> io::Result<OwnedFd> {
+    let flags = if nonblocking { EfdFlags::EFD_NONBLOCK } else { EfdFlags::empty() };
+    Ok(EventFd::from_flags(flags | EfdFlags::EFD_CLOEXEC)?.into())
+}
+
+/// A listening TCP socket of a reuseport group. An IPv6 socket takes IPv6 only, so that an address
+/// means one family. Accepted sockets inherit TCP_NODELAY: responses leave whole, in one message.
+pub fn listener(address: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(family, SockType::Stream, flags, SockProtocol::Tcp)?;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    setsockopt(&fd, sockopt::ReusePort, &true)?;
+    setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
+    if address.is_ipv6() {
+        setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+    }
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
+    listen(&fd, Backlog::MAXALLOWABLE)?;
+    Ok(fd)
 }

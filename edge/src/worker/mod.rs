@@ -1,1 +1,238 @@
-//! HIT PATH: (being built)
+//! HIT PATH: a thread pinned to one CPU with one ring. Reap, dispatch, submit; one system call a turn.
+//!
+//! Never blocks, takes no lock, calls nothing of tokio, reads the clock once a turn. Reaches control only
+//! through the mailbox, and serves hits whatever control does.
+#![forbid(unsafe_code)]
+
+mod actions;
+mod connection;
+mod life;
+mod mail;
+mod streams;
+mod token;
+mod wheel;
+
+use crate::control::mailbox::Mailbox;
+use crate::proto::session::{Out, Session, Timeouts};
+use crate::shard::Reader;
+use crate::stats::{Cells, Counter};
+use crate::sys::buffers::Buffers;
+use crate::sys::ring::{Completion, Features, Ring};
+use crate::{clock, limits, sys};
+use actions::Node;
+use connection::{Connection, Phase};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use token::{Op, Token};
+use wheel::{TICK_MS, Wheel};
+
+/// What a worker is made of.
+pub struct Setup {
+    /// Its number.
+    pub number: u16,
+    /// The CPU it is pinned to.
+    pub cpu: usize,
+    /// Its listening sockets.
+    pub listeners: Vec<OwnedFd>,
+    /// Connections it can hold.
+    pub connections_max: usize,
+    /// Timeouts of its connections.
+    pub timeouts: Timeouts,
+    /// Its view of the shards.
+    pub reader: Reader,
+    /// Its way to control.
+    pub mailbox: Arc<Mailbox>,
+    /// Its counters.
+    pub cells: Arc<Cells>,
+    /// Set once: accept no more, finish, end.
+    pub drain: Arc<AtomicBool>,
+}
+
+/// Starts a worker's thread; returns when it serves, or with the reason why it cannot.
+pub fn spawn(setup: Setup) -> io::Result<(JoinHandle<()>, Features)> {
+    let (tell, started) = mpsc::channel();
+    let name = format!("edge-worker-{}", setup.number);
+    let thread = std::thread::Builder::new().name(name).spawn(move || match Worker::new(setup) {
+        Ok(mut worker) => {
+            let _ = tell.send(Ok(worker.ring.features()));
+            worker.run();
+        }
+        Err(error) => drop(tell.send(Err(error))),
+    })?;
+    let features = started.recv().map_err(|_| io::Error::other("the worker ended while it started"))??;
+    Ok((thread, features))
+}
+
+const BUFFER_GROUP: u16 = 0;
+
+/// Bytes of one connection slot, idle or not.
+pub const CONNECTION_BYTES: usize = size_of::<Connection>();
+
+/// Fields are dropped in order: the ring ends before the memory its operations may use.
+struct Worker {
+    ring: Ring,
+    buffers: Buffers,
+    table: Vec<Connection>,
+    node: Node,
+    wheel: Wheel,
+    due: Vec<u32>,
+    completions: Vec<Completion>,
+    listeners: Vec<Listener>,
+    drain: Arc<AtomicBool>,
+    /// Once draining: when to cut off what is still open.
+    end_ms: Option<u64>,
+    open: usize,
+    mail_left: bool,
+    cpu: usize,
+}
+
+struct Listener {
+    socket: OwnedFd,
+    armed: bool,
+}
+
+impl Worker {
+    fn new(setup: Setup) -> io::Result<Self> {
+        sys::cpu::pin(setup.cpu)?;
+        let ring = Ring::new(limits::RING_ENTRIES, setup.connections_max as u32)?;
+        let buffers =
+            Buffers::new(&ring, BUFFER_GROUP, limits::RECEIVE_BUFFERS, limits::RECEIVE_BUFFER_BYTES)?;
+        let now = clock::now();
+        let table =
+            || (0..setup.connections_max).map(|_| Connection::free(Session::new(now, &setup.timeouts)));
+        let out = Out {
+            actions: Vec::with_capacity(16),
+            bytes: Vec::with_capacity(4096),
+            consumed: 0,
+            request: Default::default(),
+            timeouts: setup.timeouts,
+        };
+        Ok(Worker {
+            ring,
+            buffers,
+            table: table().collect(),
+            node: Node::new(setup.number, setup.reader, setup.mailbox, setup.cells, out, now),
+            wheel: Wheel::new(setup.connections_max, now.mono_ms),
+            due: Vec::new(),
+            completions: Vec::with_capacity(4 * limits::RING_ENTRIES as usize),
+            listeners: setup.listeners.into_iter().map(|socket| Listener { socket, armed: false }).collect(),
+            drain: setup.drain,
+            end_ms: None,
+            open: 0,
+            mail_left: false,
+            cpu: setup.cpu,
+        })
+    }
+
+    fn run(&mut self) {
+        self.ring.read_event(self.node.mailbox.to_worker.event(), Token::new(Op::Mail, 0, 0));
+        self.tick();
+        while !self.finished() {
+            let mut completions = std::mem::take(&mut self.completions);
+            self.ring
+                .turn(usize::from(!self.mail_left), &mut completions)
+                .expect("the ring is ours and sound");
+            self.node.cells.add(Counter::Enters, 1);
+            self.node.now = clock::now();
+            for completion in completions.drain(..) {
+                self.dispatch(completion);
+            }
+            self.completions = completions;
+            self.read_mail();
+            if std::mem::take(&mut self.node.wake_control) {
+                self.ring.write_event(self.node.mailbox.to_control.event(), Token::new(Op::Unwatched, 0, 0));
+            }
+        }
+    }
+
+    fn dispatch(&mut self, completion: Completion) {
+        let token = Token::of(completion.token);
+        match token.op {
+            Op::Receive => self.received(token, completion),
+            Op::Send => self.sent(token.slot, completion.result),
+            Op::Accept => self.accepted(token.slot as usize, completion),
+            Op::Mail => {
+                self.mail_left = true;
+                self.ring.read_event(self.node.mailbox.to_worker.event(), Token::new(Op::Mail, 0, 0));
+            }
+            Op::Tick => self.tick(),
+            Op::SampleConnection => {
+                let counters = (Counter::ConnectionsSampled, Counter::ConnectionsLocal);
+                self.sampled(token.slot, completion.result, counters);
+            }
+            Op::SampleRequest => {
+                let counters = (Counter::LocalitySampled, Counter::LocalityLocal);
+                self.sampled(token.slot, completion.result, counters);
+            }
+            Op::Unwatched => {}
+        }
+    }
+
+    /// Every [`TICK_MS`]: deadlines, listeners that paused, messages that had to wait, the stop.
+    fn tick(&mut self) {
+        self.ring.tick(TICK_MS, Token::new(Op::Tick, 0, 0));
+        self.node.post_unsent();
+        if self.drain.load(Ordering::Relaxed) {
+            self.drain();
+        }
+        for number in 0..self.listeners.len() {
+            if !self.listeners[number].armed && self.end_ms.is_none() {
+                self.listeners[number].armed = true;
+                self.ring.accept_multi(
+                    self.listeners[number].socket.as_fd(),
+                    Token::new(Op::Accept, 0, number as u32),
+                );
+            }
+        }
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.expire(self.node.now.mono_ms, &mut due);
+        for slot in due.drain(..) {
+            self.due(slot);
+        }
+        self.due = due;
+    }
+
+    fn sampled(&mut self, sample: u32, result: i32, (asked, local): (Counter, Counter)) {
+        let cpu = self.ring.sampled_cpu(sample as u16);
+        if result >= 0 {
+            self.node.cells.add(asked, 1);
+            self.node.cells.add(local, u64::from(usize::try_from(cpu) == Ok(self.cpu)));
+        }
+    }
+
+    /// The stop: no new connections, idle ones close, the others finish in time or are cut off.
+    fn drain(&mut self) {
+        if let Some(end_ms) = self.end_ms {
+            if self.node.now.mono_ms >= end_ms {
+                self.cut_off();
+            }
+            return;
+        }
+        self.end_ms = Some(self.node.now.mono_ms + limits::DRAIN_MS);
+        for number in 0..self.listeners.len() {
+            let target = Token::new(Op::Accept, 0, number as u32);
+            self.ring.cancel(target, Token::new(Op::Unwatched, 0, 0));
+        }
+        for slot in 0..self.table.len() as u32 {
+            if self.table[slot as usize].phase == Phase::Open {
+                self.advance(slot);
+            }
+        }
+    }
+
+    fn cut_off(&mut self) {
+        for slot in 0..self.table.len() as u32 {
+            if !matches!(self.table[slot as usize].phase, Phase::Free | Phase::Closing) {
+                self.close(slot);
+            }
+        }
+    }
+
+    fn finished(&self) -> bool {
+        let now_ms = self.node.now.mono_ms;
+        self.end_ms.is_some_and(|end_ms| self.open == 0 || now_ms >= end_ms + limits::LINGER_MS)
+    }
+}

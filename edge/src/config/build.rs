@@ -1,0 +1,377 @@
+//! From a TOML document to a [`Config`]: every key of the file, its default, and the checks between keys.
+
+use super::problem::{Sink, nearest};
+use super::read::{Item, Section};
+use super::{Config, Files, Origin, Route, Steering, Store, Timeouts, Xdp, XdpMode, value};
+use crate::limits;
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use toml::de::DeTable;
+
+const SMALLEST_LISTEN: &str = "[listen] with http = [\"0.0.0.0:8080\"]";
+
+/// Builds what can be built and reports everything that is wrong; `None` when something needed is missing.
+pub(super) fn build<'a>(
+    table: &'a DeTable<'a>,
+    sink: &'a RefCell<Sink>,
+    files: &dyn Files,
+) -> Option<Config> {
+    let known = ["node", "listen", "store", "origins", "routes", "xdp", "limits"];
+    let top = Section::top(table, sink, &known);
+    let cpus = top.get("node").and_then(|i| i.section(&["cpus"])).and_then(|node| node_cpus(&node));
+    let listen = top.require("listen", SMALLEST_LISTEN).and_then(|i| listen(&i, files));
+    let store = top
+        .require("store", "[store] with path = \"/var/cache/edge\" and size = \"1GiB\"")
+        .and_then(|i| store(&i.section(&["path", "size"])?));
+    let mut names = Vec::new();
+    let origins_item = top.require("origins", "[origins.main] with servers = [\"http://127.0.0.1:8000\"]");
+    let origins = origins_item.and_then(|i| origins(&i, &mut names, files));
+    let routes = top.require("routes", "[[routes]] with origin = \"main\"").and_then(|i| routes(&i, &names));
+    let xdp = top.get("xdp").map(|i| xdp(&i));
+    let limits = limits_section(top.get("limits"));
+
+    let (http, admin) = listen?;
+    for (item, server) in server_addresses(&top) {
+        if http.iter().any(|listener| reaches(*listener, server)) {
+            item.report("this is an address the node itself listens on, it would ask itself; write the origin's address");
+        }
+    }
+    let (connections_max, timeouts) = limits?;
+    let (store, origins, routes) = (store?, origins?, routes?);
+    Some(Config { cpus, http, admin, connections_max, timeouts, store, origins, routes, xdp: xdp.flatten() })
+}
+
+fn node_cpus(node: &Section<'_>) -> Option<Vec<usize>> {
+    node.get("cpus")?.parse("write CPU numbers and ranges, such as \"0-3,6\"", value::cpus)
+}
+
+type Listen = (Vec<SocketAddr>, Option<SocketAddr>);
+
+fn listen(item: &Item<'_>, files: &dyn Files) -> Option<Listen> {
+    const RIGHT: &str = "write a list of addresses, such as [\"0.0.0.0:8080\"]";
+    let section = item.section(&["http", "https", "admin"])?;
+    let refused_https = section.get("https").map(|https| refuse_https(&https, files));
+    let http = match section.get("http") {
+        Some(http) => http.values(RIGHT, limits::LISTENERS_MAX, value::listen_address),
+        None if refused_https.is_some() => None,
+        None => section.require("http", "http = [\"0.0.0.0:8080\"]").map(|_| Vec::new()),
+    };
+    let admin = section.get("admin").map(|item| admin(&item, http.as_deref().unwrap_or_default()));
+    match admin {
+        None => Some((http?, None)),
+        Some(admin) => Some((http?, Some(admin?))),
+    }
+}
+
+fn admin(item: &Item<'_>, http: &[SocketAddr]) -> Option<SocketAddr> {
+    let address = item.parse("write an address such as \"127.0.0.1:9180\"", value::listen_address)?;
+    if !address.ip().is_loopback() {
+        item.report(&format!(
+            "{address} can be reached from outside, and who may purge is not checked; write \"127.0.0.1:{}\"",
+            address.port()
+        ));
+    }
+    if http.iter().any(|listener| reaches(*listener, address)) {
+        item.report("listen.http takes this address already; write another port, such as \"127.0.0.1:9180\"");
+    }
+    Some(address)
+}
+
+/// Whether a connection to `target` would arrive at a socket bound to `listener`.
+fn reaches(listener: SocketAddr, target: SocketAddr) -> bool {
+    let ip = listener.ip() == target.ip() || (listener.ip().is_unspecified() && target.ip().is_loopback());
+    ip && listener.port() == target.port()
+}
+
+/// `[[listen.https]]` is checked as it will be once it is served, then refused.
+fn refuse_https(item: &Item<'_>, files: &dyn Files) {
+    let example = "write [[listen.https]] with address, certificate and key";
+    for item in item.list(example).unwrap_or_default() {
+        let Some(section) = item.section(&["address", "certificate", "key"]) else { continue };
+        if let Some(address) = section.require("address", "address = \"0.0.0.0:8443\"") {
+            address.parse("write an address such as \"0.0.0.0:8443\"", value::listen_address);
+        }
+        if let Some(certificate) = section.require("certificate", "certificate = \"/etc/edge/site.crt\"") {
+            readable_file(&certificate, files);
+        }
+        if let Some(key) = section.require("key", "key = \"/etc/edge/site.key\"") {
+            readable_file(&key, files);
+        }
+        item.report(
+            "TLS towards clients is not built into this version; remove the section and end TLS in front of this node",
+        );
+    }
+}
+
+fn readable_file(item: &Item<'_>, files: &dyn Files) -> Option<PathBuf> {
+    let path = PathBuf::from(item.text("write the path of a PEM file")?);
+    match files.readable(&path) {
+        Ok(()) => Some(path),
+        Err(why) => {
+            item.report(&format!("{} cannot be read: {why}; write the path of a PEM file", path.display()));
+            None
+        }
+    }
+}
+
+fn store(section: &Section<'_>) -> Option<Store> {
+    let path = section.require("path", "path = \"/var/cache/edge\"").and_then(|item| {
+        let path = PathBuf::from(item.text("write a directory, such as \"/var/cache/edge\"")?);
+        if !path.is_absolute() {
+            item.report(&format!("{path:?} depends on where edge is started; write an absolute path"));
+            return None;
+        }
+        Some(path)
+    });
+    let size = section.require("size", "size = \"1GiB\"").and_then(|item| {
+        let right = "write a size such as \"1GiB\", or bytes as a whole number";
+        let bytes = match item.is_number() {
+            true => item.number(0..=i64::MAX as u64)?,
+            false => item.parse(right, value::size)?,
+        };
+        if bytes < limits::STORE_BYTES_MIN {
+            let min = limits::STORE_BYTES_MIN >> 20;
+            item.report(&format!(
+                "{bytes} bytes hold too few segments to reclaim one; write at least \"{min}MiB\""
+            ));
+            return None;
+        }
+        Some(bytes)
+    });
+    Some(Store { path: path?, size_bytes: size? })
+}
+
+fn origins<'a>(item: &Item<'a>, names: &mut Vec<&'a str>, files: &dyn Files) -> Option<Vec<Origin>> {
+    let section = item.any_section()?;
+    let mut all_good = true;
+    let mut list = Vec::new();
+    for (name, span, item) in section.entries() {
+        names.push(name);
+        let word = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_' || b == b'.';
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(word) {
+            item.at(span).report("this is no origin name; use up to 64 letters, digits, '-', '_' and '.'");
+            all_good = false;
+            continue;
+        }
+        match origin(name, &item, files) {
+            Some(origin) => list.push(origin),
+            None => all_good = false,
+        }
+    }
+    if names.is_empty() {
+        item.report("no origin is named; write [origins.main] with servers = [\"http://127.0.0.1:8000\"]");
+        return None;
+    }
+    if names.len() > limits::ORIGINS_MAX {
+        item.report(&format!("{} origins are too many; write at most {}", names.len(), limits::ORIGINS_MAX));
+    }
+    all_good.then_some(list)
+}
+
+fn origin(name: &str, item: &Item<'_>, files: &dyn Files) -> Option<Origin> {
+    let known = ["servers", "concurrency_max", "connect_timeout", "first_byte_timeout", "ca_file"];
+    let section = item.section(&known)?;
+    let servers = section
+        .require("servers", "servers = [\"http://127.0.0.1:8000\"]")
+        .and_then(|item| item.values(SERVERS_RIGHT, limits::ORIGIN_SERVERS_MAX, value::server_url));
+    let concurrency_max = match section.get("concurrency_max") {
+        Some(item) => item.number(1..=limits::FETCHES_RUNNING_MAX as u64).map(|n| n as usize),
+        None => Some(limits::FETCHES_RUNNING_MAX),
+    };
+    let connect_timeout_ms = duration(&section, "connect_timeout", limits::CONNECT_TIMEOUT_MS);
+    let first_byte_timeout_ms = duration(&section, "first_byte_timeout", limits::FIRST_BYTE_TIMEOUT_MS);
+    let ca_file = match section.get("ca_file") {
+        None => Some(None),
+        Some(item) => {
+            let https = |servers: &Vec<String>| servers.iter().any(|s| s.starts_with("https:"));
+            if servers.as_ref().is_some_and(|s| !https(s)) {
+                item.report(
+                    "no server of this origin speaks https; remove ca_file, or write https:// servers",
+                );
+            }
+            readable_file(&item, files).map(Some)
+        }
+    };
+    Some(Origin {
+        name: name.into(),
+        servers: servers?,
+        concurrency_max: concurrency_max?,
+        connect_timeout_ms: connect_timeout_ms?,
+        first_byte_timeout_ms: first_byte_timeout_ms?,
+        ca_file: ca_file?,
+    })
+}
+
+const SERVERS_RIGHT: &str = "write a list of servers, such as [\"http://127.0.0.1:8000\"]";
+
+/// Every server of the file that is named by its IP address and parses.
+fn server_addresses<'a>(top: &Section<'a>) -> Vec<(Item<'a>, SocketAddr)> {
+    let Some(origins) = top.get("origins").filter(Item::is_table).and_then(|i| i.any_section()) else {
+        return Vec::new();
+    };
+    let tables = origins.entries().filter(|(_, _, item)| item.is_table());
+    let servers = tables.filter_map(|(_, _, item)| item.any_section()?.get("servers"));
+    let elements = servers.filter(Item::is_list).filter_map(|item| item.list(SERVERS_RIGHT)).flatten();
+    let address = |item: Item<'a>| {
+        let url = value::server_url(item.is_text().then(|| item.text(SERVERS_RIGHT))??).ok()?;
+        Some((item, url.split_once("://")?.1.parse().ok()?))
+    };
+    elements.filter_map(address).collect()
+}
+
+fn duration(section: &Section<'_>, key: &str, default_ms: u64) -> Option<u64> {
+    match section.get(key) {
+        Some(item) => item.parse("write a duration such as \"10s\"", value::duration_ms),
+        None => Some(default_ms),
+    }
+}
+
+fn routes(item: &Item<'_>, names: &[&str]) -> Option<Vec<Route>> {
+    let elements = item.list("write [[routes]], with two brackets")?;
+    let count = elements.len();
+    if count == 0 {
+        item.report(
+            "no route is named, every request would be answered 404; write [[routes]] with origin = \"main\"",
+        );
+    }
+    if count > limits::ROUTES_MAX {
+        item.report(&format!("{count} routes are too many; write at most {}", limits::ROUTES_MAX));
+        return None;
+    }
+    let mut good: Vec<(Range<usize>, Route)> = Vec::new();
+    for element in elements {
+        let Some(route) = route(&element, names) else { continue };
+        if let Some((span, _)) = good.iter().find(|(_, earlier)| covers(earlier, &route)) {
+            let line = element.line(span.start);
+            element.report(&format!(
+                "never taken, the route at line {line} matches all that this one does; put this one first or remove it"
+            ));
+        }
+        good.push((element.span.clone(), route));
+    }
+    (count > 0 && good.len() == count).then(|| good.into_iter().map(|(_, route)| route).collect())
+}
+
+/// Whether every request that `later` matches is matched by `earlier`.
+fn covers(earlier: &Route, later: &Route) -> bool {
+    let host = earlier.host.is_none() || earlier.host == later.host;
+    let header = earlier.header.is_none() || earlier.header == later.header;
+    let path = match (&earlier.path, &later.path) {
+        (None, _) => true,
+        (Some(prefix), Some(path)) => path.starts_with(prefix.as_str()),
+        (Some(_), None) => false,
+    };
+    host && header && path
+}
+
+fn route(item: &Item<'_>, names: &[&str]) -> Option<Route> {
+    let section = item.section(&["host", "path", "header", "origin"])?;
+    let optional = |key: &str, right: &str, parse: fn(&str) -> value::Parsed<String>| match section.get(key) {
+        Some(item) => item.parse(right, parse).map(Some),
+        None => Some(None),
+    };
+    let host = optional("host", "write a host name such as \"www.example.com\"", value::route_host);
+    let path = optional("path", "write the beginning of a path, such as \"/images/\"", value::route_path);
+    let header = match section.get("header") {
+        Some(item) => route_header(&item).map(Some),
+        None => Some(None),
+    };
+    let origin = section.require("origin", "origin = \"main\"").and_then(|item| {
+        let name = item.text("write the name of an origin")?;
+        let index = names.iter().position(|n| *n == name);
+        if index.is_none() {
+            let right = match nearest(name, names.iter().copied()) {
+                Some(near) => format!("did you mean {near:?}?"),
+                None if names.is_empty() => format!("write [origins.{name}] with servers"),
+                None => format!("named are: {}", names.join(", ")),
+            };
+            item.report(&format!("no origin is called {name:?}; {right}"));
+        }
+        index
+    });
+    Some(Route { host: host?, path: path?, header: header?, origin: origin? })
+}
+
+/// `{ name = "X-Service-Name", value = "a" }`, or the same as one string: `"X-Service-Name: a"`.
+fn route_header(item: &Item<'_>) -> Option<(String, String)> {
+    const RIGHT: &str = "write { name = \"X-Service-Name\", value = \"a\" }";
+    if item.is_text() {
+        return item.parse(RIGHT, |text| {
+            let (name, value) =
+                text.split_once(':').ok_or_else(|| format!("{text:?} has no colon; {RIGHT}"))?;
+            Ok((value::field_name(name)?, value::field_value(value.trim())?))
+        });
+    }
+    let section = item.section(&["name", "value"])?;
+    let name =
+        section.require("name", "name = \"X-Service-Name\"").and_then(|i| i.parse(RIGHT, value::field_name));
+    let value = section.require("value", "value = \"a\"").and_then(|i| i.parse(RIGHT, value::field_value));
+    Some((name?, value?))
+}
+
+fn xdp(item: &Item<'_>) -> Option<Xdp> {
+    let section = item.section(&["interface", "mode", "steering"])?;
+    let interface = section
+        .require("interface", "interface = \"eth0\"")
+        .and_then(|i| i.parse("write an interface name such as \"eth0\"", value::interface));
+    let mode = match section.get("mode") {
+        Some(item) => item.choice(&[
+            ("auto", XdpMode::Auto),
+            ("native", XdpMode::Native),
+            ("generic", XdpMode::Generic),
+            ("off", XdpMode::Off),
+        ]),
+        None => Some(XdpMode::Auto),
+    };
+    let steering_item = section.get("steering");
+    let steering = match &steering_item {
+        Some(item) => item.choice(&[
+            ("auto", Steering::Auto),
+            ("rss", Steering::Rss),
+            ("cpumap", Steering::Cpumap),
+            ("rps", Steering::Rps),
+            ("off", Steering::Off),
+        ]),
+        None => Some(Steering::Auto),
+    };
+    if let (Some(item), Some(XdpMode::Off), Some(Steering::Cpumap)) = (&steering_item, mode, steering) {
+        item.report(
+            "cpumap steers from XDP, and xdp.mode is \"off\"; write steering = \"auto\", or mode = \"auto\"",
+        );
+    }
+    Some(Xdp { interface: interface?, mode: mode?, steering: steering? })
+}
+
+fn limits_section(item: Option<Item<'_>>) -> Option<(usize, Timeouts)> {
+    let Some(item) = item else {
+        return Some((limits::CONNECTIONS_PER_WORKER, Timeouts::default()));
+    };
+    let known = ["connections_max", "head_timeout", "idle_timeout", "body_timeout", "send_timeout"];
+    let section = item.section(&known)?;
+    let connections_max = match section.get("connections_max") {
+        Some(item) => item.number(1..=limits::CONNECTIONS_PER_WORKER_MAX as u64).map(|n| n as usize),
+        None => Some(limits::CONNECTIONS_PER_WORKER),
+    };
+    let default = Timeouts::default();
+    let head_ms = duration(&section, "head_timeout", default.head_ms);
+    let idle_ms = duration(&section, "idle_timeout", default.idle_ms);
+    let body_ms = duration(&section, "body_timeout", default.body_ms);
+    let send_ms = duration(&section, "send_timeout", default.send_ms);
+    let timeouts = Timeouts { head_ms: head_ms?, idle_ms: idle_ms?, body_ms: body_ms?, send_ms: send_ms? };
+    Some((connections_max?, timeouts))
+}
+
+/// The real file system.
+pub(super) struct Disk;
+
+impl Files for Disk {
+    fn readable(&self, path: &Path) -> Result<(), String> {
+        match std::fs::File::open(path).and_then(|file| file.metadata()) {
+            Ok(meta) if meta.is_dir() => Err("it is a directory".into()),
+            Ok(_) => Ok(()),
+            Err(error) => Err(super::plain(&error)),
+        }
+    }
+}

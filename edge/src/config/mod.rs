@@ -1,0 +1,245 @@
+//! The configuration file, parsed once into values the rest of the node can rely on.
+//!
+//! `problem` says what is wrong and where, `value` what one value means, `read` walks the document, and
+//! `build` knows the keys. Nothing here opens a socket or changes the machine.
+#![forbid(unsafe_code)]
+
+mod build;
+mod problem;
+mod read;
+mod value;
+
+use crate::limits;
+pub use problem::{PROBLEMS_MAX, Problem, Problems};
+use problem::{Sink, position};
+use std::cell::RefCell;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// What the checks ask of the file system; tests answer for it.
+pub trait Files {
+    /// Whether this is a file that can be read; else why not.
+    fn readable(&self, path: &Path) -> Result<(), String>;
+}
+
+/// Reads and checks a file, and that the files it names can be read.
+///
+/// # Errors
+/// Everything that is wrong, as `file:line:col: what; what would be right`, one a line.
+pub fn load(path: &Path) -> Result<Config, Problems> {
+    let file = path.display().to_string();
+    let failed = |error: std::io::Error| {
+        let why = plain(&error);
+        Problems::one(
+            &file,
+            (1, 1),
+            format!("the file cannot be read: {why}; name an existing file with --config"),
+        )
+    };
+    let mut bytes = Vec::new();
+    let limit = limits::CONFIG_BYTES_MAX as u64 + 1;
+    std::fs::File::open(path).map_err(failed)?.take(limit).read_to_end(&mut bytes).map_err(failed)?;
+    parse(&file, &bytes, &build::Disk)
+}
+
+/// Parses and checks the bytes of a file that is called `file` in messages.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(file: &str, bytes: &[u8], files: &dyn Files) -> Result<Config, Problems> {
+    if bytes.len() > limits::CONFIG_BYTES_MAX {
+        let max = limits::CONFIG_BYTES_MAX;
+        let message = format!("the file is larger than {max} bytes; remove what is not configuration");
+        return Err(Problems::one(file, (1, 1), message));
+    }
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => {
+            let good = std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default();
+            let place = position(good, good.len());
+            return Err(Problems::one(file, place, "this is not UTF-8; save the file as UTF-8".into()));
+        }
+    };
+    let sink = RefCell::new(Sink::new(text));
+    let (document, errors) = toml::de::DeTable::parse_recoverable(text);
+    for error in &errors {
+        let span = error.span().unwrap_or(0..0);
+        sink.borrow_mut().report(&span, format!("not TOML: {}", syntax(error.message())));
+    }
+    // A document with holes would only produce problems that are not there.
+    let config = if errors.is_empty() { build::build(document.get_ref(), &sink, files) } else { None };
+    let clean = sink.borrow().is_empty();
+    match config {
+        Some(config) if clean => Ok(config),
+        _ => Err(sink.into_inner().into_problems(file)),
+    }
+}
+
+/// The parser's own words, with what would be right where it does not say.
+fn syntax(message: &str) -> String {
+    let right = match message {
+        "duplicate key" => "; it stands earlier in the file, keep one of them",
+        "string values must be quoted, expected literal string" => "; put the value between double quotes",
+        "unexpected key or value, expected newline, `#`" => "; give every key a line of its own",
+        _ => "",
+    };
+    format!("{message}{right}")
+}
+
+/// An error of the operating system without its number.
+fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let end = text.find(" (os error").unwrap_or(text.len());
+    text[..end].to_lowercase()
+}
+
+/// The whole configuration of a node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// CPUs for workers; `None`: all that `sched_getaffinity` allows.
+    pub cpus: Option<Vec<usize>>,
+    /// Addresses that speak plain HTTP.
+    pub http: Vec<SocketAddr>,
+    /// Where the admin endpoint listens; `None`: nowhere.
+    pub admin: Option<SocketAddr>,
+    /// Connections per worker.
+    pub connections_max: usize,
+    /// Timeouts of client connections.
+    pub timeouts: Timeouts,
+    /// The store.
+    pub store: Store,
+    /// Origins in the order of their names.
+    pub origins: Vec<Origin>,
+    /// Routes in the order of the file; the first that matches is taken.
+    pub routes: Vec<Route>,
+    /// XDP, where the operator asked for it.
+    pub xdp: Option<Xdp>,
+}
+
+impl Config {
+    /// The sections that differ and only take effect with a restart; the rest follows a reload.
+    pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
+        let differs = [
+            ("node", self.cpus != new.cpus),
+            ("listen", self.http != new.http || self.admin != new.admin),
+            ("store", self.store != new.store),
+            ("xdp", self.xdp != new.xdp),
+            ("limits", self.connections_max != new.connections_max || self.timeouts != new.timeouts),
+        ];
+        differs.into_iter().filter(|(_, differs)| *differs).map(|(section, _)| section).collect()
+    }
+}
+
+/// `[limits]`: milliseconds a client may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a complete head, from its first byte.
+    pub head_ms: u64,
+    /// Between requests.
+    pub idle_ms: u64,
+    /// Without progress of the request's body.
+    pub body_ms: u64,
+    /// Without progress of sending.
+    pub send_ms: u64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            head_ms: limits::HEAD_TIMEOUT_MS,
+            idle_ms: limits::IDLE_TIMEOUT_MS,
+            body_ms: limits::BODY_TIMEOUT_MS,
+            send_ms: limits::SEND_TIMEOUT_MS,
+        }
+    }
+}
+
+impl From<Timeouts> for crate::proto::session::Timeouts {
+    fn from(t: Timeouts) -> Self {
+        crate::proto::session::Timeouts {
+            head_ms: t.head_ms,
+            idle_ms: t.idle_ms,
+            body_ms: t.body_ms,
+            send_ms: t.send_ms,
+        }
+    }
+}
+
+/// `[store]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Store {
+    /// Directory of the shard files.
+    pub path: PathBuf,
+    /// Bytes of all shards together.
+    pub size_bytes: u64,
+}
+
+/// `[origins.NAME]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Origin {
+    /// The NAME.
+    pub name: String,
+    /// `http://host:port` or `https://host:port`, tried in turn.
+    pub servers: Vec<String>,
+    /// Requests running at once to this origin.
+    pub concurrency_max: usize,
+    /// Milliseconds to connect.
+    pub connect_timeout_ms: u64,
+    /// Milliseconds to the head of the response.
+    pub first_byte_timeout_ms: u64,
+    /// PEM file of the authorities that https servers are checked against; `None`: those built in.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// `[[routes]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// Host to match, lower case, without port; `None`: any.
+    pub host: Option<String>,
+    /// Path prefix to match; `None`: any.
+    pub path: Option<String>,
+    /// Header name (lower case) and exact value to match; `None`: any.
+    pub header: Option<(String, String)>,
+    /// Index into [`Config::origins`].
+    pub origin: usize,
+}
+
+/// `[xdp]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Xdp {
+    /// Interface name.
+    pub interface: String,
+    /// How to attach.
+    pub mode: XdpMode,
+    /// How to steer.
+    pub steering: Steering,
+}
+
+/// How the XDP program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpMode {
+    /// Native, else none (with the reason in the status).
+    Auto,
+    /// Native or an error in the status.
+    Native,
+    /// Generic: slow, for tests.
+    Generic,
+    /// Not attached.
+    Off,
+}
+
+/// How packets reach the worker's CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steering {
+    /// RSS where NIC queues match the workers, cpumap else.
+    Auto,
+    /// The NIC's receive queues.
+    Rss,
+    /// Redirect to the CPU of the flow's bucket.
+    Cpumap,
+    /// Receive packet steering of the kernel.
+    Rps,
+    /// None.
+    Off,
+}

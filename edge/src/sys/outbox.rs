@@ -1,0 +1,266 @@
+//! What one connection has still to send: extents of shards, pieces of bodies, and small heads, in order.
+//!
+//! Extents are not copied: the queue holds their owners (a pin, a shared buffer) until the kernel has taken
+//! every byte. While a send is in flight the memory it reads must stay, so an [`Outbox`] in flight cannot be
+//! freed: dropping one ends the process.
+
+use crate::shard::Pinned;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::ops::Range;
+
+/// Bytes of heads kept inside; larger writes go to the heap.
+const HEAD_BYTES: usize = 4096;
+/// Bytes kept free for the next response head: with less than this there is no room.
+const HEAD_RESERVE_BYTES: usize = 768;
+/// Segments queued at most before there is no room.
+const SEGMENTS_MAX: usize = 32;
+/// Segments one response may add.
+const SEGMENTS_RESERVE: usize = 4;
+/// Segments sent by one message.
+const MESSAGE_SEGMENTS: usize = 16;
+
+/// Keeps a segment's memory.
+#[expect(dead_code, reason = "held for their drop")]
+enum Owner {
+    /// The head buffer, or a later segment's owner.
+    Queue,
+    Pinned(Pinned),
+    Bytes(Bytes),
+}
+
+struct Segment {
+    start: *const u8,
+    len: usize,
+    owner: Owner,
+}
+
+struct Inner {
+    head: [u8; HEAD_BYTES],
+    head_used: usize,
+    segments: VecDeque<Segment>,
+    iov: [libc::iovec; MESSAGE_SEGMENTS],
+    message: libc::msghdr,
+    in_flight: bool,
+}
+
+/// A queue of extents to send. Boxed: its address does not change.
+pub struct Outbox(Box<Inner>);
+
+impl Default for Outbox {
+    fn default() -> Self {
+        // SAFETY: iovec and msghdr are plain C structures for which all zeroes is a valid (empty) value.
+        let (iov, message) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+        Outbox(Box::new(Inner {
+            head: [0; HEAD_BYTES],
+            head_used: 0,
+            segments: VecDeque::with_capacity(SEGMENTS_MAX),
+            iov,
+            message,
+            in_flight: false,
+        }))
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        if self.0.in_flight {
+            // The kernel may still read the memory; an invariant of the worker is broken.
+            std::process::abort();
+        }
+    }
+}
+
+impl Outbox {
+    /// Whether another response (its head and a few extents) fits.
+    pub fn has_room(&self) -> bool {
+        self.0.head_used + HEAD_RESERVE_BYTES <= HEAD_BYTES
+            && self.0.segments.len() + SEGMENTS_RESERVE <= SEGMENTS_MAX
+    }
+
+    /// Whether nothing is left to send.
+    pub fn is_empty(&self) -> bool {
+        self.0.segments.is_empty()
+    }
+
+    /// Whether a send is in flight.
+    pub fn in_flight(&self) -> bool {
+        self.0.in_flight
+    }
+
+    /// Queues a copy of a few bytes.
+    pub fn push_copy(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let inner = &mut *self.0;
+        let end = inner.head_used + bytes.len();
+        if end > HEAD_BYTES {
+            return self.push_bytes(Bytes::copy_from_slice(bytes));
+        }
+        // Bytes before `head_used` may be in flight; these lie behind them.
+        inner.head[inner.head_used..end].copy_from_slice(bytes);
+        let start = inner.head[inner.head_used..].as_ptr();
+        inner.head_used = end;
+        self.extend(start, bytes.len(), Owner::Queue);
+    }
+
+    /// Queues a shared buffer.
+    pub fn push_bytes(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            self.0.segments.push_back(Segment {
+                start: bytes.as_ptr(),
+                len: bytes.len(),
+                owner: Owner::Bytes(bytes),
+            });
+        }
+    }
+
+    /// Queues a part of a record's head and then of its body; one extent where they touch.
+    pub fn push_record(&mut self, pinned: Pinned, head: Range<usize>, body: Range<usize>) {
+        let (head, body) = (&pinned.head()[head], &pinned.body()[body]);
+        let (first, second) = ((head.as_ptr(), head.len()), (body.as_ptr(), body.len()));
+        match (first.1, second.1) {
+            (0, 0) => {}
+            (0, len) => self.push_segment(second.0, len, Owner::Pinned(pinned)),
+            (len, 0) => self.push_segment(first.0, len, Owner::Pinned(pinned)),
+            (a, b) if first.0.wrapping_add(a) == second.0 => {
+                self.push_segment(first.0, a + b, Owner::Pinned(pinned));
+            }
+            (a, b) => {
+                // Sent in order: the second's pin also covers the first.
+                self.push_segment(first.0, a, Owner::Queue);
+                self.push_segment(second.0, b, Owner::Pinned(pinned));
+            }
+        }
+    }
+
+    fn push_segment(&mut self, start: *const u8, len: usize, owner: Owner) {
+        self.0.segments.push_back(Segment { start, len, owner });
+    }
+
+    /// Lengthens the last segment if it is ours, adjoins, and no send may have read its length.
+    fn extend(&mut self, start: *const u8, len: usize, owner: Owner) {
+        let in_flight = self.0.in_flight;
+        match self.0.segments.back_mut() {
+            Some(last)
+                if !in_flight
+                    && matches!(last.owner, Owner::Queue)
+                    && last.start.wrapping_add(last.len) == start =>
+            {
+                last.len += len;
+            }
+            _ => self.push_segment(start, len, owner),
+        }
+    }
+
+    /// Forgets what was queued, unless it is in flight.
+    pub fn clear(&mut self) {
+        if !self.0.in_flight {
+            self.0.segments.clear();
+            self.0.head_used = 0;
+        }
+    }
+
+    /// The message of the next send. From now until [`Outbox::sent`] the memory is the kernel's to read.
+    pub(super) fn start(&mut self) -> *const libc::msghdr {
+        let inner = &mut *self.0;
+        assert!(!inner.in_flight && !inner.segments.is_empty(), "one send at a time, and of something");
+        let mut count = 0;
+        for (slot, segment) in inner.iov.iter_mut().zip(&inner.segments) {
+            *slot = libc::iovec { iov_base: segment.start.cast_mut().cast(), iov_len: segment.len };
+            count += 1;
+        }
+        inner.message.msg_iov = inner.iov.as_mut_ptr();
+        inner.message.msg_iovlen = count as _;
+        inner.in_flight = true;
+        &raw const inner.message
+    }
+
+    /// The send in flight ended: `bytes` were taken; owners of what is wholly sent are released.
+    pub fn sent(&mut self, mut bytes: usize) {
+        let inner = &mut *self.0;
+        assert!(inner.in_flight, "a completion belongs to a send");
+        inner.in_flight = false;
+        while bytes > 0 {
+            let segment = inner.segments.front_mut().expect("no more can be sent than was queued");
+            if bytes < segment.len {
+                segment.start = segment.start.wrapping_add(bytes);
+                segment.len -= bytes;
+                break;
+            }
+            bytes -= segment.len;
+            inner.segments.pop_front();
+        }
+        if inner.segments.is_empty() {
+            inner.head_used = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Plays the kernel: takes at most `most` bytes of the message.
+    fn take(outbox: &mut Outbox, most: usize) -> Vec<u8> {
+        let message = outbox.start();
+        let mut taken = Vec::new();
+        // SAFETY: `start` returned a message whose segments are alive until `sent`.
+        unsafe {
+            let message = &*message;
+            for i in 0..message.msg_iovlen as usize {
+                let iov = &*message.msg_iov.add(i);
+                taken.extend_from_slice(std::slice::from_raw_parts(iov.iov_base.cast::<u8>(), iov.iov_len));
+            }
+        }
+        taken.truncate(most);
+        outbox.sent(taken.len());
+        taken
+    }
+
+    #[test]
+    fn bytes_leave_in_order_whatever_the_kernel_takes() {
+        for most in [1, 2, 3, 7, 100, 10_000] {
+            let mut outbox = Outbox::default();
+            let mut expected = Vec::new();
+            let mut sent = Vec::new();
+            for round in 0..40_u8 {
+                let small = [round; 5];
+                outbox.push_copy(&small);
+                outbox.push_copy(&small[..2]);
+                outbox.push_bytes(Bytes::from(vec![round ^ 0x55; 11]));
+                expected.extend_from_slice(&[round; 7]);
+                expected.extend_from_slice(&[round ^ 0x55; 11]);
+                sent.extend(take(&mut outbox, most));
+            }
+            while !outbox.is_empty() {
+                sent.extend(take(&mut outbox, most));
+            }
+            assert_eq!(sent, expected, "most {most}");
+        }
+    }
+
+    #[test]
+    fn large_writes_go_to_the_heap() {
+        let mut outbox = Outbox::default();
+        let big = vec![7; HEAD_BYTES * 3];
+        outbox.push_copy(b"x");
+        outbox.push_copy(&big);
+        assert!(outbox.has_room());
+        assert_eq!(take(&mut outbox, usize::MAX).len(), big.len() + 1);
+        assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn room_ends_before_the_head_buffer_does() {
+        let mut outbox = Outbox::default();
+        let mut rounds = 0;
+        while outbox.has_room() {
+            outbox.push_copy(&[1; 100]);
+            outbox.push_bytes(Bytes::from_static(b"body"));
+            rounds += 1;
+        }
+        assert!((10..=SEGMENTS_MAX).contains(&rounds), "{rounds}");
+    }
+}

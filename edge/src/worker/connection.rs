@@ -1,0 +1,135 @@
+//! One connection of a worker: a slot of its table, numbered as its direct descriptor is.
+#![forbid(unsafe_code)]
+
+use crate::control::mailbox::StreamId;
+use crate::limits;
+use crate::proto::session::Session;
+use crate::sys::outbox::Outbox;
+
+/// Where a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// No connection.
+    Free,
+    /// Requests are read and answered.
+    Open,
+    /// Nothing more is read; closes when everything queued is sent.
+    Finishing,
+    /// Our side is shut; waits a little for the peer to close, lest a reset destroys the last answer.
+    Lingering {
+        /// Until then, monotonic milliseconds.
+        until_ms: u64,
+    },
+    /// To be closed at once, whatever is queued.
+    Aborted,
+    /// Shut; waits for the kernel to give back what operations in flight use.
+    Closing,
+}
+
+/// A body that is not wholly queued yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// None.
+    None,
+    /// Chunks of a stored large object.
+    Chunks {
+        /// Its number in the shard.
+        object: u64,
+        /// The next byte to queue.
+        offset: u64,
+        /// Where to stop.
+        end: u64,
+    },
+    /// A response on its way from control.
+    Stream {
+        /// Which.
+        id: StreamId,
+        /// The next byte to queue.
+        offset: u64,
+    },
+}
+
+/// A request that control works on.
+#[derive(Clone, Copy, Debug)]
+pub struct Fetch {
+    /// Its number on this worker.
+    pub serial: u64,
+    /// Bytes of the request's body that control has not taken yet.
+    pub body_unacked: usize,
+}
+
+/// A slot.
+pub struct Connection {
+    /// Which life of the slot.
+    pub generation: u32,
+    /// Where it stands.
+    pub phase: Phase,
+    /// The protocol machine; present but meaningless when free.
+    pub session: Session,
+    /// What is to be sent; taken from the worker's pool while there is something.
+    pub outbox: Option<Outbox>,
+    /// Received bytes that the session would not take yet.
+    pub stash: Vec<u8>,
+    /// What follows the outbox.
+    pub source: Source,
+    /// The request under way at control.
+    pub fetch: Option<Fetch>,
+    /// Operations in flight that name this slot's memory or descriptor.
+    pub operations: u8,
+    /// A multishot receive is armed.
+    pub receiving: bool,
+    /// The receive is being cancelled because the stash is full.
+    pub pausing: bool,
+    /// The peer sends no more.
+    pub peer_closed: bool,
+    /// The session was told so.
+    pub peer_closed_told: bool,
+    /// Requests so far, for sampling.
+    pub requests: u32,
+}
+
+impl Connection {
+    /// A free slot.
+    pub fn free(session: Session) -> Self {
+        Connection {
+            generation: 0,
+            phase: Phase::Free,
+            session,
+            outbox: None,
+            stash: Vec::new(),
+            source: Source::None,
+            fetch: None,
+            operations: 0,
+            receiving: false,
+            pausing: false,
+            peer_closed: false,
+            peer_closed_told: false,
+            requests: 0,
+        }
+    }
+
+    /// Whether the session may be given bytes: it wants them, and what it may answer has room.
+    pub fn takes_input(&self) -> bool {
+        self.phase == Phase::Open
+            && !matches!(self.source, Source::Chunks { .. })
+            && self.session.wants_input()
+            && self.outbox.as_ref().is_none_or(Outbox::has_room)
+            && self.fetch.is_none_or(|fetch| fetch.body_unacked < limits::REQUEST_BODY_WINDOW_BYTES)
+    }
+
+    /// Whether nothing is left to send.
+    pub fn drained(&self) -> bool {
+        self.source == Source::None && self.outbox.as_ref().is_none_or(Outbox::is_empty)
+    }
+
+    /// When the connection has to be looked at next, monotonic milliseconds.
+    pub fn deadline_ms(&self) -> u64 {
+        match self.phase {
+            Phase::Open | Phase::Finishing => self.session.deadline_ms(),
+            Phase::Lingering { until_ms } => until_ms,
+            Phase::Free | Phase::Aborted | Phase::Closing => u64::MAX,
+        }
+    }
+}
+
+const _: () = assert!(size_of::<Connection>() <= 256, "every idle connection costs this much");

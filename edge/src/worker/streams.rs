@@ -1,0 +1,269 @@
+//! Responses on their way from control to this worker's clients.
+//!
+//! Pieces arrive once per worker, whatever the number of its clients; each client has its own offset.
+//! Pieces that were sealed into the shard are dropped here, and clients that lag behind read them there.
+#![forbid(unsafe_code)]
+
+use crate::control::mailbox::StreamId;
+use crate::limits;
+use crate::proto::response::OriginHead;
+use bytes::Bytes;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+/// How a stream stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// More is coming.
+    Running,
+    /// It ended whole.
+    Whole,
+    /// It broke off.
+    Broken,
+}
+
+/// One response.
+pub struct Stream {
+    /// Its head.
+    pub head: Arc<OriginHead>,
+    /// Whether the one client's progress is told to control.
+    pub pass: bool,
+    /// Slots of clients, some perhaps gone: whoever walks the list checks.
+    pub members: Vec<u32>,
+    object: u64,
+    sealed_bytes: u64,
+    /// Offset and bytes of what is held, adjoining.
+    pieces: VecDeque<(u64, Bytes)>,
+    end_offset: u64,
+    state: State,
+    live: u32,
+}
+
+/// What a client at some offset gets next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// These bytes.
+    Piece(Bytes),
+    /// The rest of this chunk, from the shard.
+    Chunk {
+        /// The object's number.
+        object: u64,
+        /// The chunk's number.
+        chunk: u32,
+        /// The first byte wanted, within the chunk.
+        from: usize,
+    },
+    /// Nothing yet.
+    Wait,
+    /// That was all.
+    End,
+    /// The stream broke, or the client lagged behind what is held.
+    Broken,
+}
+
+/// All streams of a worker.
+#[derive(Default)]
+pub struct Streams {
+    map: HashMap<StreamId, Stream>,
+}
+
+impl Streams {
+    /// A response begins.
+    pub fn open(
+        &mut self,
+        id: StreamId,
+        head: Arc<OriginHead>,
+        sealed_bytes: u64,
+        object: u64,
+        pass: bool,
+        pieces: Vec<Bytes>,
+    ) {
+        let mut stream = Stream {
+            head,
+            pass,
+            members: Vec::new(),
+            object,
+            sealed_bytes,
+            pieces: VecDeque::new(),
+            end_offset: sealed_bytes,
+            state: State::Running,
+            live: 0,
+        };
+        for piece in pieces {
+            stream.push(piece);
+        }
+        self.map.insert(id, stream);
+    }
+
+    /// The stream, if it is known.
+    pub fn get_mut(&mut self, id: StreamId) -> Option<&mut Stream> {
+        self.map.get_mut(&id)
+    }
+
+    /// A client joins; its offset starts at 0.
+    pub fn join(&mut self, id: StreamId, slot: u32) -> Option<&Stream> {
+        let stream = self.map.get_mut(&id)?;
+        stream.members.push(slot);
+        stream.live += 1;
+        Some(stream)
+    }
+
+    /// A client leaves or is done. The last one of an ended stream takes it along.
+    pub fn leave(&mut self, id: StreamId) {
+        if let Some(stream) = self.map.get_mut(&id) {
+            stream.live -= 1;
+            if stream.live == 0 && stream.state != State::Running {
+                self.map.remove(&id);
+            }
+        }
+    }
+
+    /// The stream ended; without clients it is forgotten.
+    pub fn end(&mut self, id: StreamId, state: State) {
+        if let Some(stream) = self.map.get_mut(&id) {
+            stream.state = state;
+            if stream.live == 0 {
+                self.map.remove(&id);
+            }
+        }
+    }
+
+    /// What a client at `offset` gets next. A passed stream hands its pieces over and forgets them.
+    pub fn next(&mut self, id: StreamId, offset: u64) -> Next {
+        let Some(stream) = self.map.get_mut(&id) else {
+            return Next::Broken;
+        };
+        if stream.state == State::Broken {
+            return Next::Broken;
+        }
+        if offset == stream.end_offset {
+            return if stream.state == State::Whole { Next::End } else { Next::Wait };
+        }
+        if stream.pass {
+            return stream.pieces.pop_front().map_or(Next::Broken, |(_, bytes)| Next::Piece(bytes));
+        }
+        let held_from = stream.pieces.front().map_or(stream.end_offset, |piece| piece.0);
+        if offset >= held_from {
+            let at = stream.pieces.partition_point(|piece| piece.0 <= offset) - 1;
+            let (start, bytes) = &stream.pieces[at];
+            return Next::Piece(bytes.slice((offset - start) as usize..));
+        }
+        if offset < stream.sealed_bytes {
+            let chunk = (offset / limits::CHUNK_BYTES as u64) as u32;
+            let from = (offset % limits::CHUNK_BYTES as u64) as usize;
+            return Next::Chunk { object: stream.object, chunk, from };
+        }
+        Next::Broken
+    }
+
+    /// How many responses are under way.
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+}
+
+impl Stream {
+    /// The next bytes. Beyond the window the oldest are dropped: a client that lags so far behind an object
+    /// that could not be stored is cut off.
+    pub fn push(&mut self, bytes: Bytes) {
+        let start = self.end_offset;
+        self.end_offset += bytes.len() as u64;
+        self.pieces.push_back((start, bytes));
+        while self.pieces.front().is_some_and(|p| self.end_offset - p.0 > limits::STREAM_WINDOW_BYTES as u64)
+        {
+            self.pieces.pop_front();
+        }
+    }
+
+    /// Chunks below `sealed_bytes` are in the shard now.
+    pub fn seal(&mut self, sealed_bytes: u64) {
+        self.sealed_bytes = sealed_bytes;
+        while self.pieces.front().is_some_and(|(start, bytes)| start + bytes.len() as u64 <= sealed_bytes) {
+            self.pieces.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::freshness::Storing;
+
+    fn streams(pass: bool) -> Streams {
+        let head = OriginHead {
+            status: 200,
+            lines: vec![],
+            body_bytes: None,
+            age_s: None,
+            storing: Storing::No("x"),
+        };
+        let mut streams = Streams::default();
+        streams.open(
+            1,
+            Arc::new(head),
+            0,
+            9,
+            pass,
+            vec![Bytes::from_static(b"hello "), Bytes::from_static(b"world")],
+        );
+        streams
+    }
+
+    #[test]
+    fn clients_follow_at_their_own_offset() {
+        let mut streams = streams(false);
+        streams.join(1, 3);
+        assert_eq!(streams.next(1, 0), Next::Piece(Bytes::from_static(b"hello ")));
+        assert_eq!(streams.next(1, 2), Next::Piece(Bytes::from_static(b"llo ")));
+        assert_eq!(streams.next(1, 6), Next::Piece(Bytes::from_static(b"world")));
+        assert_eq!(streams.next(1, 11), Next::Wait);
+        streams.end(1, State::Whole);
+        assert_eq!(streams.next(1, 11), Next::End);
+        assert_eq!(streams.next(1, 3), Next::Piece(Bytes::from_static(b"lo ")));
+        streams.leave(1);
+        assert_eq!(streams.len(), 0);
+    }
+
+    #[test]
+    fn sealed_pieces_are_read_from_the_shard() {
+        let mut streams = streams(false);
+        streams.join(1, 3);
+        let stream = streams.get_mut(1).unwrap();
+        stream.push(Bytes::from(vec![1; limits::CHUNK_BYTES]));
+        stream.seal(limits::CHUNK_BYTES as u64);
+        assert_eq!(streams.next(1, 5), Next::Chunk { object: 9, chunk: 0, from: 5 });
+        // The piece that straddles the seal stays until it is wholly sealed.
+        let Next::Piece(rest) = streams.next(1, limits::CHUNK_BYTES as u64) else { panic!() };
+        assert_eq!(rest.len(), 11);
+    }
+
+    #[test]
+    fn a_broken_stream_never_looks_whole() {
+        let mut streams = streams(false);
+        streams.join(1, 3);
+        streams.end(1, State::Broken);
+        assert_eq!(streams.next(1, 0), Next::Broken);
+        assert_eq!(streams.next(1, 11), Next::Broken);
+    }
+
+    #[test]
+    fn passed_pieces_are_handed_over_once() {
+        let mut streams = streams(true);
+        streams.join(1, 3);
+        assert_eq!(streams.next(1, 0), Next::Piece(Bytes::from_static(b"hello ")));
+        assert_eq!(streams.next(1, 6), Next::Piece(Bytes::from_static(b"world")));
+        assert_eq!(streams.next(1, 11), Next::Wait);
+    }
+
+    #[test]
+    fn memory_of_an_unstored_stream_is_bounded() {
+        let mut streams = streams(false);
+        streams.join(1, 3);
+        let stream = streams.get_mut(1).unwrap();
+        for _ in 0..200 {
+            stream.push(Bytes::from(vec![0; 1 << 20]));
+        }
+        assert!(stream.pieces.len() * (1 << 20) <= limits::STREAM_WINDOW_BYTES + (1 << 20));
+        assert_eq!(streams.next(1, 0), Next::Broken);
+    }
+}

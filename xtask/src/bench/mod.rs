@@ -1,0 +1,136 @@
+//! `cargo xtask bench`: what a cache hit costs, edge against its peers and against the practical limit, in
+//! one run on one machine. Server on one CPU, wrk on another, rounds alternating over the servers, because
+//! a machine's speed drifts by more than the servers differ.
+#![forbid(unsafe_code)]
+
+mod idle;
+mod measure;
+mod origin;
+mod peers;
+mod report;
+mod syscalls;
+
+use crate::process::Scratch;
+use crate::{build, machine, process, setup};
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use measure::Load;
+pub use measure::parse_wrk;
+use origin::Origin;
+use peers::{Kind, Peer, Stage};
+use report::Report;
+use std::path::PathBuf;
+
+const EXAMPLES: &str = "Examples:
+  cargo xtask bench                              all servers, four sizes, five rounds
+  cargo xtask bench --quick                      three rounds of one second
+  cargo xtask bench --servers edge,null --sizes 1024 --rounds 9
+  cargo xtask bench --json bench.json            also for machines
+  cargo xtask bench idle                         memory of 10,000 idle connections
+  cargo xtask bench syscalls                     system calls of a worker under load";
+
+/// Options of the task.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+pub struct Options {
+    #[command(subcommand)]
+    measure: Option<Other>,
+    #[command(flatten)]
+    hits: Hits,
+}
+
+/// Measures besides the cost of a hit.
+#[derive(Subcommand, Debug)]
+enum Other {
+    /// Anonymous memory of idle keep-alive connections, each of which has had one answer.
+    Idle(idle::Options),
+    /// System calls of edge's worker under load, by strace.
+    Syscalls,
+}
+
+/// The cost of a hit.
+#[derive(Args, Debug)]
+struct Hits {
+    /// Rounds over all servers.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// Seconds of each window.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
+    seconds: u32,
+    /// Three rounds of one second.
+    #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
+    quick: bool,
+    /// Keep-alive connections.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    connections: u32,
+    /// Body sizes in bytes.
+    #[arg(long, value_delimiter = ',', default_values_t = [1 << 10, 16 << 10, 100 << 10, 1 << 20])]
+    sizes: Vec<usize>,
+    /// Which servers.
+    #[arg(long, value_delimiter = ',', default_values = ["edge", "nginx", "varnish", "h2o", "null"])]
+    servers: Vec<Kind>,
+    /// Write all figures there as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// The task.
+pub fn run(options: Options) -> Result<()> {
+    setup::ensure(&setup::Need::Bench)?;
+    build::release(&["edge", "benches"])?;
+    machine::raise_open_files()?;
+    match options.measure {
+        None => hits(&options.hits),
+        Some(Other::Idle(options)) => idle::run(&options),
+        Some(Other::Syscalls) => syscalls::run(),
+    }
+}
+
+/// The servers' CPU and the clients': the last and the first that we may use.
+fn server_and_client_cpu() -> Result<(usize, usize)> {
+    let cpus = machine::cpus()?;
+    let (first, last) = cpus.first().zip(cpus.last()).context("no CPU")?;
+    if first == last {
+        bail!("server and client need a CPU each: allow a second one (now only {first})");
+    }
+    Ok((*last, *first))
+}
+
+fn hits(options: &Hits) -> Result<()> {
+    let (rounds, seconds) = if options.quick { (3, 1) } else { (options.rounds, options.seconds) };
+    let cpus = server_and_client_cpu()?;
+    let scratch = Scratch::create("bench")?;
+    let origin = Origin::start()?;
+    let stage = Stage { scratch: &scratch, origin: &origin, cpu: cpus.0, sizes: &options.sizes };
+    let started = options.servers.iter().map(|kind| peers::start(*kind, &stage));
+    let peers: Vec<Peer> = started.collect::<Result<_>>()?;
+    let load = Load { cpu: cpus.1, connections: options.connections, seconds };
+    let mut runs = Vec::new();
+    for bytes in &options.sizes {
+        eprintln!("{}: {rounds} rounds × {} servers × {seconds} s", report::size(*bytes), peers.len());
+        for peer in &peers {
+            peer.verify(*bytes, &origin)?;
+        }
+        let asked = origin.requests();
+        let first = runs.len();
+        runs.extend(peers.iter().map(|peer| (peer.kind, *bytes, Vec::new())));
+        for _ in 0..rounds {
+            for (index, peer) in peers.iter().enumerate() {
+                let sample = measure::window(peer, *bytes, load);
+                runs[first + index]
+                    .2
+                    .push(sample.with_context(|| format!("measuring {}", peer.kind.name()))?);
+            }
+        }
+        if origin.requests() != asked {
+            bail!("{} requests reached the origin: these were not hits", origin.requests() - asked);
+        }
+    }
+    let report = Report::new(cpus, options.connections, seconds, &runs);
+    println!("\n{}", report.table());
+    if let Some(file) = &options.json {
+        std::fs::write(file, serde_json::to_string_pretty(&report)? + "\n")
+            .with_context(|| format!("write {}", file.display()))?;
+    }
+    process::proceed()
+}
