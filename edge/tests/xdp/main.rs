@@ -19,10 +19,7 @@ pub fn has_kernel(test: &str) -> bool {
         Ok(_) if !nix::unistd::geteuid().is_root() => "it needs root",
         Ok(_) => return true,
     };
-    assert!(
-        std::env::var_os("EDGE_TEST_NO_SKIP").is_none(),
-        "{test} cannot run: {missing}"
-    );
+    assert!(std::env::var_os("EDGE_TEST_NO_SKIP").is_none(), "{test} cannot run: {missing}");
     // Written past the test harness, which shows what passing tests print to nobody.
     let _ = writeln!(std::io::stderr(), "*** SKIPPED {test}: {missing}");
     false
@@ -34,16 +31,10 @@ pub struct Random(u64);
 impl Random {
     /// Seeded from the environment or the time.
     pub fn new(test: &str) -> Random {
-        let clock = || {
-            std::time::SystemTime::now()
-                .duration_since(std::time::UNIX_EPOCH)
-                .unwrap()
-                .as_nanos() as u64
-        };
+        let clock =
+            || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
         let given = std::env::var("EDGE_TEST_SEED").ok();
-        let seed = given.map_or_else(clock, |text| {
-            text.parse().expect("EDGE_TEST_SEED is a number")
-        });
+        let seed = given.map_or_else(clock, |text| text.parse().expect("EDGE_TEST_SEED is a number"));
         println!("{test}: EDGE_TEST_SEED={seed}");
         Random(seed)
     }
