@@ -150,10 +150,7 @@ struct Routed {
 }
 
 impl Node {
-    fn new(
-        start: Start,
-        latency: prometheus_client::metrics::histogram::Histogram,
-    ) -> Result<Rc<Self>, String> {
+    fn new(start: Start, latency: prometheus_client::metrics::histogram::Histogram) -> Result<Rc<Self>, String> {
         Ok(Rc::new(Node {
             origins: RefCell::new(origins(&start.config)?),
             config: RefCell::new(start.config),
@@ -234,9 +231,7 @@ impl Node {
         match message {
             ToControl::Fetch { ticket, .. } if self.draining.get() => self.refuse(ticket, 503),
             ToControl::Fetch { ticket, kind: FetchKind::Pass, request } => pass::start(self, ticket, request),
-            ToControl::Fetch { ticket, kind, request } => {
-                fill::request(self, fill::Waiter { ticket, kind, request })
-            }
+            ToControl::Fetch { ticket, kind, request } => fill::request(self, fill::Waiter { ticket, kind, request }),
             ToControl::Body { ticket, bytes, last } => match self.passes.get(ticket) {
                 Some(pass) => pass.body(bytes, last),
                 // The response is over already: what the client still sends is taken and dropped.
