@@ -10,9 +10,24 @@ use std::process::Command;
 /// What the nested build may see. All else, such as the outer build's flags and wrappers, would change
 /// or break it.
 const ENVIRONMENT: &[&str] = &[
-    "PATH", "HOME", "USER", "TMPDIR", "LANG", "CARGO_HOME", "RUSTUP_HOME", "LD_LIBRARY_PATH",
-    "http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY",
-    "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR",
+    "PATH",
+    "HOME",
+    "USER",
+    "TMPDIR",
+    "LANG",
+    "CARGO_HOME",
+    "RUSTUP_HOME",
+    "LD_LIBRARY_PATH",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
 ];
 /// Settings of cargo for registries and the network.
 const ENVIRONMENT_PREFIXES: &[&str] = &["CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR", "CARGO_SOURCE_"];
@@ -21,7 +36,8 @@ fn main() {
     let manifest = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let workspace = manifest.parent().expect("edge lies in the workspace").to_owned();
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
-    for input in ["edge/build.rs", "edge-ebpf/src", "edge-ebpf/Cargo.toml", "Cargo.lock", "xtask/src/bpf.rs"] {
+    for input in ["edge/build.rs", "edge-ebpf/src", "edge-ebpf/Cargo.toml", "Cargo.lock", "xtask/src/bpf.rs"]
+    {
         println!("cargo:rerun-if-changed={}", workspace.join(input).display());
     }
     for variable in [bpf::TOOLCHAIN_VARIABLE, "XDG_CACHE_HOME", "HOME", "PATH"] {
@@ -38,7 +54,8 @@ fn main() {
         Err(missing) => {
             // A file that never exists makes cargo run this again, so a later set-up is noticed.
             println!("cargo:rerun-if-changed={}", out.join("no-bpf-tool-chain").display());
-            let reason = format!("built without the BPF tool chain: {missing}; `cargo xtask setup` installs it");
+            let reason =
+                format!("built without the BPF tool chain: {missing}; `cargo xtask setup` installs it");
             println!("cargo:warning=XDP is left out: {reason}");
             format!("Err({reason:?})")
         }
@@ -66,7 +83,8 @@ fn build(toolchain: &bpf::Toolchain, workspace: &Path, out: &Path) -> PathBuf {
     command.env_clear();
     for (name, value) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        if ENVIRONMENT.contains(&&*text) || ENVIRONMENT_PREFIXES.iter().any(|prefix| text.starts_with(prefix)) {
+        if ENVIRONMENT.contains(&&*text) || ENVIRONMENT_PREFIXES.iter().any(|prefix| text.starts_with(prefix))
+        {
             command.env(&name, value);
         }
     }

@@ -73,7 +73,8 @@ pub fn directory(llvm_major: u32) -> Result<PathBuf, String> {
     }
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
-    let cache = cache.ok_or_else(|| format!("none of {TOOLCHAIN_VARIABLE}, XDG_CACHE_HOME and HOME is set"))?;
+    let cache =
+        cache.ok_or_else(|| format!("none of {TOOLCHAIN_VARIABLE}, XDG_CACHE_HOME and HOME is set"))?;
     Ok(cache.join(format!("edge/bpf-linker-{LINKER_VERSION}-llvm{llvm_major}")))
 }
 
