@@ -8,6 +8,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod limits;
+pub mod notify;
 pub mod preflight;
 pub mod proto;
 pub mod shard;

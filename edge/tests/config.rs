@@ -1,6 +1,6 @@
 //! The configuration contract from outside: what is accepted, and where and how every mistake is reported.
 
-use edge::config::{Files, parse};
+use edge::config::{Files, Route, Steering, Xdp, XdpMode, parse};
 use proptest::prelude::*;
 use std::path::Path;
 
@@ -28,201 +28,423 @@ servers = ["http://127.0.0.1:8000"]
 origin = "main"
 "#;
 
-const CASES: &[(&str,&str,&[&str])] = &[
+/// Each row changes one place of [`SMALLEST`] and says exactly what is reported.
+#[rustfmt::skip]
+const MALFORMED: &[(&str, &str, &[&str])] = &[
     ("[listen]
 ", "[listen
-", &[]),
-    (r#"path = "/var/cache/edge""#, "path = /var/cache/edge", &[]),
-    (r#"path = "/var/cache/edge""#, r#"path = "/var/cache/edge"#, &[]),
+", &["1:8: not TOML: unclosed table, expected `]`"]),
+    (r#"path = "/var/cache/edge""#, "path = /var/cache/edge", &["6:8: not TOML: string values must be quoted, expected literal string; put the value between double quotes"]),
+    (r#"path = "/var/cache/edge""#, r#"path = "/var/cache/edge"#, &[r#"6:24: not TOML: invalid basic string, expected `"`"#]),
     (r#"size = "1GiB""#, r#"size = "1GiB"
-size = "2GiB""#, &[]),
-    ("[store]", "[listen]", &[]),
-    (r#"origin = "main""#, r#"origin = "main" host = "a""#, &[]),
-    ("[store]", "[sotre]", &[]),
+size = "2GiB""#, &["8:1: not TOML: duplicate key; it stands earlier in the file, keep one of them"]),
+    ("[store]", "[listen]", &["5:2: not TOML: duplicate key; it stands earlier in the file, keep one of them"]),
+    (r#"origin = "main""#, r#"origin = "main" host = "a""#, &["13:17: not TOML: unexpected key or value, expected newline, `#`; give every key a line of its own"]),
+    ("[store]", "[sotre]", &[r#"1:1: store is missing; write [store] with path = "/var/cache/edge" and size = "1GiB""#, r#"5:2: unknown key "sotre" at the top; did you mean "store"?"#]),
     ("[store]", "[cache]
-[store]", &[]),
-    ("http  =", "htttp =", &[]),
+[store]", &[r#"5:2: unknown key "cache" at the top; known here: node, listen, store, origins, routes, xdp, limits"#]),
+    ("http  =", "htttp =", &[r#"1:1: listen.http is missing; write http = ["0.0.0.0:8080"]"#, r#"2:1: unknown key "htttp" in listen; did you mean "http"?"#]),
     (r#"http  = ["127.0.0.1:8080"]
-"#, "", &[]),
-    (r#"http  = ["127.0.0.1:8080"]"#, r#"http  = "127.0.0.1:8080""#, &[]),
-    (r#"http  = ["127.0.0.1:8080"]"#, "http  = []", &[]),
-    (r#"["127.0.0.1:8080"]"#, "[8080]", &[]),
-    (r#"["127.0.0.1:8080"]"#, r#"["127.0.0.1"]"#, &[]),
-    (r#"["127.0.0.1:8080"]"#, r#"["::1"]"#, &[]),
-    (r#"["127.0.0.1:8080"]"#, r#"[":8080"]"#, &[]),
-    (r#"["127.0.0.1:8080"]"#, r#"["localhost:8080"]"#, &[]),
-    (r#"["127.0.0.1:8080"]"#, r#"["127.0.0.1:0"]"#, &[]),
-    (r#"["127.0.0.1:8080"]"#, r#"["127.0.0.1:80800"]"#, &[]),
+"#, "", &[r#"1:1: listen.http is missing; write http = ["0.0.0.0:8080"]"#]),
+    (r#"http  = ["127.0.0.1:8080"]"#, r#"http  = "127.0.0.1:8080""#, &[r#"2:9: listen.http: this is a string; write a list of addresses, such as ["0.0.0.0:8080"]"#]),
+    (r#"http  = ["127.0.0.1:8080"]"#, "http  = []", &[r#"2:9: listen.http: the list is empty; write a list of addresses, such as ["0.0.0.0:8080"]"#]),
+    (r#"["127.0.0.1:8080"]"#, "[8080]", &[r#"2:10: listen.http[0]: this is an integer; write a list of addresses, such as ["0.0.0.0:8080"]"#]),
+    (r#"["127.0.0.1:8080"]"#, r#"["127.0.0.1"]"#, &[r#"2:10: listen.http[0]: "127.0.0.1" has no port; write "127.0.0.1:8080""#]),
+    (r#"["127.0.0.1:8080"]"#, r#"["::1"]"#, &[r#"2:10: listen.http[0]: "::1" has no port; write "[::1]:8080""#]),
+    (r#"["127.0.0.1:8080"]"#, r#"[":8080"]"#, &[r#"2:10: listen.http[0]: ":8080" has no IP address; write "0.0.0.0:8080" for every IPv4 address"#]),
+    (r#"["127.0.0.1:8080"]"#, r#"["localhost:8080"]"#, &[r#"2:10: listen.http[0]: "localhost:8080" is not an IP address with a port; write one such as "0.0.0.0:8080" or "[::1]:8080""#]),
+    (r#"["127.0.0.1:8080"]"#, r#"["127.0.0.1:0"]"#, &[r#"2:10: listen.http[0]: port 0 of "127.0.0.1:0" is no fixed port; write a port from 1 to 65535"#]),
+    (r#"["127.0.0.1:8080"]"#, r#"["127.0.0.1:80800"]"#, &[r#"2:10: listen.http[0]: "127.0.0.1:80800" is not an IP address with a port; write one such as "0.0.0.0:8080" or "[::1]:8080""#]),
     (r#"["127.0.0.1:8080"]"#, r#"["127.0.0.1:8080", "[::1]:8080",
-  "127.0.0.1:8080"]"#, &[]),
-    (r#""127.0.0.1:9180""#, r#""0.0.0.0:9180""#, &[]),
-    (r#""127.0.0.1:9180""#, r#""127.0.0.1:8080""#, &[]),
-    (r#""127.0.0.1:9180""#, "9180", &[]),
-    (r#""127.0.0.1:9180""#, r#""unix:/run/edge.sock""#, &[]),
+  "127.0.0.1:8080"]"#, &["3:3: listen.http[2]: the same stands earlier in the list; remove one"]),
+    (r#""127.0.0.1:9180""#, r#""0.0.0.0:9180""#, &[r#"3:9: listen.admin: 0.0.0.0:9180 can be reached from outside, and who may purge is not checked; write "127.0.0.1:9180""#]),
+    (r#""127.0.0.1:9180""#, r#""127.0.0.1:8080""#, &[r#"3:9: listen.admin: listen.http takes this address already; write another port, such as "127.0.0.1:9180""#]),
+    (r#""127.0.0.1:9180""#, "9180", &[r#"3:9: listen.admin: this is an integer; write an address such as "127.0.0.1:9180""#]),
+    (r#""127.0.0.1:9180""#, r#""unix:/run/edge.sock""#, &[r#"3:9: listen.admin: "unix:/run/edge.sock" is not an IP address with a port; write one such as "0.0.0.0:8080" or "[::1]:8080""#]),
     (r#"path = "/var/cache/edge"
-"#, "", &[]),
-    (r#""/var/cache/edge""#, r#""cache""#, &[]),
-    (r#""/var/cache/edge""#, "true", &[]),
+"#, "", &[r#"5:1: store.path is missing; write path = "/var/cache/edge""#]),
+    (r#""/var/cache/edge""#, r#""cache""#, &[r#"6:8: store.path: "cache" depends on where edge is started; write an absolute path"#]),
+    (r#""/var/cache/edge""#, "true", &[r#"6:8: store.path: this is a boolean; write a directory, such as "/var/cache/edge""#]),
     (r#"size = "1GiB"
-"#, "", &[]),
-    (r#""1GiB""#, r#""1""#, &[]),
-    (r#""1GiB""#, r#""1GB""#, &[]),
-    (r#""1GiB""#, r#""1.5GiB""#, &[]),
-    (r#""1GiB""#, r#""1 parsec""#, &[]),
-    (r#""1GiB""#, r#""99999999TiB""#, &[]),
-    (r#""1GiB""#, r#""16MiB""#, &[]),
-    (r#""1GiB""#, "4096", &[]),
-    (r#""1GiB""#, "-1", &[]),
-    (r#""1GiB""#, "1.5", &[]),
-    (r#"servers = ["http://127.0.0.1:8000"]"#, r#"server = ["http://127.0.0.1:8000"]"#, &[]),
-    (r#"["http://127.0.0.1:8000"]"#, r#""http://127.0.0.1:8000""#, &[]),
-    (r#"["http://127.0.0.1:8000"]"#, "[]", &[]),
-    ("http://127.0.0.1:8000", "127.0.0.1:8000", &[]),
-    ("http://127.0.0.1:8000", "ftp://127.0.0.1", &[]),
-    ("http://127.0.0.1:8000", "http://127.0.0.1:8000/", &[]),
-    ("http://127.0.0.1:8000", "http://a.example/files", &[]),
-    ("http://127.0.0.1:8000", "http://user:pw@a.example", &[]),
-    ("http://127.0.0.1:8000", "http://a.example:http", &[]),
-    ("http://127.0.0.1:8000", "http://", &[]),
-    ("http://127.0.0.1:8000", "http://a b", &[]),
-    ("http://127.0.0.1:8000", "http://127.0.0.1:8080", &[]),
-    (r#"["http://127.0.0.1:8000"]"#, r#"["http://a.example", "http://a.example:80"]"#, &[]),
-    ("[origins.main]", r#"[origins."ma in"]"#, &[]),
+"#, "", &[r#"5:1: store.size is missing; write size = "1GiB""#]),
+    (r#""1GiB""#, r#""1""#, &[r#"7:8: store.size: "1" has no unit; write a whole number with B, KiB, MiB, GiB or TiB, such as "1GiB""#]),
+    (r#""1GiB""#, r#""1GB""#, &[r#"7:8: store.size: unit "GB" is not used here; write "1GiB" (powers of 1024)"#]),
+    (r#""1GiB""#, r#""1.5GiB""#, &[r#"7:8: store.size: "1.5GiB" is not a whole number; write a whole number with B, KiB, MiB, GiB or TiB, such as "1GiB""#]),
+    (r#""1GiB""#, r#""1 parsec""#, &[r#"7:8: store.size: unit "parsec" is not known; write a whole number with B, KiB, MiB, GiB or TiB, such as "1GiB""#]),
+    (r#""1GiB""#, r#""99999999TiB""#, &[r#"7:8: store.size: "99999999TiB" is more than any disk; write a whole number with B, KiB, MiB, GiB or TiB, such as "1GiB""#]),
+    (r#""1GiB""#, r#""16MiB""#, &[r#"7:8: store.size: 16777216 bytes hold too few segments to reclaim one; write at least "32MiB""#]),
+    (r#""1GiB""#, "4096", &[r#"7:8: store.size: 4096 bytes hold too few segments to reclaim one; write at least "32MiB""#]),
+    (r#""1GiB""#, "-1", &["7:8: store.size: -1 is out of bounds; write a whole number from 0 to 9223372036854775807"]),
+    (r#""1GiB""#, "1.5", &[r#"7:8: store.size: this is a float; write a size such as "1GiB", or bytes as a whole number"#]),
+    (r#"servers = ["http://127.0.0.1:8000"]"#, r#"server = ["http://127.0.0.1:8000"]"#, &[r#"9:1: origins.main.servers is missing; write servers = ["http://127.0.0.1:8000"]"#, r#"10:1: unknown key "server" in origins.main; did you mean "servers"?"#]),
+    (r#"["http://127.0.0.1:8000"]"#, r#""http://127.0.0.1:8000""#, &[r#"10:11: origins.main.servers: this is a string; write a list of servers, such as ["http://127.0.0.1:8000"]"#]),
+    (r#"["http://127.0.0.1:8000"]"#, "[]", &[r#"10:11: origins.main.servers: the list is empty; write a list of servers, such as ["http://127.0.0.1:8000"]"#]),
+    ("http://127.0.0.1:8000", "127.0.0.1:8000", &[r#"10:12: origins.main.servers[0]: "127.0.0.1:8000" has no scheme; write "http://host:port" or "https://host:port""#]),
+    ("http://127.0.0.1:8000", "ftp://127.0.0.1", &[r#"10:12: origins.main.servers[0]: scheme "ftp" is not spoken to origins; write "http://host:port" or "https://host:port""#]),
+    ("http://127.0.0.1:8000", "http://127.0.0.1:8000/", &[r#"10:12: origins.main.servers[0]: "/" follows the host; write "http://127.0.0.1:8000", the request's own path is used"#]),
+    ("http://127.0.0.1:8000", "http://a.example/files", &[r#"10:12: origins.main.servers[0]: "/files" follows the host; write "http://a.example", the request's own path is used"#]),
+    ("http://127.0.0.1:8000", "http://user:pw@a.example", &[r#"10:12: origins.main.servers[0]: user names and passwords are not sent to origins; write "http://host:port" or "https://host:port""#]),
+    ("http://127.0.0.1:8000", "http://a.example:http", &[r#"10:12: origins.main.servers[0]: "http" is not a port; write a number from 1 to 65535"#]),
+    ("http://127.0.0.1:8000", "http://", &[r#"10:12: origins.main.servers[0]: "" is not a host name or IP address; write "http://host:port" or "https://host:port""#]),
+    ("http://127.0.0.1:8000", "http://a b", &[r#"10:12: origins.main.servers[0]: "a b" is not a host name or IP address; write "http://host:port" or "https://host:port""#]),
+    ("http://127.0.0.1:8000", "http://127.0.0.1:8080", &["10:12: origins.main.servers[0]: this is an address the node itself listens on, it would ask itself; write the origin's address"]),
+    (r#"["http://127.0.0.1:8000"]"#, r#"["http://a.example", "http://a.example:80"]"#, &["10:32: origins.main.servers[1]: the same stands earlier in the list; remove one"]),
+    ("[origins.main]", r#"[origins."ma in"]"#, &["9:10: origins.ma in: this is no origin name; use up to 64 letters, digits, '-', '_' and '.'", r#"13:10: routes[0].origin: no origin is called "main"; did you mean "ma in"?"#]),
     ("[origins.main]
 ", "[origins.main]
 concurrency_max = 0
-", &[]),
+", &["10:19: origins.main.concurrency_max: 0 is out of bounds; write a whole number from 1 to 512"]),
     ("[origins.main]
 ", "[origins.main]
 connect_timeout = 5
-", &[]),
+", &[r#"10:19: origins.main.connect_timeout: this is an integer; write a duration such as "10s""#]),
     ("[origins.main]
 ", r#"[origins.main]
 first_byte_timeout = "1ms"
-"#, &[]),
+"#, &[r#"10:22: origins.main.first_byte_timeout: "1ms" is shorter than any exchange; write at least "100ms""#]),
     ("[origins.main]
 ", r#"[origins.main]
 ca_file = "/no/ca.pem"
-"#, &[]),
+"#, &["10:11: origins.main.ca_file: no server of this origin speaks https; remove ca_file, or write https:// servers", "10:11: origins.main.ca_file: /no/ca.pem cannot be read: no such file or directory; write the path of a PEM file"]),
     (r#"[origins.main]
 servers = ["http://127.0.0.1:8000"]
 "#, "[origins]
-", &[]),
-    (r#"origin = "main""#, r#"origin = "mian""#, &[]),
-    (r#"origin = "main""#, r#"origin = "images""#, &[]),
-    (r#"origin = "main""#, r#"host = "a""#, &[]),
-    ("[[routes]]", "[routes]", &[]),
+", &[r#"9:1: origins: no origin is named; write [origins.main] with servers = ["http://127.0.0.1:8000"]"#, r#"12:10: routes[0].origin: no origin is called "main"; write [origins.main] with servers"#]),
+    (r#"origin = "main""#, r#"origin = "mian""#, &[r#"13:10: routes[0].origin: no origin is called "mian"; did you mean "main"?"#]),
+    (r#"origin = "main""#, r#"origin = "images""#, &[r#"13:10: routes[0].origin: no origin is called "images"; named are: main"#]),
+    (r#"origin = "main""#, r#"host = "a""#, &[r#"12:1: routes[0].origin is missing; write origin = "main""#]),
+    ("[[routes]]", "[routes]", &["12:1: routes: this is a table; write [[routes]], with two brackets"]),
     (r#"[[routes]]
 origin = "main"
-"#, "", &[]),
+"#, "", &[r#"1:1: routes is missing; write [[routes]] with origin = "main""#]),
     ("[[routes]]
 ", r#"[[routes]]
 host = "*.example.com"
-"#, &[]),
+"#, &[r#"13:8: routes[0].host: "*.example.com" holds a wildcard, hosts are compared whole; add a route for each host, or leave host out"#]),
     ("[[routes]]
 ", r#"[[routes]]
 host = "a.example:80"
-"#, &[]),
+"#, &[r#"13:8: routes[0].host: port "80" takes no part in matching; write "a.example""#]),
     ("[[routes]]
 ", r#"[[routes]]
 host = "http://a.example"
-"#, &[]),
+"#, &[r#"13:8: routes[0].host: "http://a.example" is a URL; write a host name such as "www.example.com""#]),
     ("[[routes]]
 ", r#"[[routes]]
 path = "images"
-"#, &[]),
+"#, &[r#"13:8: routes[0].path: path "images" does not begin with a slash; write "/images""#]),
     ("[[routes]]
 ", r#"[[routes]]
 path = "/a?b"
-"#, &[]),
+"#, &[r#"13:8: routes[0].path: '?' cannot stand in a path prefix; write the beginning of the path as it is sent, such as "/images/""#]),
     ("[[routes]]
 ", r#"[[routes]]
 header = "X-Service-Name"
-"#, &[]),
+"#, &[r#"13:10: routes[0].header: "X-Service-Name" has no colon; write { name = "X-Service-Name", value = "a" }"#]),
     ("[[routes]]
 ", r#"[[routes]]
 header = { name = "X Y", value = "a" }
-"#, &[]),
+"#, &[r#"13:19: routes[0].header.name: "X Y" is not a field name; write one such as "X-Service-Name""#]),
     ("[[routes]]
 ", r#"[[routes]]
 header = { name = "X-Y" }
-"#, &[]),
+"#, &[r#"13:10: routes[0].header.value is missing; write value = "a""#]),
     ("[[routes]]
 ", r#"[[routes]]
 header = ["X-Y", "a"]
-"#, &[]),
+"#, &["13:10: routes[0].header: this is an array; write a table of name, value"]),
     ("[[routes]]
 ", r#"[[routes]]
 origin = "main"
 
 [[routes]]
 path = "/a"
-"#, &[]),
+"#, &["15:1: routes[1]: never taken, the route at line 12 matches all that this one does; put this one first or remove it"]),
     ("[[routes]]
 ", "[[routes]]
 weight = 3
-", &[]),
+", &[r#"13:1: unknown key "weight" in routes[0]; known here: host, path, header, origin"#]),
     ("[store]", r#"[node]
 cpus = "0-x"
-[store]"#, &[]),
+[store]"#, &[r#"6:8: node.cpus: "0-x" is not a CPU number or range; write CPU numbers and ranges, such as "0-3,6""#]),
     ("[store]", r#"[node]
 cpus = "3-0"
-[store]"#, &[]),
+[store]"#, &[r#"6:8: node.cpus: range "3-0" runs backwards; write "0-3""#]),
     ("[store]", r#"[node]
 cpus = "0,1,0-2"
-[store]"#, &[]),
+[store]"#, &["6:8: node.cpus: CPU 0 is named twice; name every CPU once"]),
     ("[store]", "[node]
 cpus = 4
-[store]", &[]),
+[store]", &[r#"6:8: node.cpus: this is an integer; write CPU numbers and ranges, such as "0-3,6""#]),
     ("[store]", r#"[node]
 cpus = "4096"
-[store]"#, &[]),
+[store]"#, &["6:8: node.cpus: CPU 4096 is out of range; write numbers below 1024"]),
     ("[store]", "[xdp]
-[store]", &[]),
+[store]", &[r#"5:1: xdp.interface is missing; write interface = "eth0""#]),
     ("[store]", r#"[xdp]
 interface = "eth0/1"
-[store]"#, &[]),
+[store]"#, &[r#"6:13: xdp.interface: "eth0/1" is not an interface name; write one that `ip link` lists, such as "eth0""#]),
     ("[store]", r#"[xdp]
 interface = "eth0"
 mode = "natve"
-[store]"#, &[]),
+[store]"#, &[r#"7:8: xdp.mode: "natve" is not known; did you mean "native"? write one of "auto", "native", "generic", "off""#]),
     ("[store]", r#"[xdp]
 interface = "eth0"
 mode = "hw"
-[store]"#, &[]),
+[store]"#, &[r#"7:8: xdp.mode: "hw" is not known; write one of "auto", "native", "generic", "off""#]),
     ("[store]", r#"[xdp]
 interface = "eth0"
 steering = true
-[store]"#, &[]),
+[store]"#, &[r#"7:12: xdp.steering: this is a boolean; write one of "auto", "rss", "cpumap", "rps", "off""#]),
     ("[store]", r#"[xdp]
 interface = "eth0"
 mode = "off"
 steering = "cpumap"
-[store]"#, &[]),
+[store]"#, &[r#"8:12: xdp.steering: cpumap steers from XDP, and xdp.mode is "off"; write steering = "auto", or mode = "auto""#]),
     ("[store]", "[limits]
 connections_max = 0
-[store]", &[]),
+[store]", &["6:19: limits.connections_max: 0 is out of bounds; write a whole number from 1 to 1048576"]),
     ("[store]", r#"[limits]
 idle_timeout = "2h"
-[store]"#, &[]),
+[store]"#, &[r#"6:16: limits.idle_timeout: "2h" holds resources too long; write at most "1h""#]),
     ("[store]", r#"[limits]
 head_timeout = "10"
-[store]"#, &[]),
+[store]"#, &[r#"6:16: limits.head_timeout: "10" has no unit; write a whole number with ms, s, m or h, such as "10s""#]),
     ("[store]", r#"[limits]
 head_timeout = "10 sec"
-[store]"#, &[]),
+[store]"#, &[r#"6:16: limits.head_timeout: unit "sec" is not known; write a whole number with ms, s, m or h, such as "10s""#]),
     ("[store]", r#"[[listen.https]]
 address = "0.0.0.0:8443"
 certificate = "/ok/a.crt"
 key = "/ok/a.key"
-[store]"#, &[]),
+[store]"#, &["5:1: listen.https[0]: TLS towards clients is not built into this version; remove the section and end TLS in front of this node"]),
     ("[store]", r#"[[listen.https]]
 address = "0.0.0.0"
 certificate = "/no/a.crt"
-[store]"#, &[]),
+[store]"#, &[r#"5:1: listen.https[0].key is missing; write key = "/etc/edge/site.key""#, "5:1: listen.https[0]: TLS towards clients is not built into this version; remove the section and end TLS in front of this node", r#"6:11: listen.https[0].address: "0.0.0.0" has no port; write "0.0.0.0:8080""#, "7:15: listen.https[0].certificate: /no/a.crt cannot be read: no such file or directory; write the path of a PEM file"]),
     ("[store]", "# é
 [sötre]
-[store]", &[]),
+[store]", &["6:3: not TOML: invalid unquoted key, expected letters, numbers, `-`, `_`"]),
 ];
+
 #[test]
-fn explore() { for (a,b,_) in CASES { assert!(SMALLEST.contains(a)); let t = SMALLEST.replacen(a,b,1); println!("@@"); match parse("f",t.as_bytes(),&Told) { Ok(c)=>println!("OK {c:?}"), Err(e)=>println!("{e}")} } }
+fn every_mistake_is_reported_at_its_place_with_its_remedy() {
+    assert!(MALFORMED.len() >= 40);
+    for (from, to, expected) in MALFORMED {
+        assert!(SMALLEST.contains(from), "row {from:?} changes nothing");
+        let text = SMALLEST.replacen(from, to, 1);
+        let problems = parse("f", text.as_bytes(), &Told).expect_err(&text);
+        let reported: Vec<String> =
+            problems.list.iter().map(|p| format!("{}:{}: {}", p.line, p.col, p.message)).collect();
+        assert_eq!(reported, *expected, "in\n{text}");
+        assert!(problems.to_string().starts_with("f:"));
+        assert_eq!(problems.to_string().lines().count(), expected.len());
+    }
+}
+
+#[test]
+fn the_smallest_file_serves_with_documented_defaults() {
+    let config = parse("f", SMALLEST.as_bytes(), &Told).unwrap();
+    assert_eq!(config.http, ["127.0.0.1:8080".parse().unwrap()]);
+    assert_eq!(config.admin, Some("127.0.0.1:9180".parse().unwrap()));
+    assert_eq!(
+        (config.store.path.as_path(), config.store.size_bytes),
+        (Path::new("/var/cache/edge"), 1 << 30)
+    );
+    assert_eq!(config.connections_max, edge::limits::CONNECTIONS_PER_WORKER);
+    assert_eq!(config.timeouts, edge::config::Timeouts::default());
+    assert_eq!((config.cpus, config.xdp), (None, None));
+    let origin = &config.origins[0];
+    assert_eq!((origin.name.as_str(), origin.servers[0].as_str()), ("main", "http://127.0.0.1:8000"));
+    assert_eq!(origin.connect_timeout_ms, edge::limits::CONNECT_TIMEOUT_MS);
+    assert_eq!(config.routes, [Route { host: None, path: None, header: None, origin: 0 }]);
+}
+
+#[test]
+fn every_key_arrives() {
+    let text = r#"
+[node]
+cpus = "6,0-2"
+[listen]
+http = ["0.0.0.0:80", "[::]:80"]
+[store]
+path = "/ok/cache"
+size = 67108864
+[limits]
+connections_max = 0x100
+head_timeout = "1s"
+idle_timeout = "2m"
+body_timeout = "300ms"
+send_timeout = "4 s"
+[origins.b]
+servers = ["HTTPS://B.example", "http://[::1]:9"]
+[origins.a]
+servers = ["http://a.example"]
+concurrency_max = 7
+connect_timeout = "1500ms"
+first_byte_timeout = "9s"
+[origins.c]
+servers = ["https://c.example"]
+ca_file = "/ok/ca.pem"
+[[routes]]
+host = "WWW.Example.com"
+path = "/images/"
+header = { name = "X-Service-Name", value = "Blue" }
+origin = "b"
+[[routes]]
+header = "X-Service-Name: green"
+origin = "a"
+[xdp]
+interface = "eth0"
+mode = "generic"
+steering = "rps"
+"#;
+    let refused = parse("f", text.as_bytes(), &Told).unwrap_err();
+    assert_eq!(refused.list.len(), 1, "schemes are lower case: {refused}");
+    let config = parse("f", text.replace("HTTPS", "https").as_bytes(), &Told).unwrap();
+    assert_eq!(config.cpus, Some(vec![0, 1, 2, 6]));
+    assert_eq!((config.http.len(), config.admin), (2, None));
+    assert_eq!((config.store.size_bytes, config.connections_max), (64 << 20, 256));
+    let t = config.timeouts;
+    assert_eq!((t.head_ms, t.idle_ms, t.body_ms, t.send_ms), (1000, 120_000, 300, 4000));
+    let names: Vec<&str> = config.origins.iter().map(|o| o.name.as_str()).collect();
+    assert_eq!(names, ["a", "b", "c"]);
+    assert_eq!(config.origins[1].servers, ["https://b.example:443", "http://[::1]:9"]);
+    let a = &config.origins[0];
+    assert_eq!((a.concurrency_max, a.connect_timeout_ms, a.first_byte_timeout_ms), (7, 1500, 9000));
+    assert_eq!(config.origins[2].ca_file.as_deref(), Some(Path::new("/ok/ca.pem")));
+    let header = |value: &str| Some(("x-service-name".into(), value.into()));
+    let host = Some("www.example.com".into());
+    assert_eq!(
+        config.routes,
+        [
+            Route { host, path: Some("/images/".into()), header: header("Blue"), origin: 1 },
+            Route { host: None, path: None, header: header("green"), origin: 0 },
+        ]
+    );
+    let xdp = Xdp { interface: "eth0".into(), mode: XdpMode::Generic, steering: Steering::Rps };
+    assert_eq!(config.xdp, Some(xdp));
+}
+
+#[test]
+fn bytes_that_are_not_text_and_files_that_are_not_there() {
+    let report = |bytes: &[u8]| parse("f", bytes, &Told).unwrap_err().to_string();
+    assert_eq!(report(b"# ok\n# \xff"), "f:2:3: this is not UTF-8; save the file as UTF-8");
+    assert!(
+        report(&vec![b'#'; edge::limits::CONFIG_BYTES_MAX + 1]).starts_with("f:1:1: the file is larger than")
+    );
+    let missing = edge::config::load(Path::new("/nowhere/edge.toml")).unwrap_err().to_string();
+    assert_eq!(
+        missing,
+        "/nowhere/edge.toml:1:1: the file cannot be read: no such file or directory; name an existing file with --config"
+    );
+    assert!(edge::config::load(Path::new("/")).unwrap_err().to_string().contains("is a directory"));
+}
+
+#[test]
+fn a_file_full_of_mistakes_is_cut_off() {
+    let text: String = (0..1000).map(|i| format!("key{i} = 1\n")).collect();
+    let problems = parse("f", text.as_bytes(), &Told).unwrap_err();
+    assert_eq!(problems.list.len(), edge::config::PROBLEMS_MAX);
+}
+
+#[test]
+fn a_reload_names_the_sections_that_need_a_restart() {
+    let old = parse("f", SMALLEST.as_bytes(), &Told).unwrap();
+    let changed = |from: &str, to: &str| {
+        let new = parse("f", SMALLEST.replace(from, to).as_bytes(), &Told).unwrap();
+        old.needs_restart(&new)
+    };
+    assert!(changed("8000", "8001").is_empty(), "origins follow a reload");
+    assert!(changed("[[routes]]", "[[routes]]\npath = \"/a\"").is_empty(), "routes follow a reload");
+    assert_eq!(changed("8080", "8081"), ["listen"]);
+    assert_eq!(changed("1GiB", "2GiB"), ["store"]);
+    assert_eq!(
+        changed("[store]", "[node]\ncpus = \"0\"\n[limits]\nidle_timeout = \"1s\"\n[store]"),
+        ["node", "limits"]
+    );
+    assert_eq!(changed("[store]", "[xdp]\ninterface = \"eth0\"\n[store]"), ["xdp"]);
+}
+
+/// Words of the format, so that random texts get further than the first line.
+const WORDS: &[&str] = &[
+    "[listen]",
+    "[store]",
+    "[origins.a]",
+    "[[routes]]",
+    "[[listen.https]]",
+    "[xdp]",
+    "[node]",
+    "[limits]",
+    "http",
+    "admin",
+    "servers",
+    "size",
+    "path",
+    "host",
+    "header",
+    "origin",
+    "cpus",
+    "mode",
+    " = ",
+    "\n",
+    "\"",
+    "[",
+    "]",
+    "{",
+    "}",
+    ",",
+    ".",
+    "\"1GiB\"",
+    "\"0-9\"",
+    "\"127.0.0.1:80\"",
+    "\"http://a:1\"",
+    "-1",
+    "1e9",
+    "true",
+    "é",
+    "\u{0}",
+    "\"[\"",
+    "\":\"",
+    "a",
+    "#",
+];
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        let _ = parse("f", &bytes, &Told);
+    }
+
+    #[test]
+    fn arbitrary_words_never_panic_and_problems_lie_in_the_text(
+        words in proptest::collection::vec(proptest::sample::select(WORDS), 0..60)
+    ) {
+        let text = words.concat();
+        if let Err(problems) = parse("f", text.as_bytes(), &Told) {
+            prop_assert!(!problems.list.is_empty());
+            for p in &problems.list {
+                let line = text.split('\n').nth(p.line - 1).expect("line exists");
+                prop_assert!(p.col >= 1 && p.col <= line.chars().count() + 1, "{p:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_mangled_byte_never_panics(at in 0..SMALLEST.len(), byte in any::<u8>()) {
+        let mut bytes = SMALLEST.as_bytes().to_vec();
+        bytes[at] = byte;
+        let _ = parse("f", &bytes, &Told);
+    }
+
+    #[test]
+    fn any_string_as_any_value_never_panics(value in "\\PC{0,40}") {
+        let quoted: String = value.chars().filter(|c| !matches!(c, '"' | '\\')).collect();
+        for (from, at) in [("127.0.0.1:8080", "http"), ("1GiB", "size"), ("http://127.0.0.1:8000", "servers")] {
+            let text = SMALLEST.replace(from, &quoted);
+            if let Err(problems) = parse("f", text.as_bytes(), &Told) {
+                prop_assert!(problems.to_string().contains(at) || problems.to_string().contains("TOML"));
+            }
+        }
+    }
+}

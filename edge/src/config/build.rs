@@ -133,7 +133,9 @@ fn store(section: &Section<'_>) -> Option<Store> {
         };
         if bytes < limits::STORE_BYTES_MIN {
             let min = limits::STORE_BYTES_MIN >> 20;
-            item.report(&format!("{bytes} bytes hold too few segments to reclaim one; write at least \"{min}MiB\""));
+            item.report(&format!(
+                "{bytes} bytes hold too few segments to reclaim one; write at least \"{min}MiB\""
+            ));
             return None;
         }
         Some(bytes)
@@ -171,7 +173,9 @@ fn origins<'a>(item: &Item<'a>, names: &mut Vec<&'a str>, files: &dyn Files) -> 
 fn origin(name: &str, item: &Item<'_>, files: &dyn Files) -> Option<Origin> {
     let known = ["servers", "concurrency_max", "connect_timeout", "first_byte_timeout", "ca_file"];
     let section = item.section(&known)?;
-    let servers = section.require("servers", "servers = [\"http://127.0.0.1:8000\"]").and_then(|item| item.values(SERVERS_RIGHT, limits::ORIGIN_SERVERS_MAX, value::server_url));
+    let servers = section
+        .require("servers", "servers = [\"http://127.0.0.1:8000\"]")
+        .and_then(|item| item.values(SERVERS_RIGHT, limits::ORIGIN_SERVERS_MAX, value::server_url));
     let concurrency_max = match section.get("concurrency_max") {
         Some(item) => item.number(1..=limits::FETCHES_RUNNING_MAX as u64).map(|n| n as usize),
         None => Some(limits::FETCHES_RUNNING_MAX),
@@ -183,7 +187,9 @@ fn origin(name: &str, item: &Item<'_>, files: &dyn Files) -> Option<Origin> {
         Some(item) => {
             let https = |servers: &Vec<String>| servers.iter().any(|s| s.starts_with("https:"));
             if servers.as_ref().is_some_and(|s| !https(s)) {
-                item.report("no server of this origin speaks https; remove ca_file, or write https:// servers");
+                item.report(
+                    "no server of this origin speaks https; remove ca_file, or write https:// servers",
+                );
             }
             readable_file(&item, files).map(Some)
         }
@@ -226,7 +232,9 @@ fn routes(item: &Item<'_>, names: &[&str]) -> Option<Vec<Route>> {
     let elements = item.list("write [[routes]], with two brackets")?;
     let count = elements.len();
     if count == 0 {
-        item.report("no route is named, every request would be answered 404; write [[routes]] with origin = \"main\"");
+        item.report(
+            "no route is named, every request would be answered 404; write [[routes]] with origin = \"main\"",
+        );
     }
     if count > limits::ROUTES_MAX {
         item.report(&format!("{count} routes are too many; write at most {}", limits::ROUTES_MAX));
@@ -238,7 +246,7 @@ fn routes(item: &Item<'_>, names: &[&str]) -> Option<Vec<Route>> {
         if let Some((span, _)) = good.iter().find(|(_, earlier)| covers(earlier, &route)) {
             let line = element.line(span.start);
             element.report(&format!(
-                "never taken, the route at line {line} matches all that this one does; put the more specific route first"
+                "never taken, the route at line {line} matches all that this one does; put this one first or remove it"
             ));
         }
         good.push((element.span.clone(), route));
@@ -253,7 +261,7 @@ fn covers(earlier: &Route, later: &Route) -> bool {
     let path = match (&earlier.path, &later.path) {
         (None, _) => true,
         (Some(prefix), Some(path)) => path.starts_with(prefix.as_str()),
-        (Some(prefix), None) => prefix == "/",
+        (Some(_), None) => false,
     };
     host && header && path
 }
@@ -291,12 +299,14 @@ fn route_header(item: &Item<'_>) -> Option<(String, String)> {
     const RIGHT: &str = "write { name = \"X-Service-Name\", value = \"a\" }";
     if item.is_text() {
         return item.parse(RIGHT, |text| {
-            let (name, value) = text.split_once(':').ok_or_else(|| format!("{text:?} has no colon; {RIGHT}"))?;
+            let (name, value) =
+                text.split_once(':').ok_or_else(|| format!("{text:?} has no colon; {RIGHT}"))?;
             Ok((value::field_name(name)?, value::field_value(value.trim())?))
         });
     }
     let section = item.section(&["name", "value"])?;
-    let name = section.require("name", "name = \"X-Service-Name\"").and_then(|i| i.parse(RIGHT, value::field_name));
+    let name =
+        section.require("name", "name = \"X-Service-Name\"").and_then(|i| i.parse(RIGHT, value::field_name));
     let value = section.require("value", "value = \"a\"").and_then(|i| i.parse(RIGHT, value::field_value));
     Some((name?, value?))
 }
@@ -327,7 +337,9 @@ fn xdp(item: &Item<'_>) -> Option<Xdp> {
         None => Some(Steering::Auto),
     };
     if let (Some(item), Some(XdpMode::Off), Some(Steering::Cpumap)) = (&steering_item, mode, steering) {
-        item.report("cpumap steers from XDP, and xdp.mode is \"off\"; write steering = \"auto\", or mode = \"auto\"");
+        item.report(
+            "cpumap steers from XDP, and xdp.mode is \"off\"; write steering = \"auto\", or mode = \"auto\"",
+        );
     }
     Some(Xdp { interface: interface?, mode: mode?, steering: steering? })
 }

@@ -10,8 +10,8 @@ mod read;
 mod value;
 
 use crate::limits;
-use problem::{Sink, position};
 pub use problem::{PROBLEMS_MAX, Problem, Problems};
+use problem::{Sink, position};
 use std::cell::RefCell;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -31,7 +31,11 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
     let file = path.display().to_string();
     let failed = |error: std::io::Error| {
         let why = plain(&error);
-        Problems::one(&file, (1, 1), format!("the file cannot be read: {why}; name an existing file with --config"))
+        Problems::one(
+            &file,
+            (1, 1),
+            format!("the file cannot be read: {why}; name an existing file with --config"),
+        )
     };
     let mut bytes = Vec::new();
     let limit = limits::CONFIG_BYTES_MAX as u64 + 1;
@@ -61,7 +65,7 @@ pub fn parse(file: &str, bytes: &[u8], files: &dyn Files) -> Result<Config, Prob
     let (document, errors) = toml::de::DeTable::parse_recoverable(text);
     for error in &errors {
         let span = error.span().unwrap_or(0..0);
-        sink.borrow_mut().report(&span, format!("not TOML: {}", error.message()));
+        sink.borrow_mut().report(&span, format!("not TOML: {}", syntax(error.message())));
     }
     // A document with holes would only produce problems that are not there.
     let config = if errors.is_empty() { build::build(document.get_ref(), &sink, files) } else { None };
@@ -70,6 +74,17 @@ pub fn parse(file: &str, bytes: &[u8], files: &dyn Files) -> Result<Config, Prob
         Some(config) if clean => Ok(config),
         _ => Err(sink.into_inner().into_problems(file)),
     }
+}
+
+/// The parser's own words, with what would be right where it does not say.
+fn syntax(message: &str) -> String {
+    let right = match message {
+        "duplicate key" => "; it stands earlier in the file, keep one of them",
+        "string values must be quoted, expected literal string" => "; put the value between double quotes",
+        "unexpected key or value, expected newline, `#`" => "; give every key a line of its own",
+        _ => "",
+    };
+    format!("{message}{right}")
 }
 
 /// An error of the operating system without its number.

@@ -2,9 +2,9 @@
 
 use super::problem::{Sink, nearest};
 use super::value::Parsed;
-use toml::Spanned;
 use std::cell::RefCell;
 use std::ops::Range;
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// A table of the file, with the keys that may stand in it.
@@ -40,7 +40,9 @@ impl<'a> Section<'a> {
                 Some(near) => format!("did you mean {near:?}?"),
                 None => format!("known here: {}", known.join(", ")),
             };
-            self.sink.borrow_mut().report(&key.span(), format!("unknown key {:?} {place}; {right}", key.get_ref()));
+            self.sink
+                .borrow_mut()
+                .report(&key.span(), format!("unknown key {:?} {place}; {right}", key.get_ref()));
         }
     }
 
@@ -97,15 +99,19 @@ impl<'a> Item<'a> {
 
     /// A table whose keys are `known`.
     pub(super) fn section(&self, known: &[&str]) -> Option<Section<'a>> {
-        let section = self.any_section()?;
+        let section = self.table(&format!("write a table of {}", known.join(", ")))?;
         section.refuse_unknown(known);
         Some(section)
     }
 
     /// A table with keys of the operator's choice.
     pub(super) fn any_section(&self) -> Option<Section<'a>> {
+        self.table("write a table, one section for each name")
+    }
+
+    fn table(&self, right: &str) -> Option<Section<'a>> {
         let Some(table) = self.value.as_table() else {
-            return self.mismatch("write a table");
+            return self.mismatch(right);
         };
         Some(Section { path: self.path.clone(), span: self.span.clone(), table, sink: self.sink })
     }
@@ -165,7 +171,8 @@ impl<'a> Item<'a> {
         let Some(integer) = self.value.as_integer() else {
             return self.mismatch(&right);
         };
-        let number = i64::from_str_radix(integer.as_str(), integer.radix()).ok().and_then(|n| u64::try_from(n).ok());
+        let number =
+            i64::from_str_radix(integer.as_str(), integer.radix()).ok().and_then(|n| u64::try_from(n).ok());
         match number.filter(|n| bounds.contains(n)) {
             Some(number) => Some(number),
             None => {

@@ -30,8 +30,11 @@ pub(super) fn size(text: &str) -> Parsed<u64> {
         "" => return Err(format!("{text:?} has no unit; {RIGHT}")),
         "KB" | "kB" | "MB" | "GB" | "TB" => {
             let binary = format!("{}iB", unit[..1].to_uppercase());
-            return Err(format!("unit {unit:?} is not used here; write \"{number}{binary}\" (powers of 1024)"));
+            return Err(format!(
+                "unit {unit:?} is not used here; write \"{number}{binary}\" (powers of 1024)"
+            ));
         }
+        _ if unit.starts_with(['.', ',']) => return Err(format!("{text:?} is not a whole number; {RIGHT}")),
         _ => return Err(format!("unit {unit:?} is not known; {RIGHT}")),
     };
     let bytes = number.checked_mul(1u64 << shift).filter(|b| *b <= i64::MAX as u64);
@@ -54,10 +57,16 @@ pub(super) fn duration_ms(text: &str) -> Parsed<u64> {
     };
     let ms = number.saturating_mul(unit_ms);
     if ms < limits::TIMEOUT_MS_MIN {
-        return Err(format!("{text:?} is shorter than any exchange; write at least \"{}ms\"", limits::TIMEOUT_MS_MIN));
+        return Err(format!(
+            "{text:?} is shorter than any exchange; write at least \"{}ms\"",
+            limits::TIMEOUT_MS_MIN
+        ));
     }
     if ms > limits::TIMEOUT_MS_MAX {
-        return Err(format!("{text:?} holds resources too long; write at most \"{}h\"", limits::TIMEOUT_MS_MAX / 3_600_000));
+        return Err(format!(
+            "{text:?} holds resources too long; write at most \"{}h\"",
+            limits::TIMEOUT_MS_MAX / 3_600_000
+        ));
     }
     Ok(ms)
 }
@@ -130,7 +139,11 @@ pub(super) fn server_url(text: &str) -> Parsed<String> {
         return Err(format!("user names and passwords are not sent to origins; {RIGHT}"));
     }
     if let Some(at) = rest.find(['/', '?', '#']) {
-        return Err(format!("{:?} follows the host; write \"{scheme}://{}\", the request's own path is used", &rest[at..], &rest[..at]));
+        return Err(format!(
+            "{:?} follows the host; write \"{scheme}://{}\", the request's own path is used",
+            &rest[at..],
+            &rest[..at]
+        ));
     }
     let (host, port) = split_port(rest);
     let port = match port {
@@ -172,7 +185,9 @@ fn host_name(text: &str) -> bool {
 pub(super) fn route_host(text: &str) -> Parsed<String> {
     const RIGHT: &str = r#"write a host name such as "www.example.com""#;
     if text.contains('*') {
-        return Err(format!("{text:?} holds a wildcard, hosts are compared whole; add a route for each host, or leave host out"));
+        return Err(format!(
+            "{text:?} holds a wildcard, hosts are compared whole; add a route for each host, or leave host out"
+        ));
     }
     if text.contains("://") || text.contains('/') {
         return Err(format!("{text:?} is a URL; {RIGHT}"));
@@ -200,7 +215,10 @@ pub(super) fn route_path(text: &str) -> Parsed<String> {
         ));
     }
     if text.len() > limits::REQUEST_TARGET_BYTES_MAX {
-        return Err(format!("path is longer than any request's; write at most {} bytes", limits::REQUEST_TARGET_BYTES_MAX));
+        return Err(format!(
+            "path is longer than any request's; write at most {} bytes",
+            limits::REQUEST_TARGET_BYTES_MAX
+        ));
     }
     Ok(text.into())
 }
@@ -217,7 +235,9 @@ pub(super) fn field_name(text: &str) -> Parsed<String> {
 /// A field value (RFC 9110, section 5.5) as it is compared: visible, without space around it.
 pub(super) fn field_value(text: &str) -> Parsed<String> {
     if text.is_empty() || text.trim() != text || text.chars().any(char::is_control) {
-        return Err(format!("{text:?} cannot be a field's value; write visible text without space around it"));
+        return Err(format!(
+            "{text:?} cannot be a field's value; write visible text without space around it"
+        ));
     }
     Ok(text.into())
 }
@@ -230,7 +250,9 @@ pub(super) fn interface(text: &str) -> Parsed<String> {
         && text != "..";
     match valid {
         true => Ok(text.into()),
-        false => Err(format!("{text:?} is not an interface name; write one that `ip link` lists, such as \"eth0\"")),
+        false => Err(format!(
+            "{text:?} is not an interface name; write one that `ip link` lists, such as \"eth0\""
+        )),
     }
 }
 
@@ -265,7 +287,9 @@ mod tests {
         assert_eq!(cpus(" 2 , 1"), Ok(vec![1, 2]));
         assert!(cpus("3-0").unwrap_err().contains("\"0-3\""));
         assert!(cpus("0-2,1").unwrap_err().contains("CPU 1 is named twice"));
-        assert!(cpus("").is_err() && cpus("+1").is_err() && cpus("0-9999999").is_err() && cpus("1-").is_err());
+        assert!(
+            cpus("").is_err() && cpus("+1").is_err() && cpus("0-9999999").is_err() && cpus("1-").is_err()
+        );
     }
 
     #[test]
@@ -281,7 +305,16 @@ mod tests {
     fn server_urls() {
         assert_eq!(server_url("http://Host").unwrap(), "http://host:80");
         assert_eq!(server_url("https://[2001:db8::1]:8443").unwrap(), "https://[2001:db8::1]:8443");
-        for bad in ["host:80", "ftp://h", "http://", "http://u:p@h", "http://h:0", "http://h:x", "http://[::1", "http://a b"] {
+        for bad in [
+            "host:80",
+            "ftp://h",
+            "http://",
+            "http://u:p@h",
+            "http://h:0",
+            "http://h:x",
+            "http://[::1",
+            "http://a b",
+        ] {
             assert!(server_url(bad).is_err(), "{bad}");
         }
         assert!(server_url("http://h:80/").unwrap_err().contains("\"http://h:80\""));
@@ -296,6 +329,10 @@ mod tests {
         assert!(route_path("/a?b").is_err() && route_path("/a b").is_err() && route_path("/é").is_err());
         assert_eq!(field_name("X-Service-Name").unwrap(), "x-service-name");
         assert!(field_name("a b").is_err() && field_name("").is_err() && field_value(" a").is_err());
-        assert!(interface("eth0.100").is_ok() && interface("a/b").is_err() && interface("sixteen-letters-x").is_err());
+        assert!(
+            interface("eth0.100").is_ok()
+                && interface("a/b").is_err()
+                && interface("sixteen-letters-x").is_err()
+        );
     }
 }

@@ -3,8 +3,27 @@
 //! One writer (control) appends records and publishes them into the index; workers look keys up and pin
 //! the segment until their last send from it completes. HTTP is not known here: a record is a key, meta
 //! bytes, head bytes and body bytes.
+//!
+//! The first 8 bytes of the meta are the record's *discriminator* (zeroes stand in for missing ones). It tells apart
+//! records of one key that live side by side, such as variants by Vary: a caller writes a hash of what selects the
+//! variant there, or 0. Of several records with the same key and discriminator only the newest is kept, while running
+//! and when the store is opened again. Callers may not use it for anything else.
+//!
+//! Hashes are stored: the function that makes them from keys must stay the same across restarts.
+#![forbid(unsafe_code)]
 
-use bytes::Bytes;
+mod checkpoint;
+pub mod index;
+pub mod layout;
+mod read;
+mod reclaim;
+mod recover;
+mod store;
+
+pub use read::{Pinned, Reader};
+pub use store::Writer;
+
+use crate::limits;
 use std::path::PathBuf;
 
 /// How to open a store.
@@ -78,128 +97,16 @@ pub struct Usage {
     pub reclaimed_segments: u64,
 }
 
-/// The writing side; one, owned by control.
-pub struct Writer {}
-
-/// The reading side of one worker. `Send`, but neither `Sync` nor `Clone`: its pin counters have one writer.
-pub struct Reader {}
-
-/// A record held in place: its bytes do not change until this is dropped. Not `Send`.
-pub struct Pinned {}
-
 /// Opens (or creates) the store. The first [`Options::readers`] readers are returned in order.
+///
+/// A shard file of another size is kept: it grows, or it loses the segments beyond the new end and what they
+/// held. One that another version made, or that is none of ours, is refused and left alone. Blocks until all
+/// is read that must be: after a clean stop the checkpoint, else every record.
 pub fn open(options: &Options) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
-    let _ = options;
-    todo!()
+    recover::open(options, limits::SEGMENT_BYTES)
 }
 
-impl Reader {
-    /// Finds the newest record with this key whose meta `accept` takes. Bumps its frequency.
-    pub fn lookup(&self, hash: u64, key: &[u8], accept: impl FnMut(&[u8]) -> bool) -> Option<Pinned> {
-        let _ = (hash, key, accept);
-        todo!()
-    }
-
-    /// Finds chunk number `chunk` of a large object.
-    pub fn chunk(&self, object: u64, chunk: u32) -> Option<Pinned> {
-        let _ = (object, chunk);
-        todo!()
-    }
-}
-
-impl Pinned {
-    /// Meta bytes.
-    pub fn meta(&self) -> &[u8] {
-        todo!()
-    }
-    /// Head bytes.
-    pub fn head(&self) -> &[u8] {
-        todo!()
-    }
-    /// Body bytes of this record: the whole object, or empty in the head record of a chunked one. They
-    /// follow the head bytes immediately in memory, so that both go out as one extent.
-    pub fn body(&self) -> &[u8] {
-        todo!()
-    }
-    /// Bytes of the whole object's body.
-    pub fn object_bytes(&self) -> u64 {
-        todo!()
-    }
-    /// The chunks' object number, if the body is chunked.
-    pub fn chunked(&self) -> Option<u64> {
-        todo!()
-    }
-}
-
-impl Writer {
-    /// A number for the chunks of a new large object, never used before, also across restarts.
-    pub fn new_object(&mut self) -> u64 {
-        todo!()
-    }
-
-    /// Stores a whole object (`pieces` are its body) and publishes it, replacing a record of the same key for
-    /// which `replaces(old meta)` holds.
-    pub fn put(
-        &mut self,
-        hash: u64,
-        key: &[u8],
-        meta: &[u8],
-        head: &[u8],
-        pieces: &[Bytes],
-        replaces: impl FnMut(&[u8]) -> bool,
-    ) -> Result<(), PutError> {
-        let _ = (hash, key, meta, head, pieces, replaces);
-        todo!()
-    }
-
-    /// Stores one chunk of a large object; it can be read at once by [`Reader::chunk`].
-    pub fn put_chunk(&mut self, object: u64, chunk: u32, pieces: &[Bytes]) -> Result<(), PutError> {
-        let _ = (object, chunk, pieces);
-        todo!()
-    }
-
-    /// Publishes the head record of a large object whose chunks are all stored.
-    #[allow(clippy::too_many_arguments)]
-    pub fn put_chunked(
-        &mut self,
-        hash: u64,
-        key: &[u8],
-        meta: &[u8],
-        head: &[u8],
-        object: u64,
-        object_bytes: u64,
-        replaces: impl FnMut(&[u8]) -> bool,
-    ) -> Result<(), PutError> {
-        let _ = (hash, key, meta, head, object, object_bytes, replaces);
-        todo!()
-    }
-
-    /// Reads a record as a worker would (for validation and refresh). The result must be dropped before the
-    /// next call that stores.
-    pub fn lookup(&self, hash: u64, key: &[u8], accept: impl FnMut(&[u8]) -> bool) -> Option<Pinned> {
-        let _ = (hash, key, accept);
-        todo!()
-    }
-
-    /// Removes all records of a key; says how many.
-    pub fn remove(&mut self, hash: u64, key: &[u8]) -> u64 {
-        let _ = (hash, key);
-        todo!()
-    }
-
-    /// Usage now.
-    pub fn usage(&self) -> Usage {
-        todo!()
-    }
-
-    /// The shard file, for flushing it, and the range of bytes written since the last call.
-    pub fn dirty(&mut self) -> Option<(PathBuf, std::ops::Range<u64>)> {
-        todo!()
-    }
-
-    /// The checkpoint of a clean stop: where to write it and its bytes. Nothing may be stored afterwards.
-    /// The caller writes it to `path` with a temporary name and a rename.
-    pub fn checkpoint(&mut self) -> (PathBuf, Vec<u8>) {
-        todo!()
-    }
-}
+#[cfg(test)]
+pub(crate) mod scratch;
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,10 @@
 
 pub mod buffers;
 pub mod cpu;
+pub mod mapping;
 pub mod outbox;
+pub mod privilege;
 pub mod ring;
+pub mod signals;
 pub mod socket;
+pub mod steering;

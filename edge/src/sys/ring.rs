@@ -40,6 +40,7 @@ const SAMPLES: usize = 64;
 /// A ring. Must be created and used on one thread.
 pub struct Ring {
     ring: IoUring,
+    enter: Enter,
     features: Features,
     /// The kernel writes eventfd counters (0), reads the one to add (1).
     event_cells: Box<[u64; 2]>,
@@ -62,14 +63,16 @@ impl Ring {
             }
             builder.build(entries)
         };
-        let mut ring = build(true).or_else(|_| {
+        let ring = build(true).or_else(|_| {
             features.no_sqarray = false;
             build(false)
         })?;
-        features.registered_ring = ring.submitter().register_ring_fd().is_ok();
+        let enter = Enter::register(ring.as_raw_fd());
+        features.registered_ring = enter.registered;
         ring.submitter().register_files_sparse(files)?;
         Ok(Ring {
             ring,
+            enter,
             features,
             event_cells: Box::new([0, 1]),
             samples: Box::new([-1; SAMPLES]),
@@ -90,8 +93,9 @@ impl Ring {
     /// Submits what was started, waits for at least `want` completions, and appends all that are there
     /// to `into`. One system call.
     pub fn turn(&mut self, want: usize, into: &mut Vec<Completion>) -> io::Result<()> {
-        match self.ring.submit_and_wait(want) {
-            Ok(_) => {}
+        let started = self.ring.submission().len();
+        match self.enter.enter(started, want) {
+            Ok(()) => {}
             // A signal, or the completion queue has to be emptied first: the caller comes again.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {}
             Err(error) => return Err(error),
@@ -117,7 +121,8 @@ impl Ring {
             }
             // More operations than slots in one turn: hand them over early. Rare, for the queue is sized
             // for a turn; an error here shows again at the end of the turn.
-            let _ = self.ring.submit();
+            let started = self.ring.submission().len();
+            let _ = self.enter.enter(started, 0);
         }
     }
 
@@ -201,9 +206,53 @@ impl Ring {
         self.samples_free.push(sample);
         self.samples[sample as usize]
     }
+}
 
-    /// The ring's descriptor, for the status.
-    pub fn fd(&self) -> RawFd {
-        self.ring.as_raw_fd()
+/// How the ring is entered: by its index among the thread's registered rings, which spares the look-up of
+/// a descriptor in each system call. (The crate keeps such an index in a value that borrows the ring, so a
+/// structure cannot hold both.)
+struct Enter {
+    fd: RawFd,
+    registered: bool,
+}
+
+impl Enter {
+    fn register(ring: RawFd) -> Self {
+        /// `struct io_uring_rsrc_update` of include/uapi/linux/io_uring.h.
+        #[repr(C)]
+        struct Update {
+            offset: u32,
+            reserved: u32,
+            data: u64,
+        }
+        const REGISTER_RING_FDS: libc::c_uint = 20;
+        let mut update = Update { offset: u32::MAX, reserved: 0, data: ring as u64 };
+        // SAFETY: the kernel reads and writes one `Update`, which lives through the call.
+        let done = unsafe {
+            libc::syscall(libc::SYS_io_uring_register, ring, REGISTER_RING_FDS, &raw mut update, 1)
+        };
+        match done {
+            1 => Enter { fd: update.offset as RawFd, registered: true },
+            _ => Enter { fd: ring, registered: false },
+        }
+    }
+
+    fn enter(&self, submit: usize, want: usize) -> io::Result<()> {
+        const GETEVENTS: libc::c_uint = 1;
+        const REGISTERED_RING: libc::c_uint = 1 << 4;
+        let flags = GETEVENTS | if self.registered { REGISTERED_RING } else { 0 };
+        // SAFETY: no argument is a pointer; what submitted entries point at is the callers' part of this file.
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_enter,
+                self.fd,
+                submit as u32,
+                want as u32,
+                flags,
+                0_usize,
+                0_usize,
+            )
+        };
+        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 }

@@ -1,0 +1,250 @@
+//! The index: from a key's hash to the place of its record. Fixed size, made at start, read without waiting.
+//! It never sees a key: an entry is a hint that whoever follows it must confirm in the record.
+//!
+//! A hash has two candidate buckets of one cache line, eight entries each. An entry is one word:
+//!
+//! ```text
+//! 63      48 47 46 45                                       0
+//! |   tag   | freq |   location in units of 16 bytes; 0: empty |
+//! ```
+//!
+//! One thread writes entries. Readers only raise `freq`, by a compare-and-swap that fails if the entry has changed
+//! since, so that they never bring back what the writer took out. Stores of the writer and [`Index::unchanged`] are
+//! sequentially consistent: they take part in the protocol by which a segment is emptied (see `sys::mapping`). An
+//! entry is taken out before its segment is shut; a reader holds the segment and then looks at the entry again. If
+//! the entry still is what it was, the segment was not emptied in between and will not be while it is held.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const BUCKET_ENTRIES: usize = 8;
+const LOCATION_BITS: u32 = 46;
+const FREQUENCY_MASK: u64 = 3 << LOCATION_BITS;
+
+/// Highest frequency an entry counts.
+pub const FREQUENCY_MAX: u64 = 3;
+
+/// One entry, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry(u64);
+
+impl Entry {
+    /// For a record at `location` whose key has this hash.
+    pub fn new(hash: u64, location: u64, frequency: u64) -> Self {
+        assert!(location != 0 && location < 1 << LOCATION_BITS && frequency <= FREQUENCY_MAX);
+        Entry(tag(hash) << 48 | frequency << LOCATION_BITS | location)
+    }
+
+    /// Where the record is.
+    #[inline]
+    pub fn location(self) -> u64 {
+        self.0 & ((1 << LOCATION_BITS) - 1)
+    }
+
+    /// How often it was read lately, 0 to 3.
+    pub fn frequency(self) -> u64 {
+        (self.0 & FREQUENCY_MASK) >> LOCATION_BITS
+    }
+
+    #[inline]
+    fn same_record(self, other: Entry) -> bool {
+        (self.0 ^ other.0) & !FREQUENCY_MASK == 0
+    }
+}
+
+/// Number of a place for an entry.
+pub type Slot = usize;
+
+#[derive(Default)]
+#[repr(align(64))]
+struct Bucket([AtomicU64; BUCKET_ENTRIES]);
+
+/// The table.
+pub struct Index {
+    buckets: Box<[Bucket]>,
+}
+
+impl Index {
+    /// With room for at least `entries`.
+    pub fn new(entries: usize) -> Self {
+        let buckets = entries.div_ceil(BUCKET_ENTRIES).max(2);
+        assert!(buckets < 1 << 32);
+        Index { buckets: (0..buckets).map(|_| Bucket::default()).collect() }
+    }
+
+    /// Entries it has room for.
+    pub fn entries_max(&self) -> usize {
+        self.buckets.len() * BUCKET_ENTRIES
+    }
+
+    /// Bytes of the table.
+    pub fn bytes(&self) -> usize {
+        std::mem::size_of_val(&*self.buckets)
+    }
+
+    /// The entries that may be of this hash.
+    #[inline]
+    pub fn candidates(&self, hash: u64) -> impl Iterator<Item = (Slot, Entry)> + use<'_> {
+        let tag = tag(hash);
+        self.slots(hash).filter_map(move |slot| {
+            let word = self.word(slot).load(Ordering::Acquire);
+            (word >> 48 == tag && word != 0).then_some((slot, Entry(word)))
+        })
+    }
+
+    /// Whether the slot still leads to the same record; else what is there now, if it may be of this hash.
+    #[inline]
+    pub fn unchanged(&self, slot: Slot, entry: Entry) -> Result<(), Option<Entry>> {
+        let now = Entry(self.word(slot).load(Ordering::SeqCst));
+        if now.same_record(entry) {
+            return Ok(());
+        }
+        Err((now.0 != 0 && now.0 >> 48 == entry.0 >> 48).then_some(now))
+    }
+
+    /// Counts a read, unless the count is full or the entry has changed.
+    #[inline]
+    pub fn bump(&self, slot: Slot, entry: Entry) {
+        if entry.frequency() < FREQUENCY_MAX {
+            let more = entry.0 + (1 << LOCATION_BITS);
+            // Failing means that another reader was first or that the record is gone: either way nothing is lost.
+            let _ = self.word(slot).compare_exchange(entry.0, more, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// Writes a slot. Writer only.
+    pub fn set(&self, slot: Slot, entry: Entry) {
+        self.word(slot).store(entry.0, Ordering::SeqCst);
+    }
+
+    /// Empties a slot. Writer only.
+    pub fn clear(&self, slot: Slot) {
+        self.word(slot).store(0, Ordering::SeqCst);
+    }
+
+    /// The slot that leads to this location.
+    pub fn locate(&self, hash: u64, location: u64) -> Option<Slot> {
+        self.candidates(hash).find(|(_, entry)| entry.location() == location).map(|(slot, _)| slot)
+    }
+
+    /// A slot for a new entry: free, in the emptier of its two buckets; or the least read entry of the two, which
+    /// must go then.
+    pub fn vacancy(&self, hash: u64) -> Result<Slot, (Slot, Entry)> {
+        let entries = || self.slots(hash).map(|slot| (slot, Entry(self.word(slot).load(Ordering::Relaxed))));
+        let free = |bucket: usize| {
+            entries().skip(bucket * BUCKET_ENTRIES).take(BUCKET_ENTRIES).filter(|(_, entry)| entry.0 == 0)
+        };
+        let emptier = usize::from(free(1).count() > free(0).count());
+        if let Some((slot, _)) = free(emptier).next() {
+            return Ok(slot);
+        }
+        Err(entries().min_by_key(|(_, entry)| entry.frequency()).expect("buckets have entries"))
+    }
+
+    /// All entries.
+    pub fn entries(&self) -> impl Iterator<Item = (Slot, Entry)> + use<'_> {
+        self.words().enumerate().filter(|&(_, word)| word != 0).map(|(slot, word)| (slot, Entry(word)))
+    }
+
+    /// All words, for a checkpoint.
+    pub fn words(&self) -> impl Iterator<Item = u64> + use<'_> {
+        self.buckets.iter().flat_map(|bucket| &bucket.0).map(|word| word.load(Ordering::Relaxed))
+    }
+
+    /// Takes the words of a checkpoint over; says how many entries there are. As many as [`Index::entries_max`].
+    pub fn restore(&self, words: impl Iterator<Item = u64>) -> u64 {
+        let cells = self.buckets.iter().flat_map(|bucket| &bucket.0);
+        let mut entries = 0;
+        for (cell, word) in cells.zip(words) {
+            cell.store(word, Ordering::SeqCst);
+            entries += u64::from(word != 0);
+        }
+        entries
+    }
+
+    #[inline]
+    fn word(&self, slot: Slot) -> &AtomicU64 {
+        &self.buckets[slot / BUCKET_ENTRIES].0[slot % BUCKET_ENTRIES]
+    }
+
+    /// The slots of both buckets, the first bucket's first.
+    #[inline]
+    fn slots(&self, hash: u64) -> impl Iterator<Item = Slot> + use<> {
+        let buckets = self.buckets.len() as u64;
+        let first = ((hash >> 32) * buckets) >> 32;
+        let mixed = (hash ^ hash >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let second = ((mixed >> 32) * buckets) >> 32;
+        // Two different ones, so that no entry is seen twice.
+        let second = if second == first { (second + 1) % buckets } else { second };
+        let slots = |bucket: u64| (0..BUCKET_ENTRIES).map(move |i| bucket as usize * BUCKET_ENTRIES + i);
+        slots(first).chain(slots(second))
+    }
+}
+
+/// The tag comes from bits that choose no bucket.
+#[inline]
+fn tag(hash: u64) -> u64 {
+    hash & 0xffff
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash(n: u64) -> u64 {
+        xxhash_rust::xxh3::xxh3_64(&n.to_le_bytes())
+    }
+
+    #[test]
+    fn two_thirds_fit_before_anything_must_go() {
+        let index = Index::new(1 << 14);
+        let mut stored = 0;
+        while let Ok(slot) = index.vacancy(hash(stored)) {
+            index.set(slot, Entry::new(hash(stored), stored + 1, 0));
+            stored += 1;
+        }
+        assert!(stored as usize * 3 > index.entries_max() * 2, "{stored} of {}", index.entries_max());
+        assert!(index.bytes() as u64 <= 12 * stored);
+        for n in 0..stored {
+            assert!(index.locate(hash(n), n + 1).is_some(), "{n}");
+        }
+    }
+
+    #[test]
+    fn the_least_read_goes() {
+        let index = Index::new(16);
+        for n in 1..=16 {
+            let slot = index.vacancy(0).unwrap();
+            index.set(slot, Entry::new(0, n, if n == 7 { 1 } else { 2 }));
+        }
+        let (slot, entry) = index.vacancy(0).unwrap_err();
+        assert_eq!((entry.location(), index.locate(0, 7)), (7, Some(slot)));
+    }
+
+    #[test]
+    fn a_bump_does_not_bring_back_what_was_taken_out() {
+        let index = Index::new(16);
+        let entry = Entry::new(42, 9, 0);
+        index.set(3, entry);
+        index.bump(3, entry);
+        index.bump(3, entry);
+        let read: Vec<u64> = index.words().filter(|&word| word != 0).collect();
+        assert_eq!(read, [Entry::new(42, 9, 1).0], "the second bump was of a stale reading");
+        index.clear(3);
+        index.bump(3, Entry::new(42, 9, 1));
+        assert_eq!(index.words().filter(|&word| word != 0).count(), 0);
+        assert_eq!(index.unchanged(3, entry), Err(None));
+        index.set(3, Entry::new(42, 10, 0));
+        assert_eq!(index.unchanged(3, entry), Err(Some(Entry::new(42, 10, 0))));
+        assert_eq!(index.unchanged(3, Entry::new(42, 10, 3)), Ok(()));
+    }
+
+    #[test]
+    fn tag_zero_is_not_mistaken_for_an_empty_slot() {
+        let index = Index::new(16);
+        assert_eq!(index.candidates(0).count(), 0);
+        let slot = index.vacancy(0).unwrap();
+        index.set(slot, Entry::new(0, 1, 0));
+        assert_eq!(index.candidates(0).count(), 1);
+    }
+}

@@ -1,0 +1,352 @@
+//! Opening a shard file: making or checking it, and finding out what it holds, from a checkpoint or by a scan
+//! of all segments that trusts no record whose checksum does not match.
+#![forbid(unsafe_code)]
+
+use super::checkpoint::{self, Checkpoint};
+use super::index::Index;
+use super::layout::{
+    self, FILE_WORDS, FileHeader, FileKind, Geometry, HEADER_BYTES, Header, PayloadChecksum,
+};
+use super::read::{Find, Reader};
+use super::store::Writer;
+use super::{OpenError, Opened, Options};
+use crate::clock;
+use crate::sys::mapping::{LockedDirectory, Shape, Unserved};
+use nix::fcntl::{FallocateFlags, fallocate};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// The shard file's name.
+const FILE_NAME: &str = "shard-0";
+/// Segments below which nothing can be reclaimed while records are read and written.
+const SEGMENTS_MIN: usize = 4;
+/// Bytes of store for each index entry: 2 MiB of index for each GiB.
+const BYTES_PER_INDEX_ENTRY: u64 = 4096;
+/// Entries of the smallest index.
+const INDEX_ENTRIES_MIN: usize = 1024;
+/// Threads that scan; a disk has no use for more.
+const SCAN_THREADS_MAX: usize = 8;
+
+/// Opens (or creates) the store, cut into segments of `segment_bytes`.
+pub(super) fn open(
+    options: &Options,
+    segment_bytes: usize,
+) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
+    let started_ms = clock::now().mono_ms;
+    let file = ShardFile::prepare(options, segment_bytes)?;
+    let index = Arc::new(Index::new(index_entries(file.geometry)));
+    let checkpoint = file.take_checkpoint(&index)?;
+    let scanned =
+        if checkpoint.is_none() { scan(&file.map, file.header.id, file.geometry) } else { Vec::new() };
+    let run_seen = scanned.iter().flatten().map(|life| life.object_max >> 32).max().unwrap_or(0);
+    let run = file.begin_run(run_seen)?;
+
+    let mut opened = Opened { clean: checkpoint.is_some(), ..Opened::default() };
+    let filled: Vec<usize> = match &checkpoint {
+        Some(checkpoint) => checkpoint.segments.iter().map(|&(_, filled)| filled).collect(),
+        None => scanned.iter().map(|life| life.as_ref().map_or(0, |life| life.end)).collect(),
+    };
+    let (map, pins) = file.map.serve(&filled, options.readers + 1);
+    let mut finds =
+        pins.into_iter().map(|pins| Find { index: Arc::clone(&index), pins, geometry: file.geometry });
+    let readers = finds.by_ref().take(options.readers).map(Reader::new).collect();
+    let find = finds.next().expect("one more than readers");
+    let mut writer = Writer::new(map, find, &options.path.join(FILE_NAME), file.header.id, run);
+    match checkpoint {
+        Some(checkpoint) => restore(&mut writer, checkpoint),
+        None => rebuild(&mut writer, scanned, &mut opened),
+    }
+    opened.objects = writer.counts.objects;
+    opened.took_ms = clock::now().mono_ms - started_ms;
+    Ok((writer, readers, opened))
+}
+
+fn index_entries(geometry: Geometry) -> usize {
+    ((geometry.file_bytes() / BYTES_PER_INDEX_ENTRY) as usize).max(INDEX_ENTRIES_MIN)
+}
+
+/// A shard file that is ours, of the right size, and mapped.
+struct ShardFile {
+    map: Unserved,
+    header: FileHeader,
+    geometry: Geometry,
+    directory: std::path::PathBuf,
+}
+
+impl ShardFile {
+    fn prepare(options: &Options, segment_bytes: usize) -> Result<Self, OpenError> {
+        let directory = &options.path;
+        let segments = (options.size_bytes / segment_bytes as u64) as usize;
+        if segments < SEGMENTS_MIN {
+            let least_mib = (SEGMENTS_MIN * segment_bytes).div_ceil(1 << 20);
+            let what = format!("a size of {} bytes is too small", options.size_bytes);
+            return Err(refuse(directory, what, format!("set [store] size to \"{least_mib}MiB\" or more")));
+        }
+        let access = "give the user that runs edge read and write access to this directory";
+        fs::create_dir_all(directory).map_err(|error| refuse(directory, error, access))?;
+        let lock = LockedDirectory::lock(directory)
+            .map_err(|error| refuse(directory, error, access))?
+            .ok_or_else(|| {
+                refuse(directory, "another process uses it", "stop that edge, or set another [store] path")
+            })?;
+        let path = directory.join(FILE_NAME);
+        let mut how = File::options();
+        how.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = how.open(&path).map_err(|error| refuse(&path, error, access))?;
+        let found =
+            read_header(&file).map_err(|error| refuse(&path, error, "check the disk, or remove the file"))?;
+        let header = accept_header(&path, found, segment_bytes, segments)?;
+        let geometry = Geometry::new(segment_bytes, segments);
+        allocate(&path, &file, geometry.file_bytes())?;
+        let shape = Shape { segment_bytes, words_bytes: geometry.words_bytes(), segments };
+        let map = Unserved::map(lock, &file, shape).map_err(|error| {
+            refuse(&path, error, "lower [store] size or raise the limit on address space (ulimit -v)")
+        })?;
+        // A larger file is described first and used then; a smaller one likewise, so that at no time the header
+        // promises segments that are not there.
+        store_words(&map, &header.encode());
+        file.set_len(geometry.file_bytes())
+            .map_err(|error| refuse(&path, error, "check the disk, or remove the file"))?;
+        Ok(ShardFile { map, header, geometry, directory: directory.clone() })
+    }
+
+    /// The checkpoint of the stop before, if there is one that holds for this file as it is.
+    fn take_checkpoint(&self, index: &Index) -> Result<Option<Checkpoint>, OpenError> {
+        let path = self.directory.join(checkpoint::FILE_NAME);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                return Err(refuse(&path, error, "remove the file; the store is then scanned instead"));
+            }
+        };
+        let as_found = |checkpoint: &Checkpoint| {
+            let mut segments = checkpoint.segments.iter().enumerate();
+            let same = segments.all(|(segment, &(sequence, filled))| {
+                let found = layout::segment_sequence(self.header.id, segment, self.map.words(segment));
+                found.unwrap_or(0) == sequence && (sequence == 0) == (filled == 0)
+            });
+            same && checkpoint
+                .active
+                .is_none_or(|active| checkpoint.segments.get(active).is_some_and(|s| s.0 != 0))
+        };
+        Ok(checkpoint::decode(&bytes, &self.header, index).filter(as_found))
+    }
+
+    /// Counts this opening, on disk, before anything is served; from then on an earlier checkpoint does not hold.
+    fn begin_run(&self, run_seen: u64) -> Result<u64, OpenError> {
+        let run = self.header.run.max(run_seen) + 1;
+        store_words(&self.map, &FileHeader { run, ..self.header }.encode());
+        let path = self.directory.join(FILE_NAME);
+        self.map.flush_first_words().map_err(|error| refuse(&path, error, "check the disk"))?;
+        let checkpoint = self.directory.join(checkpoint::FILE_NAME);
+        match fs::remove_file(&checkpoint) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(refuse(&checkpoint, error, "remove the file by hand"))
+            }
+            _ => Ok(run),
+        }
+    }
+}
+
+fn refuse(path: &Path, what: impl ToString, remedy: impl Into<String>) -> OpenError {
+    OpenError { path: path.display().to_string(), what: what.to_string(), remedy: remedy.into() }
+}
+
+fn store_words(map: &Unserved, values: &[u64; FILE_WORDS]) {
+    for (word, value) in map.words(0).iter().zip(values) {
+        word.store(*value, Ordering::Release);
+    }
+}
+
+fn read_header(file: &File) -> io::Result<FileKind> {
+    let mut bytes = [0; FILE_WORDS * 8];
+    match file.metadata()?.len() {
+        0 => return Ok(FileKind::Blank),
+        length if length < bytes.len() as u64 => return Ok(FileKind::Foreign),
+        _ => file.read_exact_at(&mut bytes, 0)?,
+    }
+    let mut words = [0; FILE_WORDS];
+    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+        *word = u64::from_ne_bytes(*bytes);
+    }
+    Ok(FileKind::decode(&words))
+}
+
+/// Whether to use a file with this header, and the header it gets. Nothing is overwritten that is not ours.
+fn accept_header(
+    path: &Path,
+    found: FileKind,
+    segment_bytes: usize,
+    segments: usize,
+) -> Result<FileHeader, OpenError> {
+    let elsewhere = "move the file away, or set another [store] path";
+    let wanted = FileHeader { id: 0, segment_bytes: segment_bytes as u64, segments: segments as u64, run: 0 };
+    match found {
+        FileKind::Blank => {
+            let mut id = [0; 8];
+            File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut id)).map_err(
+                |error| {
+                    refuse(Path::new("/dev/urandom"), error, "make it readable for the user that runs edge")
+                },
+            )?;
+            Ok(FileHeader { id: u64::from_ne_bytes(id), ..wanted })
+        }
+        FileKind::Shard(old) if old.segment_bytes != wanted.segment_bytes => {
+            let what = format!("has segments of {} bytes, this edge uses {segment_bytes}", old.segment_bytes);
+            Err(refuse(
+                path,
+                what,
+                "run the edge that made it, or remove the file: the cache then starts empty",
+            ))
+        }
+        FileKind::Shard(old) => {
+            if old.segments != wanted.segments {
+                tracing::info!(
+                    from = old.segments,
+                    to = segments,
+                    "store resized, in segments; what is in kept ones stays"
+                );
+            }
+            Ok(FileHeader { segments: wanted.segments, ..old })
+        }
+        FileKind::OtherVersion(version) => {
+            let what = format!("has format version {version}, this edge knows {}", layout::VERSION);
+            Err(refuse(
+                path,
+                what,
+                "run the edge that made it, or remove the file: the cache then starts empty",
+            ))
+        }
+        FileKind::Foreign => Err(refuse(path, "is not a shard file of edge", elsewhere)),
+    }
+}
+
+/// Makes sure that all blocks of the file exist, so that writing through the mapping never meets a full disk.
+fn allocate(path: &Path, file: &File, bytes: u64) -> Result<(), OpenError> {
+    let before = file.metadata().map(|data| data.len()).unwrap_or(0);
+    fallocate(file, FallocateFlags::empty(), 0, bytes as i64).map_err(|error| {
+        // Gives back what was taken in vain. If that fails too, the next start tries again from what is there.
+        let _ = file.set_len(before);
+        let remedy = match error {
+            nix::Error::ENOSPC => "lower [store] size, or free space on that file system",
+            nix::Error::EFBIG => "lower [store] size, or raise the file size limit (ulimit -f)",
+            nix::Error::EOPNOTSUPP => "put [store] path on ext4, xfs, btrfs or tmpfs",
+            _ => "check the disk",
+        };
+        refuse(path, format!("cannot allocate {bytes} bytes: {}", error.desc()), remedy)
+    })
+}
+
+/// What the present life of a segment holds.
+struct Life {
+    sequence: u64,
+    /// Offset behind the last record.
+    end: usize,
+    /// Offsets of the records that are whole.
+    whole: Vec<u32>,
+    /// Offsets of those that are not.
+    torn: Vec<u32>,
+    /// Highest object number seen.
+    object_max: u64,
+}
+
+/// Scans all segments, several at once.
+fn scan(map: &Unserved, id: u64, geometry: Geometry) -> Vec<Option<Life>> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(SCAN_THREADS_MAX);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut lives = Vec::new();
+        loop {
+            let segment = next.fetch_add(1, Ordering::Relaxed);
+            if segment >= geometry.segments {
+                return lives;
+            }
+            let words = map.words(segment);
+            let life = layout::segment_sequence(id, segment, words).map(|sequence| {
+                scan_segment(map.bytes(segment), words, sequence, layout::seed(id, sequence))
+            });
+            lives.push((segment, life));
+        }
+    };
+    let mut all: Vec<Option<Life>> = (0..geometry.segments).map(|_| None).collect();
+    std::thread::scope(|scope| {
+        let scans: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        for scan in scans {
+            for (segment, life) in scan.join().expect("a scan does not panic") {
+                all[segment] = life;
+            }
+        }
+    });
+    all
+}
+
+/// Walks the records of one segment. Ends at the first header that is not of this life: what follows a broken
+/// header cannot be found again.
+fn scan_segment(bytes: &[u8], words: &[AtomicU64], sequence: u64, seed: u64) -> Life {
+    let words_bytes = words.len() * 8;
+    let mut life = Life { sequence, end: words_bytes, whole: Vec::new(), torn: Vec::new(), object_max: 0 };
+    let mut at = 0;
+    while let Some(header) = bytes.get(at..at + HEADER_BYTES) {
+        let Some((header, checksum)) = Header::verify(header, sequence, seed) else { break };
+        let Some(payload) = bytes.get(at + HEADER_BYTES..at + header.body().end) else { break };
+        let offset = words_bytes + at;
+        let (word, mask) = layout::dead_bit(offset);
+        life.object_max = life.object_max.max(header.object);
+        if words[word].load(Ordering::Acquire) & mask == 0 {
+            let is_whole = PayloadChecksum::of(payload, seed) == checksum;
+            let list = if is_whole { &mut life.whole } else { &mut life.torn };
+            list.push(offset as u32);
+        }
+        at += header.record_bytes();
+        life.end = words_bytes + at;
+    }
+    life
+}
+
+/// Builds the index from what a scan found, the oldest record first, so that the newest of a key wins.
+fn rebuild(writer: &mut Writer, scanned: Vec<Option<Life>>, opened: &mut Opened) {
+    let mut lives = Vec::new();
+    for (segment, life) in scanned.into_iter().enumerate() {
+        match life {
+            Some(life) => lives.push((segment, life)),
+            None => writer.segments.free.push(segment),
+        }
+    }
+    lives.sort_unstable_by_key(|(_, life)| life.sequence);
+    for (segment, life) in lives {
+        opened.scanned_bytes += (life.end - writer.geometry.words_bytes()) as u64;
+        opened.dropped += life.torn.len() as u64;
+        for offset in life.torn {
+            writer.mark_dead(writer.geometry.location(segment, offset as usize));
+        }
+        for offset in life.whole {
+            writer.adopt(segment, offset as usize);
+        }
+        // Not written on, also if it has room: behind a broken header there may be records of the same life.
+        writer.segments.sealed.push_back(segment);
+        writer.segments.sequence = life.sequence;
+    }
+    writer.settle();
+}
+
+fn restore(writer: &mut Writer, checkpoint: Checkpoint) {
+    writer.counts.entries = writer.find.index.restore(checkpoint.index.into_iter());
+    writer.counts.objects = checkpoint.objects;
+    writer.heads = checkpoint.heads.into_iter().collect();
+    let mut sealed: Vec<usize> = Vec::new();
+    for (segment, &(sequence, filled)) in checkpoint.segments.iter().enumerate() {
+        writer.segments.sequence = writer.segments.sequence.max(sequence);
+        match sequence {
+            0 => writer.segments.free.push(segment),
+            _ if checkpoint.active == Some(segment) => writer.segments.active = Some((segment, filled)),
+            _ => sealed.push(segment),
+        }
+    }
+    sealed.sort_unstable_by_key(|&segment| checkpoint.segments[segment].0);
+    writer.segments.sealed = sealed.into();
+}

@@ -1,0 +1,441 @@
+//! The writing side: where records go, what they replace, and what is kept true on disk. Which segment is
+//! written next is settled in `reclaim`. Nothing here waits for a reader.
+//!
+//! Kept true at every step, so that a process killed at any point reopens to what it last served:
+//!
+//! - A record whose index entry is gone is marked dead, or its segment's header is gone. (What was removed or
+//!   replaced does not come back.)
+//! - A record is complete, checksums included, before an entry leads to it.
+//! - A head of a chunked object is indexed only while all its chunks are: `heads` says whom to drop when one goes.
+#![forbid(unsafe_code)]
+
+use super::index::{Entry, Slot};
+use super::layout::{self, Geometry, HEADER_BYTES, Header, Kind, PayloadChecksum};
+use super::read::Find;
+use super::reclaim::Segments;
+use super::{Pinned, PutError, Usage, checkpoint};
+use crate::sys::mapping::Appender;
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Release;
+
+/// The writing side; one, owned by control.
+pub struct Writer {
+    pub(super) map: Appender,
+    pub(super) find: Find,
+    pub(super) geometry: Geometry,
+    pub(super) path: PathBuf,
+    pub(super) id: u64,
+    pub(super) run: u64,
+    pub(super) segments: Segments,
+    pub(super) heads: HashMap<u64, Place>,
+    pub(super) counts: Counts,
+    objects_made: u32,
+    dirty: Option<Range<u64>>,
+    checkpoint_made: bool,
+}
+
+/// What is counted.
+#[derive(Default)]
+pub(super) struct Counts {
+    /// Entries in the index.
+    pub(super) entries: u64,
+    /// Those that are not chunks.
+    pub(super) objects: u64,
+    pub(super) evicted: u64,
+    pub(super) reclaimed_segments: u64,
+}
+
+/// How to find a record's entry again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) hash: u64,
+    pub(super) location: u64,
+}
+
+/// A record to be written.
+struct Draft<'a> {
+    kind: Kind,
+    hash: u64,
+    object: u64,
+    position: u64,
+    key: &'a [u8],
+    meta: &'a [u8],
+    head: &'a [u8],
+    pieces: &'a [Bytes],
+}
+
+impl Writer {
+    pub(super) fn new(map: Appender, find: Find, path: &Path, id: u64, run: u64) -> Self {
+        Writer {
+            geometry: find.geometry,
+            map,
+            find,
+            path: path.to_path_buf(),
+            id,
+            run,
+            segments: Segments::default(),
+            heads: HashMap::new(),
+            counts: Counts::default(),
+            objects_made: 0,
+            dirty: None,
+            checkpoint_made: false,
+        }
+    }
+
+    /// A number for the chunks of a new large object, never used before, also across restarts.
+    pub fn new_object(&mut self) -> u64 {
+        self.objects_made = self.objects_made.checked_add(1).unwrap_or_else(|| {
+            self.next_run();
+            1
+        });
+        self.run << 32 | u64::from(self.objects_made)
+    }
+
+    /// Stores a whole object (`pieces` are its body) and publishes it, replacing records of the same key for
+    /// which `replaces(old meta)` holds, and any with the same discriminator.
+    pub fn put(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        meta: &[u8],
+        head: &[u8],
+        pieces: &[Bytes],
+        replaces: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), PutError> {
+        let position = pieces.iter().map(|piece| piece.len() as u64).sum();
+        let draft = Draft { kind: Kind::Whole, hash, object: 0, position, key, meta, head, pieces };
+        let location = self.append(&draft)?;
+        let old = self.replaced(hash, key, meta, replaces);
+        let slot = self.slot_for(hash, &old);
+        self.publish(slot, &old, location);
+        Ok(())
+    }
+
+    /// Stores one chunk of a large object; it can be read at once by [`super::Reader::chunk`].
+    pub fn put_chunk(&mut self, object: u64, chunk: u32, pieces: &[Bytes]) -> Result<(), PutError> {
+        let hash = layout::chunk_hash(object, chunk);
+        let draft = Draft {
+            kind: Kind::Chunk,
+            hash,
+            object,
+            position: chunk.into(),
+            key: &[],
+            meta: &[],
+            head: &[],
+            pieces,
+        };
+        let location = self.append(&draft)?;
+        let old = self.entries(hash, |header, _| header.is_chunk(object, chunk));
+        let slot = self.slot_for(hash, &old);
+        self.publish(slot, &old, location);
+        Ok(())
+    }
+
+    /// Publishes the head record of a large object whose chunks are all stored: numbered from 0, and together
+    /// `object_bytes` long. If they are not all there (any more), the object does not fit the store:
+    /// [`PutError::TooLarge`].
+    #[allow(clippy::too_many_arguments)]
+    pub fn put_chunked(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        meta: &[u8],
+        head: &[u8],
+        object: u64,
+        object_bytes: u64,
+        replaces: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), PutError> {
+        let draft =
+            Draft { kind: Kind::Head, hash, object, position: object_bytes, key, meta, head, pieces: &[] };
+        let location = self.append(&draft)?;
+        let old = self.replaced(hash, key, meta, replaces);
+        let slot = self.slot_for(hash, &old);
+        // Asked last: making room for the record and for its entry may have cost a chunk.
+        if !self.complete(object, object_bytes) {
+            self.mark_dead(location);
+            return Err(PutError::TooLarge);
+        }
+        self.publish(slot, &old, location);
+        Ok(())
+    }
+
+    /// Reads a record as a worker would (for validation and refresh). The result must be dropped before the
+    /// next call that stores.
+    pub fn lookup(&self, hash: u64, key: &[u8], accept: impl FnMut(&[u8]) -> bool) -> Option<Pinned> {
+        self.find.object(hash, key, accept)
+    }
+
+    /// Removes all records of a key; says how many. They stay away if the process is killed right after.
+    pub fn remove(&mut self, hash: u64, key: &[u8]) -> u64 {
+        self.changing();
+        let old =
+            self.entries(hash, |header, record| header.kind != Kind::Chunk && &record[header.key()] == key);
+        for &(slot, entry) in &old {
+            self.take_out(slot, entry.location());
+        }
+        old.len() as u64
+    }
+
+    /// Usage now.
+    pub fn usage(&self) -> Usage {
+        let in_use = self.segments.sealed.len() + usize::from(self.segments.active.is_some());
+        Usage {
+            size_bytes: self.geometry.file_bytes(),
+            used_bytes: (in_use * self.geometry.segment_bytes()) as u64,
+            objects: self.counts.entries,
+            index_entries_max: self.find.index.entries_max() as u64,
+            index_bytes: self.find.index.bytes() as u64,
+            evicted: self.counts.evicted,
+            reclaimed_segments: self.counts.reclaimed_segments,
+        }
+    }
+
+    /// The shard file, for flushing it, and the range of bytes written since the last call.
+    pub fn dirty(&mut self) -> Option<(PathBuf, Range<u64>)> {
+        self.dirty.take().map(|range| (self.path.clone(), range))
+    }
+
+    /// The checkpoint of a clean stop: where to write it and its bytes. Nothing may be stored afterwards.
+    /// The caller flushes the shard file, and then writes this to `path` with a temporary name and a rename.
+    pub fn checkpoint(&mut self) -> (PathBuf, Vec<u8>) {
+        self.checkpoint_made = true;
+        (self.path.with_file_name(checkpoint::FILE_NAME), checkpoint::encode(self))
+    }
+
+    /// Takes a record over that was found on disk; those it supersedes must have been taken over before.
+    pub(super) fn adopt(&mut self, segment: usize, offset: usize) {
+        let location = self.geometry.location(segment, offset);
+        let Some((header, record)) = self.record(location) else { return };
+        let old = match header.kind {
+            Kind::Chunk => {
+                self.entries(header.hash, |old, _| old.is_chunk(header.object, header.position as u32))
+            }
+            Kind::Whole | Kind::Head => {
+                self.replaced(header.hash, &record[header.key()], &record[header.meta()], |_| false)
+            }
+        };
+        let slot = self.slot_for(header.hash, &old);
+        self.publish(slot, &old, location);
+    }
+
+    /// After all records were taken over: drops heads without all their chunks, and chunks without a head.
+    pub(super) fn settle(&mut self) {
+        let heads: Vec<u64> = self.heads.keys().copied().collect();
+        for object in heads {
+            let bytes =
+                self.record(self.heads[&object].location).map_or(0, |(header, _)| header.object_bytes());
+            if !self.complete(object, bytes) {
+                self.drop_head(object);
+            }
+        }
+        let orphan = |entry: Entry| match self.record(entry.location()) {
+            Some((header, _)) => header.kind == Kind::Chunk && !self.heads.contains_key(&header.object),
+            None => true,
+        };
+        let orphans: Vec<_> = self.find.index.entries().filter(|&(_, entry)| orphan(entry)).collect();
+        for (slot, entry) in orphans {
+            self.take_out(slot, entry.location());
+        }
+    }
+
+    /// The header and all bytes of a record.
+    pub(super) fn record(&self, location: u64) -> Option<(Header, &[u8])> {
+        let (segment, start) = self.geometry.place(location);
+        let header = Header::decode(self.map.bytes(segment, start..start + HEADER_BYTES)?)?;
+        let record = self.map.bytes(segment, start..start + header.body().end)?;
+        Some((header, record))
+    }
+
+    /// Marks a record as one that must not be served again.
+    pub(super) fn mark_dead(&mut self, location: u64) {
+        let (segment, start) = self.geometry.place(location);
+        let (word, mask) = layout::dead_bit(start);
+        self.map.words(segment)[word].fetch_or(mask, Release);
+        self.wrote(segment, word * 8..word * 8 + 8);
+    }
+
+    /// Entries of this hash whose record is wanted.
+    fn entries(&self, hash: u64, wanted: impl Fn(&Header, &[u8]) -> bool) -> Vec<(Slot, Entry)> {
+        let mut found = Vec::new();
+        for (slot, entry) in self.find.index.candidates(hash) {
+            if self.record(entry.location()).is_some_and(|(header, record)| wanted(&header, record)) {
+                found.push((slot, entry));
+            }
+        }
+        found
+    }
+
+    /// Entries of records that a new one with this key and meta takes the place of.
+    fn replaced(
+        &self,
+        hash: u64,
+        key: &[u8],
+        meta: &[u8],
+        mut replaces: impl FnMut(&[u8]) -> bool,
+    ) -> Vec<(Slot, Entry)> {
+        let mut found =
+            self.entries(hash, |header, record| header.kind != Kind::Chunk && &record[header.key()] == key);
+        found.retain(|(_, entry)| {
+            self.record(entry.location()).is_some_and(|(header, record)| {
+                let old = &record[header.meta()];
+                layout::discriminator(old) == layout::discriminator(meta) || replaces(old)
+            })
+        });
+        found
+    }
+
+    /// Where the entry of a new record goes: in the place of the first it replaces, or a free one. If both
+    /// buckets are full, the least read entry goes.
+    fn slot_for(&mut self, hash: u64, old: &[(Slot, Entry)]) -> Slot {
+        if let Some(&(slot, _)) = old.first() {
+            return slot;
+        }
+        self.find.index.vacancy(hash).unwrap_or_else(|(slot, victim)| {
+            if let Some((header, _)) = self.record(victim.location()) {
+                self.counts.evicted += u64::from(header.kind != Kind::Chunk);
+                if header.kind == Kind::Chunk {
+                    self.drop_head(header.object);
+                }
+            }
+            self.take_out(slot, victim.location());
+            slot
+        })
+    }
+
+    /// Makes a complete record visible, and what it replaces dead. New first, so that there always is one.
+    fn publish(&mut self, slot: Slot, old: &[(Slot, Entry)], location: u64) {
+        let Some((header, _)) = self.record(location) else {
+            unreachable!("a record that was just written can be read");
+        };
+        let frequency = old.first().map_or(0, |(_, entry)| entry.frequency());
+        self.find.index.set(slot, Entry::new(header.hash, location, frequency));
+        self.counts.entries += 1;
+        self.counts.objects += u64::from(header.kind != Kind::Chunk);
+        for &(other, entry) in old {
+            if other != slot {
+                self.find.index.clear(other);
+            }
+            self.bury(entry.location());
+        }
+        if header.kind == Kind::Head {
+            self.heads.insert(header.object, Place { hash: header.hash, location });
+        }
+    }
+
+    fn take_out(&mut self, slot: Slot, location: u64) {
+        self.find.index.clear(slot);
+        self.bury(location);
+    }
+
+    /// What is left to do for a record that no entry leads to any more.
+    fn bury(&mut self, location: u64) {
+        self.mark_dead(location);
+        self.discount(location);
+    }
+
+    pub(super) fn discount(&mut self, location: u64) {
+        self.counts.entries -= 1;
+        let Some((header, _)) = self.record(location) else { return };
+        self.counts.objects -= u64::from(header.kind != Kind::Chunk);
+        if header.kind == Kind::Head
+            && self.heads.get(&header.object).is_some_and(|head| head.location == location)
+        {
+            self.heads.remove(&header.object);
+        }
+    }
+
+    /// Drops the head of an object that has lost a chunk, if it has one.
+    pub(super) fn drop_head(&mut self, object: u64) {
+        let Some(head) = self.heads.get(&object).copied() else { return };
+        if let Some(slot) = self.find.index.locate(head.hash, head.location) {
+            self.counts.evicted += 1;
+            self.take_out(slot, head.location);
+        }
+    }
+
+    /// Whether chunks from number 0 on are indexed that together are so long.
+    fn complete(&self, object: u64, object_bytes: u64) -> bool {
+        let mut bytes = 0;
+        let mut chunk = 0;
+        while bytes < object_bytes {
+            let found =
+                self.entries(layout::chunk_hash(object, chunk), |header, _| header.is_chunk(object, chunk));
+            let header = found.first().and_then(|(_, entry)| self.record(entry.location()));
+            match header.map_or(0, |(header, _)| u64::from(header.body_bytes)) {
+                0 => return false,
+                more => bytes += more,
+            }
+            chunk += 1;
+        }
+        bytes == object_bytes
+    }
+
+    /// Writes a record that no entry leads to yet; says where it is.
+    fn append(&mut self, draft: &Draft<'_>) -> Result<u64, PutError> {
+        let body_bytes: usize = draft.pieces.iter().map(Bytes::len).sum();
+        let payload = draft.key.len() + draft.meta.len() + draft.head.len() + body_bytes;
+        let records_max = self.geometry.records_bytes() - HEADER_BYTES;
+        if payload > records_max || draft.key.len() > usize::from(u16::MAX) {
+            return Err(PutError::TooLarge);
+        }
+        self.changing();
+        let mut header = Header {
+            kind: draft.kind,
+            sequence: 0,
+            hash: draft.hash,
+            object: draft.object,
+            position: draft.position,
+            key_bytes: draft.key.len() as u16,
+            meta_bytes: draft.meta.len() as u32,
+            head_bytes: draft.head.len() as u32,
+            body_bytes: body_bytes as u32,
+        };
+        let (segment, start) = self.room(header.record_bytes())?;
+        header.sequence = self.segments.sequence;
+        let seed = layout::seed(self.id, header.sequence);
+        let mut checksum = PayloadChecksum::new(seed);
+        let mut at = start + HEADER_BYTES;
+        let body = draft.pieces.iter().map(|piece| &**piece);
+        for part in [draft.key, draft.meta, draft.head].into_iter().chain(body) {
+            checksum.add(part);
+            self.map.write(segment, at, part);
+            at += part.len();
+        }
+        self.map.write(segment, start, &header.encode(checksum.value(), seed));
+        let end = start + header.record_bytes();
+        self.map.fill(segment, end);
+        self.segments.active = Some((segment, end));
+        self.wrote(segment, start..end);
+        Ok(self.geometry.location(segment, start))
+    }
+
+    /// What a segment's header says about its present life.
+    pub(super) fn sequence(&self, segment: usize) -> Option<u64> {
+        layout::segment_sequence(self.id, segment, self.map.words(segment))
+    }
+
+    /// Called before every change: a checkpoint made earlier does not hold any more.
+    fn changing(&mut self) {
+        if std::mem::take(&mut self.checkpoint_made) {
+            self.next_run();
+        }
+    }
+
+    fn next_run(&mut self) {
+        self.run += 1;
+        self.map.words(0)[layout::RUN_WORD].store(self.run, Release);
+        self.wrote(0, layout::RUN_WORD * 8..layout::RUN_WORD * 8 + 8);
+    }
+
+    pub(super) fn wrote(&mut self, segment: usize, range: Range<usize>) {
+        let base = (segment * self.geometry.segment_bytes()) as u64;
+        let (start, end) = (base + range.start as u64, base + range.end as u64);
+        self.dirty = Some(match self.dirty.take() {
+            Some(dirty) => dirty.start.min(start)..dirty.end.max(end),
+            None => start..end,
+        });
+    }
+}

@@ -1,0 +1,216 @@
+//! A connection's life on the ring: accepted, read from, sent to, lingering, closed, its slot free again.
+//!
+//! A slot is released only when no operation in flight names it, so the kernel never hands a number out
+//! again under a late completion.
+#![forbid(unsafe_code)]
+
+use super::connection::{Connection, Phase, Source};
+use super::token::{self, Op, Token};
+use super::{BUFFER_GROUP, Worker};
+use crate::limits;
+use crate::proto::session::{Input, Session};
+use crate::stats::Counter;
+use crate::sys::ring::Completion;
+
+impl Worker {
+    pub(super) fn accepted(&mut self, number: usize, completion: Completion) {
+        self.listeners[number].armed &= completion.more;
+        let Ok(file) = u32::try_from(completion.result) else {
+            // Out of slots or descriptors: the listener is armed again at the next tick.
+            self.node.cells.add(Counter::AcceptRefused, 1);
+            return;
+        };
+        let Some(connection) = self.table.get_mut(file as usize).filter(|c| c.phase == Phase::Free) else {
+            self.node.cells.add(Counter::AcceptRefused, 1);
+            self.ring.close(file, Token::new(Op::Unwatched, 0, 0));
+            return;
+        };
+        let generation = connection.generation.wrapping_add(1) & token::GENERATION_MASK;
+        *connection = Connection::free(Session::new(self.node.now, &self.node.timeouts()));
+        connection.generation = generation;
+        connection.phase = Phase::Open;
+        self.open += 1;
+        self.node.cells.add(Counter::Accepted, 1);
+        self.wheel.set(file, connection.deadline_ms());
+        self.receive(file);
+        self.ring.sample_cpu(file, |sample| Token::new(Op::SampleConnection, 0, u32::from(sample)));
+    }
+
+    pub(super) fn receive(&mut self, slot: u32) {
+        let connection = &mut self.table[slot as usize];
+        connection.receiving = true;
+        connection.operations += 1;
+        self.ring.receive_multi(slot, BUFFER_GROUP, Token::new(Op::Receive, connection.generation, slot));
+    }
+
+    pub(super) fn received(&mut self, token: Token, completion: Completion) {
+        let slot = token.slot;
+        let connection = &mut self.table[slot as usize];
+        debug_assert_eq!(
+            connection.generation, token.generation,
+            "a slot is free only when its operations ended"
+        );
+        if !completion.more {
+            connection.receiving = false;
+            connection.pausing = false;
+            connection.operations -= 1;
+        }
+        if let (Some(id), Ok(len)) = (completion.buffer, usize::try_from(completion.result)) {
+            if connection.phase == Phase::Open {
+                self.node.receive(connection, slot, self.buffers.bytes(id, len));
+            }
+            self.buffers.give_back(id);
+        }
+        match completion.result {
+            1.. => {}
+            0 => connection.peer_closed = true,
+            error if error == -libc::ENOBUFS => self.node.cells.add(Counter::BuffersExhausted, 1),
+            error if error == -libc::ECANCELED => {}
+            _ => {
+                connection.phase =
+                    if connection.phase == Phase::Closing { Phase::Closing } else { Phase::Aborted }
+            }
+        }
+        if connection.requests % limits::LOCALITY_SAMPLE_EVERY == 1 && completion.result > 0 {
+            self.ring.sample_cpu(slot, |sample| Token::new(Op::SampleRequest, 0, u32::from(sample)));
+        }
+        self.advance(slot);
+    }
+
+    pub(super) fn sent(&mut self, slot: u32, result: i32) {
+        let connection = &mut self.table[slot as usize];
+        connection.operations -= 1;
+        let bytes = usize::try_from(result).unwrap_or(0);
+        connection.outbox.as_mut().expect("a send has an outbox").sent(bytes);
+        self.node.cells.add(Counter::SentBytes, bytes as u64);
+        match connection.phase {
+            Phase::Closing => {}
+            _ if result <= 0 => connection.phase = Phase::Aborted,
+            Phase::Open | Phase::Finishing => {
+                let drained = connection.drained();
+                self.node.tell(connection, slot, Input::Sent { drained });
+            }
+            _ => {}
+        }
+        self.advance(slot);
+    }
+
+    /// Moves a connection as far as it goes now: body into the outbox, kept bytes into the session, the
+    /// outbox into the ring, and the connection to its end.
+    pub(super) fn advance(&mut self, slot: u32) {
+        let Worker { node, table, .. } = self;
+        let connection = &mut table[slot as usize];
+        while matches!(connection.phase, Phase::Open | Phase::Finishing)
+            && (node.refill(connection, slot) || node.feed_stash(connection, slot))
+        {}
+        if connection.peer_closed
+            && !connection.peer_closed_told
+            && connection.phase == Phase::Open
+            && (connection.stash.is_empty() || connection.takes_input())
+        {
+            connection.peer_closed_told = true;
+            node.tell(connection, slot, Input::PeerClosed);
+        }
+        if let Some(outbox) = &mut connection.outbox
+            && !outbox.in_flight()
+            && matches!(connection.phase, Phase::Open | Phase::Finishing)
+        {
+            if outbox.is_empty() {
+                node.recycle(connection);
+            } else {
+                connection.operations += 1;
+                self.ring.send(slot, outbox, Token::new(Op::Send, connection.generation, slot));
+            }
+        }
+        match connection.phase {
+            Phase::Open => self.listen(slot),
+            Phase::Finishing if connection.drained() => self.linger(slot),
+            Phase::Lingering { .. } if connection.peer_closed => self.close(slot),
+            Phase::Aborted => self.close(slot),
+            Phase::Closing if connection.operations == 0 => self.release(slot),
+            _ => {}
+        }
+        let connection = &self.table[slot as usize];
+        if connection.deadline_ms() != u64::MAX {
+            self.wheel.set(slot, connection.deadline_ms());
+        }
+    }
+
+    /// Keeps the receive armed while there is room for what it brings, and cancelled while there is not.
+    pub(super) fn listen(&mut self, slot: u32) {
+        let connection = &mut self.table[slot as usize];
+        if self.end_ms.is_some()
+            && connection.drained()
+            && connection.fetch.is_none()
+            && connection.stash.is_empty()
+        {
+            return self.linger(slot);
+        }
+        let full = connection.stash.len() >= limits::STASH_BYTES_MAX;
+        if connection.receiving && full && !connection.pausing {
+            connection.pausing = true;
+            let target = Token::new(Op::Receive, connection.generation, slot);
+            self.ring.cancel(target, Token::new(Op::Unwatched, 0, 0));
+        } else if !connection.receiving && !full && !connection.peer_closed {
+            self.receive(slot);
+        }
+    }
+
+    /// Everything was sent: shuts our side and waits a little for the peer's.
+    pub(super) fn linger(&mut self, slot: u32) {
+        let connection = &mut self.table[slot as usize];
+        if connection.peer_closed {
+            return self.close(slot);
+        }
+        connection.phase = Phase::Lingering { until_ms: self.node.now.mono_ms + limits::LINGER_MS };
+        connection.stash = Vec::new();
+        self.ring.shutdown(slot, libc::SHUT_WR, Token::new(Op::Unwatched, 0, 0));
+        if !self.table[slot as usize].receiving {
+            self.receive(slot);
+        }
+    }
+
+    /// Ends both directions, so that operations in flight end too; the slot is released with the last.
+    pub(super) fn close(&mut self, slot: u32) {
+        let connection = &mut self.table[slot as usize];
+        self.node.detach(connection, slot, false);
+        connection.source = Source::None;
+        connection.phase = Phase::Closing;
+        if connection.operations == 0 {
+            return self.release(slot);
+        }
+        self.ring.shutdown(slot, libc::SHUT_RDWR, Token::new(Op::Unwatched, 0, 0));
+    }
+
+    pub(super) fn release(&mut self, slot: u32) {
+        let connection = &mut self.table[slot as usize];
+        self.node.recycle(connection);
+        connection.stash = Vec::new();
+        connection.phase = Phase::Free;
+        self.wheel.remove(slot);
+        self.ring.close(slot, Token::new(Op::Unwatched, 0, 0));
+        self.open -= 1;
+        self.node.cells.add(Counter::Closed, 1);
+    }
+
+    pub(super) fn due(&mut self, slot: u32) {
+        let connection = &mut self.table[slot as usize];
+        let deadline_ms = connection.deadline_ms();
+        if deadline_ms > self.node.now.mono_ms {
+            if deadline_ms != u64::MAX {
+                self.wheel.set(slot, deadline_ms);
+            }
+            return;
+        }
+        match connection.phase {
+            Phase::Open => {
+                self.node.cells.add(Counter::Timeouts, 1);
+                self.node.tell(connection, slot, Input::Deadline);
+                self.advance(slot);
+            }
+            // The peer does not take the last answer, or does not close.
+            Phase::Finishing | Phase::Lingering { .. } => self.close(slot),
+            Phase::Free | Phase::Aborted | Phase::Closing => {}
+        }
+    }
+}

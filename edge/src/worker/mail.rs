@@ -1,0 +1,117 @@
+//! What control says: responses on their way, answers to requests that wait.
+#![forbid(unsafe_code)]
+
+use super::Worker;
+use super::connection::{Connection, Phase, Source};
+use super::streams::State;
+use crate::control::mailbox::{Ticket, ToWorker};
+use crate::limits;
+use crate::proto::session::Input;
+
+impl Worker {
+    pub(super) fn read_mail(&mut self) {
+        if !self.mail_left {
+            return;
+        }
+        for _ in 0..limits::MAIL_PER_TURN_MAX {
+            match self.node.mailbox.to_worker.pop() {
+                Some(message) => self.mail(message),
+                None if self.node.mailbox.to_worker.sleep() => {
+                    self.mail_left = false;
+                    return;
+                }
+                None => {}
+            }
+        }
+    }
+
+    pub(super) fn mail(&mut self, message: ToWorker) {
+        match message {
+            ToWorker::Open { stream, head, sealed_bytes, object, pass, pieces } => {
+                self.node.streams.open(stream, head, sealed_bytes, object, pass, pieces);
+            }
+            ToWorker::Join { ticket, stream } => {
+                let Some(connection) = waiting(&mut self.table, ticket) else {
+                    return;
+                };
+                let Some(joined) = self.node.streams.join(stream, ticket.slot) else {
+                    return;
+                };
+                let head = joined.head.clone();
+                connection.source = Source::Stream { id: stream, offset: 0 };
+                self.node.tell(connection, ticket.slot, Input::OriginHead(&head));
+                self.advance(ticket.slot);
+            }
+            ToWorker::Piece { stream, bytes } => {
+                if let Some(stream) = self.node.streams.get_mut(stream) {
+                    stream.push(bytes);
+                }
+                self.wake_members(stream);
+            }
+            ToWorker::Sealed { stream, sealed_bytes } => {
+                if let Some(stream) = self.node.streams.get_mut(stream) {
+                    stream.seal(sealed_bytes);
+                }
+            }
+            ToWorker::End { stream } => self.end_stream(stream, State::Whole),
+            ToWorker::Broken { stream } => self.end_stream(stream, State::Broken),
+            ToWorker::Again { ticket, request, revalidated } => {
+                let Some(connection) = waiting(&mut self.table, ticket) else {
+                    return;
+                };
+                connection.fetch = None;
+                self.node.again(connection, ticket.slot, *request, revalidated);
+                self.advance(ticket.slot);
+            }
+            ToWorker::Refused { ticket, status } => {
+                let Some(connection) = waiting(&mut self.table, ticket) else {
+                    return;
+                };
+                connection.fetch = None;
+                self.node.tell(connection, ticket.slot, Input::Refused(status));
+                self.advance(ticket.slot);
+            }
+            ToWorker::BodyCredit { ticket, bytes } => {
+                let Some(connection) = waiting(&mut self.table, ticket) else {
+                    return;
+                };
+                if let Some(fetch) = &mut connection.fetch {
+                    fetch.body_unacked = fetch.body_unacked.saturating_sub(bytes);
+                }
+                self.advance(ticket.slot);
+            }
+        }
+    }
+
+    pub(super) fn end_stream(&mut self, stream: u64, state: State) {
+        self.node.streams.end(stream, state);
+        self.wake_members(stream);
+    }
+
+    /// Moves every client of a stream on, and forgets those that left.
+    pub(super) fn wake_members(&mut self, id: u64) {
+        let Some(stream) = self.node.streams.get_mut(id) else {
+            return;
+        };
+        let mut members = std::mem::take(&mut stream.members);
+        members.retain(|&slot| {
+            let follows =
+                matches!(self.table[slot as usize].source, Source::Stream { id: its, .. } if its == id);
+            if follows {
+                self.advance(slot);
+            }
+            follows
+        });
+        if let Some(stream) = self.node.streams.get_mut(id) {
+            stream.members.append(&mut members);
+        }
+    }
+}
+
+/// The connection that waits under this ticket, if it still does.
+fn waiting(table: &mut [Connection], ticket: Ticket) -> Option<&mut Connection> {
+    let connection = table.get_mut(ticket.slot as usize)?;
+    let waits = connection.phase == Phase::Open
+        && connection.fetch.is_some_and(|fetch| fetch.serial == ticket.serial);
+    waits.then_some(connection)
+}
