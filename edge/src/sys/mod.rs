@@ -5,5 +5,6 @@ pub mod cpu;
 pub mod mapping;
 pub mod outbox;
 pub mod privilege;
+pub mod readiness;
 pub mod ring;
 pub mod socket;
