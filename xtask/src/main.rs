@@ -4,11 +4,14 @@
 
 mod bench;
 mod build;
+mod check;
+mod demo;
 mod http;
 mod machine;
 mod node;
 mod process;
 mod setup;
+mod test;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -31,6 +34,12 @@ enum Task {
     Setup,
     /// Build the release binaries.
     Build,
+    /// Show a node at work: namespaces, a real origin, XDP, wrk.
+    Demo(demo::Options),
+    /// Format, lints and the rules of the tree.
+    Check,
+    /// Run every test.
+    Test(test::Options),
     /// Measure what a cache hit costs, against peers and the practical limit.
     Bench(bench::Options),
 }
@@ -41,6 +50,9 @@ fn main() -> Result<()> {
     match arguments.task {
         Task::Setup => setup::run(),
         Task::Build => build::run(),
+        Task::Demo(options) => demo::run(&options),
+        Task::Check => check::run(),
+        Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(options),
     }
 }

@@ -2,6 +2,10 @@
 //! Imports nothing of ours but `limits`.
 #![forbid(unsafe_code)]
 
+pub mod answer;
+pub mod body;
+pub mod cache_control;
+pub mod conditional;
 pub mod framing;
 pub mod freshness;
 pub mod key;
@@ -10,6 +14,7 @@ pub mod request;
 pub mod response;
 pub mod session;
 pub mod stored;
+pub mod validation;
 
 /// A reading of both clocks, taken once a turn by the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -18,4 +23,10 @@ pub struct Now {
     pub mono_ms: u64,
     /// Seconds since the Unix epoch.
     pub unix_s: u64,
+}
+
+/// An HTTP-date (RFC 9110 section 5.6.7, all three forms) in seconds since the Unix epoch.
+pub(crate) fn parse_date(value: &[u8]) -> Option<u64> {
+    let time = httpdate::parse_http_date(str::from_utf8(value).ok()?).ok()?;
+    time.duration_since(std::time::UNIX_EPOCH).ok().map(|since| since.as_secs())
 }

@@ -1,9 +1,11 @@
 //! All of user space's `unsafe`, behind APIs that are safe to call.
 
-pub mod privilege;
 pub mod buffers;
 pub mod cpu;
 pub mod mapping;
 pub mod outbox;
+pub mod privilege;
 pub mod ring;
+pub mod signals;
 pub mod socket;
+pub mod steering;

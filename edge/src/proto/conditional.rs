@@ -1,0 +1,124 @@
+//! Conditions of clients judged against a stored response (RFC 9110 section 13, RFC 9111 section 4.3.2).
+//! If-Match and If-Unmodified-Since are the origin's to judge and never come here.
+#![forbid(unsafe_code)]
+
+use super::request::{Marks, RequestHead};
+use super::session::Found;
+use super::stored::Meta;
+
+/// Whether the client already has this representation: answer 304 (RFC 9110 section 13.2.2).
+pub(super) fn not_modified(request: &RequestHead, meta: &Meta<'_>, found: &Found<'_>) -> bool {
+    // Conditions count only for what would be a success without them (RFC 9110 section 13.2.1).
+    if !(200..300).contains(&meta.status()) {
+        return false;
+    }
+    if request.marks.has(Marks::IF_NONE_MATCH) {
+        // It takes precedence: If-Modified-Since beside it is not looked at.
+        let etag = meta.etag(found.head);
+        return request.field_all("if-none-match").any(|list| lists(list, etag));
+    }
+    if request.marks.has(Marks::IF_MODIFIED_SINCE) {
+        let mut values = request.field_all("if-modified-since");
+        if let (Some(value), None) = (values.next(), values.next()) {
+            return match (super::parse_date(value), meta.last_modified_s()) {
+                (Some(since_s), Some(modified_s)) => modified_s <= since_s,
+                _ => false,
+            };
+        }
+    }
+    false
+}
+
+/// Whether Range counts (RFC 9110 section 13.1.5): no If-Range, or one that names this very representation.
+pub(super) fn range_applies(request: &RequestHead, meta: &Meta<'_>, found: &Found<'_>) -> bool {
+    if !request.marks.has(Marks::IF_RANGE) {
+        return true;
+    }
+    let mut values = request.field_all("if-range");
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return false;
+    };
+    if value.starts_with(b"\"") || value.starts_with(b"W/") {
+        return strong_match(meta.etag(found.head).unwrap_or(b""), value);
+    }
+    // A date is a strong validator if it is a second or more older than Date (RFC 9110 section 8.8.2.2).
+    match (super::parse_date(value), meta.last_modified_s(), meta.date_s()) {
+        (Some(asked_s), Some(modified_s), Some(date_s)) => asked_s == modified_s && modified_s < date_s,
+        _ => false,
+    }
+}
+
+/// Whether an If-None-Match list holds `*` or a tag that weakly matches.
+fn lists(list: &[u8], etag: Option<&[u8]>) -> bool {
+    if list.trim_ascii() == b"*" {
+        return true;
+    }
+    let Some(etag) = etag else { return false };
+    let mut rest = list;
+    while let Some(tag) = next_tag(&mut rest) {
+        if weak_match(tag, etag) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Takes the next entity-tag (RFC 9110 section 8.8.3) off a list. What is malformed ends the list.
+fn next_tag<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let blanks = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t' | b',')).count();
+    let text = rest.get(blanks..)?;
+    let open = if text.starts_with(b"W/") { 2 } else { 0 };
+    if text.get(open) != Some(&b'"') {
+        return None;
+    }
+    let inner = text.get(open + 1..)?;
+    let close = inner.iter().position(|&byte| byte == b'"')?;
+    let (tag, after) = text.split_at(open + 1 + close + 1);
+    *rest = after;
+    Some(tag)
+}
+
+/// RFC 9110 section 8.8.3.2, weak comparison.
+pub(super) fn weak_match(one: &[u8], other: &[u8]) -> bool {
+    let opaque = |tag: &'_ [u8]| tag.strip_prefix(b"W/").map_or(0, |_| 2);
+    one[opaque(one)..] == other[opaque(other)..]
+}
+
+/// RFC 9110 section 8.8.3.2, strong comparison.
+fn strong_match(one: &[u8], other: &[u8]) -> bool {
+    one == other && one.starts_with(b"\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags() {
+        for (list, etag, want) in [
+            ("\"a\"", "\"a\"", true),
+            ("\"a\"", "\"b\"", false),
+            ("W/\"a\"", "\"a\"", true),
+            ("\"a\"", "W/\"a\"", true),
+            ("W/\"a\"", "W/\"a\"", true),
+            ("\"x\", \"a\"", "\"a\"", true),
+            ("\"x\",W/\"a\"", "\"a\"", true),
+            (",, \"a\" ,", "\"a\"", true),
+            ("\"x,\\\", \"a\"", "\"a\"", true),
+            ("\"a, b\"", "\"a, b\"", true),
+            ("\"a, b\"", "\"a\"", false),
+            ("*", "\"a\"", true),
+            (" * ", "\"a\"", true),
+            ("\"*\"", "\"a\"", false),
+            ("a", "\"a\"", false),
+            ("w/\"a\"", "\"a\"", false),
+            ("\"a", "\"a\"", false),
+            ("", "\"a\"", false),
+            ("\"A\"", "\"a\"", false),
+        ] {
+            assert_eq!(lists(list.as_bytes(), Some(etag.as_bytes())), want, "{list} against {etag}");
+        }
+        assert!(lists(b"*", None));
+        assert!(!lists(b"\"a\"", None));
+    }
+}
