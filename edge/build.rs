@@ -69,9 +69,12 @@ fn main() {
     }
 }
 
-/// Runs the nested build and returns the path of the object.
+/// Runs the nested build and returns the path of the object, a copy in `out`.
 fn build(toolchain: &bpf::Toolchain, workspace: &Path, out: &Path) -> PathBuf {
-    let target = out.join("bpf");
+    // One nested directory for all profiles, beside them in the target directory, which cargo marks
+    // with a tag. It cannot be the target directory itself: the outer build holds its lock.
+    let target = out.ancestors().find(|directory| directory.join("CACHEDIR.TAG").is_file());
+    let target = target.unwrap_or(out).join("bpf");
     let flags = [
         "-Cdebuginfo=2".to_owned(),
         // Jumps and moves of 32 bits: without them the verifier loses track of ranges.
@@ -108,5 +111,10 @@ fn build(toolchain: &bpf::Toolchain, workspace: &Path, out: &Path) -> PathBuf {
         toolchain.rustc.display(),
         String::from_utf8_lossy(&output.stderr)
     );
-    target.join(bpf::TARGET).join("bpf/edge-ebpf")
+    let object = out.join("edge-ebpf");
+    let built = std::fs::read(target.join(bpf::TARGET).join("bpf/edge-ebpf")).expect("cargo built it");
+    if std::fs::read(&object).ok().as_ref() != Some(&built) {
+        std::fs::write(&object, built).expect("OUT_DIR can be written");
+    }
+    object
 }

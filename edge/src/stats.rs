@@ -70,6 +70,8 @@ counters! {
     FillsJoined "fills_joined";
     /// Fills that ended whole and were published.
     FillsStored "fills_stored";
+    /// Fills that ended whole and could not be stored, or were invalidated meanwhile.
+    FillsNotStored "fills_not_stored";
     /// Fills that broke off.
     FillsBroken "fills_broken";
     /// Validations answered 304.
@@ -80,6 +82,83 @@ counters! {
     Evicted "evicted_objects";
     /// Records dropped because their checksum did not match.
     RecordsDropped "records_dropped";
+    /// Flushes of the store.
+    Flushes "store_flushes";
+    /// Flushes of the store that failed.
+    FlushErrors "store_flush_errors";
+}
+
+macro_rules! gauges {
+    ($($(#[doc = $help:literal])+ $name:ident $text:literal;)+) => {
+        /// A value of the whole node that goes up and down.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        #[allow(missing_docs)]
+        pub enum Gauge { $($name),+ }
+
+        /// Every gauge with its metric name (without the `edge_` prefix) and help.
+        pub const GAUGES: &[(Gauge, &str, &str)] = &[$((Gauge::$name, $text, concat!($($help),+))),+];
+    };
+}
+
+gauges! {
+    /// 1 as long as the node runs.
+    Up "up";
+    /// Worker threads.
+    Workers "workers";
+    /// Client connections open.
+    Connections "connections";
+    /// Objects in the index of the store.
+    StoreObjects "store_objects";
+    /// Objects the index has room for.
+    StoreObjectsMax "store_objects_max";
+    /// Bytes of the store in use.
+    StoreUsedBytes "store_used_bytes";
+    /// Bytes of the store.
+    StoreSizeBytes "store_size_bytes";
+    /// Bytes of the index.
+    StoreIndexBytes "store_index_bytes";
+    /// Fills under way.
+    FillsRunning "fills_running";
+    /// Requests that wait for the head of a response.
+    FillsWaiting "fill_requests_waiting";
+    /// Requests being passed through.
+    PassesRunning "passes_running";
+    /// Origin requests under way.
+    FetchesRunning "fetches_running";
+    /// Origin requests that wait for a place.
+    FetchesWaiting "fetches_waiting";
+    /// Keys remembered as uncacheable.
+    UncacheableKeys "uncacheable_keys";
+    /// Messages for workers that wait for room in their queues.
+    OutboxMessages "worker_messages_waiting";
+    /// Messages from workers that control has not taken.
+    QueueToControl "control_messages_queued";
+    /// Messages to workers that they have not taken.
+    QueueToWorkers "worker_messages_queued";
+    /// Seconds since the start.
+    UptimeSeconds "uptime_seconds";
+}
+
+/// The gauges of the node. Written by one thread when somebody asks for them.
+pub struct Gauges([AtomicU64; GAUGES.len()]);
+
+impl Default for Gauges {
+    fn default() -> Self {
+        Gauges([const { AtomicU64::new(0) }; GAUGES.len()])
+    }
+}
+
+impl Gauges {
+    /// Sets a value.
+    pub fn set(&self, gauge: Gauge, value: u64) {
+        self.0[gauge as usize].store(value, Relaxed);
+    }
+
+    /// Reads a value.
+    pub fn get(&self, gauge: Gauge) -> u64 {
+        self.0[gauge as usize].load(Relaxed)
+    }
 }
 
 /// The counters of one thread, padded so that no two threads share a cache line.

@@ -159,6 +159,7 @@ impl<T> Queue<T> {
     /// [`Queue::event`]. `Err`: full, the item comes back.
     pub fn push(&self, item: T) -> Result<bool, T> {
         self.items.push(item)?;
+        // SeqCst, as in `sleep`: either this swap sees the announcement, or the sleeper sees the item.
         Ok(!self.woken.swap(true, Ordering::SeqCst))
     }
 
@@ -171,6 +172,16 @@ impl<T> Queue<T> {
     pub fn sleep(&self) -> bool {
         self.woken.store(false, Ordering::SeqCst);
         self.items.is_empty() || self.woken.swap(true, Ordering::SeqCst)
+    }
+
+    /// Items in it now.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
     }
 
     /// The eventfd the consumer waits on.

@@ -1,5 +1,353 @@
 //! MISS PATH: one thread with a tokio-uring runtime. Fetches from origins, is the only writer of the
 //! shards, and answers the admin endpoint. Held still, it changes nothing about what hits return.
+//!
+//! Everything runs as tasks of one thread, so the state in [`Node`] needs no lock; no borrow of it lives across an
+//! await. Workers are reached through `mailbox` alone.
 #![forbid(unsafe_code)]
 
+mod admin;
+mod disk;
+mod fill;
 pub mod mailbox;
+mod metrics;
+mod origin;
+mod outbox;
+mod pass;
+mod pool;
+mod routes;
+mod rules;
+mod sealing;
+mod stream;
+mod uncacheable;
+mod upload;
+
+use crate::config::Config;
+use crate::limits;
+use crate::proto::request::RequestHead;
+use crate::proto::session::FetchKind;
+use crate::shard;
+use crate::stats::{Cells, Counter};
+use crate::sys::readiness::Event;
+use mailbox::{Mailbox, StreamId, Ticket, ToControl, ToWorker};
+use origin::{Bounds, FetchError, Origin};
+use outbox::Outbox;
+use std::cell::{Cell, Ref, RefCell};
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+
+#[cfg(test)]
+mod tests;
+
+/// What the control thread starts with.
+pub struct Start {
+    /// Origins, routes and the admin address; see [`Handle::reload`] for what may change later.
+    pub config: Arc<Config>,
+    /// The only writer of the store.
+    pub writer: shard::Writer,
+    /// What opening the store found, for the status.
+    pub opened: shard::Opened,
+    /// One for each worker, in the order of their numbers.
+    pub mailboxes: Vec<Arc<Mailbox>>,
+    /// The workers' counters.
+    pub worker_cells: Vec<Arc<Cells>>,
+    /// Counters only this thread writes.
+    pub cells: Arc<Cells>,
+    /// What else `/status` shows: workers, steering and its reason. An object; its members are merged in.
+    pub status: Box<dyn Fn() -> serde_json::Value + Send>,
+}
+
+/// The running control thread.
+pub struct Handle {
+    commands: mpsc::UnboundedSender<Command>,
+    thread: std::thread::JoinHandle<io::Result<()>>,
+    admin: Option<SocketAddr>,
+}
+
+enum Command {
+    Reload(Arc<Config>, oneshot::Sender<Result<(), String>>),
+    Stop,
+}
+
+/// Starts the thread, named `edge-control`. Errors: no ring or no epoll, an admin address that cannot be bound or is
+/// not loopback, an origin whose servers or certificate file cannot be read.
+pub fn spawn(start: Start) -> io::Result<Handle> {
+    let admin = start.config.admin.map(admin::listen).transpose()?;
+    let address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
+    let (commands, inbox) = mpsc::unbounded_channel();
+    let (ready, started) = std::sync::mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new().name("edge-control".into()).spawn(move || {
+        let mut ring = tokio_uring::uring_builder();
+        ring.setup_coop_taskrun().setup_single_issuer();
+        let runtime = match tokio_uring::Runtime::new(tokio_uring::builder().uring_builder(&ring)) {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                return Ok(());
+            }
+        };
+        runtime.block_on(run(start, admin, inbox, ready))
+    })?;
+    match started.recv() {
+        Ok(Ok(())) => Ok(Handle { commands, thread, admin: address }),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(io::Error::other("the control thread ended before it was ready")),
+    }
+}
+
+impl Handle {
+    /// Where the admin endpoint listens.
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// Takes over origins, routes and their limits; what runs goes on as it began. The error says what is wrong, and
+    /// nothing has changed then. Listening addresses and the store need a restart.
+    pub fn reload(&self, config: Arc<Config>) -> Result<(), String> {
+        let (answer, answered) = oneshot::channel();
+        self.commands.send(Command::Reload(config, answer)).map_err(|_| GONE.to_owned())?;
+        answered.blocking_recv().map_err(|_| GONE.to_owned())?
+    }
+
+    /// Clean stop: new fetches are refused, running ones get `STOP_GRACE_MS` and are broken off then; the store is
+    /// flushed and its checkpoint written. Workers should have drained before. Returns when the thread has ended; the
+    /// error is that of the flush or the checkpoint, without which the next start scans the store.
+    pub fn stop(self) -> io::Result<()> {
+        let _ = self.commands.send(Command::Stop);
+        self.thread.join().map_err(|_| io::Error::other("the control thread panicked"))?
+    }
+}
+
+const GONE: &str = "the control thread has ended";
+
+/// The state of the thread.
+struct Node {
+    config: RefCell<Arc<Config>>,
+    origins: RefCell<Vec<Rc<Origin>>>,
+    bounds: Bounds,
+    writer: RefCell<shard::Writer>,
+    opened: shard::Opened,
+    outboxes: Vec<Outbox>,
+    worker_cells: Vec<Arc<Cells>>,
+    cells: Arc<Cells>,
+    fills: fill::Fills,
+    passes: pass::Passes,
+    next_stream: Cell<StreamId>,
+    tasks: Cell<usize>,
+    draining: Cell<bool>,
+    break_off: watch::Sender<bool>,
+    status: Box<dyn Fn() -> serde_json::Value>,
+    started: std::time::Instant,
+}
+
+/// Where a request goes, with the fields the choice depended on.
+struct Routed {
+    origin: usize,
+    fields: Vec<String>,
+}
+
+impl Node {
+    fn new(
+        start: Start,
+        latency: prometheus_client::metrics::histogram::Histogram,
+    ) -> Result<Rc<Self>, String> {
+        Ok(Rc::new(Node {
+            origins: RefCell::new(origins(&start.config)?),
+            config: RefCell::new(start.config),
+            bounds: Bounds::new(start.cells.clone(), latency),
+            writer: RefCell::new(start.writer),
+            opened: start.opened,
+            outboxes: start.mailboxes.into_iter().map(Outbox::new).collect(),
+            worker_cells: start.worker_cells,
+            cells: start.cells,
+            fills: fill::Fills::default(),
+            passes: pass::Passes::default(),
+            next_stream: Cell::new(1),
+            tasks: Cell::new(0),
+            draining: Cell::new(false),
+            break_off: watch::channel(false).0,
+            status: start.status,
+            started: std::time::Instant::now(),
+        }))
+    }
+
+    fn workers(&self) -> usize {
+        self.outboxes.len()
+    }
+
+    fn outbox(&self, worker: u16) -> &Outbox {
+        &self.outboxes[usize::from(worker)]
+    }
+
+    fn new_stream(&self) -> StreamId {
+        self.next_stream.replace(self.next_stream.get() + 1)
+    }
+
+    fn refuse(&self, ticket: Ticket, status: u16) {
+        if status == 503 {
+            self.cells.add(Counter::Overflows, 1);
+        }
+        self.outbox(ticket.worker).post(ToWorker::Refused { ticket, status });
+    }
+
+    fn route(&self, request: &RequestHead) -> Result<(Rc<Origin>, Routed), FetchError> {
+        let config = self.config.borrow();
+        let Some(routed) = routes::find(&config.routes, request) else {
+            return Err(FetchError { status: 404, reason: "no route".into() });
+        };
+        let origin = self.origins.borrow()[routed.origin].clone();
+        let fields = routed.fields.into_iter().map(str::to_owned).collect();
+        Ok((origin, Routed { origin: routed.origin, fields }))
+    }
+
+    /// Removes what is stored under a key and keeps what is under way from being published. Says how many records
+    /// there were.
+    fn invalidate(&self, hash: u64, key: &[u8]) -> u64 {
+        self.fills.invalidate(key);
+        self.writer.borrow_mut().remove(hash, key)
+    }
+
+    fn writer(&self) -> Ref<'_, shard::Writer> {
+        self.writer.borrow()
+    }
+
+    /// Runs a task that a clean stop waits for.
+    fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
+        let node = self.clone();
+        node.tasks.set(node.tasks.get() + 1);
+        tokio_uring::spawn(async move {
+            task.await;
+            node.tasks.set(node.tasks.get() - 1);
+        });
+    }
+
+    /// Returns once running fetches must be broken off.
+    async fn broken_off(&self) {
+        // The sender lives in `self`, so this ends only with the signal.
+        let _ = self.break_off.subscribe().wait_for(|&broken_off| broken_off).await;
+    }
+
+    fn take(self: &Rc<Self>, message: ToControl) {
+        match message {
+            ToControl::Fetch { ticket, .. } if self.draining.get() => self.refuse(ticket, 503),
+            ToControl::Fetch { ticket, kind: FetchKind::Pass, request } => pass::start(self, ticket, request),
+            ToControl::Fetch { ticket, kind, request } => {
+                fill::request(self, fill::Waiter { ticket, kind, request })
+            }
+            ToControl::Body { ticket, bytes, last } => match self.passes.get(ticket) {
+                Some(pass) => pass.body(bytes, last),
+                // The response is over already: what the client still sends is taken and dropped.
+                None if bytes.is_empty() => {}
+                None => self.outbox(ticket.worker).post(ToWorker::BodyCredit { ticket, bytes: bytes.len() }),
+            },
+            ToControl::Credit { stream, bytes } => self.passes.credit(stream, bytes),
+            ToControl::Gone { ticket } => match self.passes.get(ticket) {
+                Some(pass) => pass.gone(),
+                None => self.fills.gone(ticket),
+            },
+        }
+    }
+}
+
+fn origins(config: &Config) -> Result<Vec<Rc<Origin>>, String> {
+    config.origins.iter().map(|origin| Origin::new(origin).map(Rc::new)).collect()
+}
+
+async fn run(
+    start: Start,
+    admin: Option<TcpListener>,
+    inbox: mpsc::UnboundedReceiver<Command>,
+    ready: std::sync::mpsc::SyncSender<io::Result<()>>,
+) -> io::Result<()> {
+    let node = match begin(start, admin) {
+        Ok(node) => node,
+        Err(error) => {
+            let _ = ready.send(Err(error));
+            return Ok(());
+        }
+    };
+    let _ = ready.send(Ok(()));
+    drop(ready);
+    obey(&node, inbox).await;
+    stop(&node).await
+}
+
+fn begin(start: Start, admin: Option<TcpListener>) -> io::Result<Rc<Node>> {
+    let latency = metrics::latency();
+    let node = Node::new(start, latency.clone()).map_err(io::Error::other)?;
+    for worker in 0..node.workers() {
+        let event = Event::new(node.outboxes[worker].mailbox().to_control.event())?;
+        let receiver = node.clone();
+        tokio_uring::spawn(async move { receive(&receiver, worker, event).await });
+        let pump = node.clone();
+        tokio_uring::spawn(async move { pump.outboxes[worker].pump().await });
+    }
+    let flusher = node.clone();
+    tokio_uring::spawn(async move { disk::flush_forever(&flusher).await });
+    let reaper = node.clone();
+    tokio_uring::spawn(async move { reap_forever(&reaper).await });
+    if let Some(listener) = admin {
+        admin::serve(&node, listener, metrics::Metrics::new(&node, latency))?;
+    }
+    Ok(node)
+}
+
+/// Takes one worker's messages for as long as the thread runs.
+async fn receive(node: &Rc<Node>, worker: usize, event: Event) {
+    let queue = &node.outboxes[worker].mailbox().to_control;
+    loop {
+        let mut taken = 0;
+        while let Some(message) = queue.pop() {
+            node.take(message);
+            taken += 1;
+            if taken % limits::MESSAGES_PER_TURN_MAX == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        if queue.sleep() && event.fired().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn reap_forever(node: &Node) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(limits::ORIGIN_IDLE_TIMEOUT_MS / 4)).await;
+        node.origins.borrow().iter().for_each(|origin| origin.reap());
+    }
+}
+
+/// Carries out commands until the one to stop.
+async fn obey(node: &Node, mut inbox: mpsc::UnboundedReceiver<Command>) {
+    // A dropped handle stops the thread too.
+    while let Some(Command::Reload(config, answer)) = inbox.recv().await {
+        let result = origins(&config).map(|origins| {
+            *node.origins.borrow_mut() = origins;
+            *node.config.borrow_mut() = config;
+        });
+        let _ = answer.send(result);
+    }
+}
+
+async fn stop(node: &Rc<Node>) -> io::Result<()> {
+    node.draining.set(true);
+    let poll = Duration::from_millis(5);
+    let grace = Duration::from_millis(limits::STOP_GRACE_MS);
+    let idle = async {
+        while node.tasks.get() > 0 {
+            tokio::time::sleep(poll).await;
+        }
+    };
+    if tokio::time::timeout(grace, idle).await.is_err() {
+        tracing::warn!(fetches = node.tasks.get(), "broken off at the stop");
+        node.break_off.send_replace(true);
+        while node.tasks.get() > 0 {
+            tokio::time::sleep(poll).await;
+        }
+    }
+    disk::close(node).await
+}

@@ -16,6 +16,7 @@ mod checkpoint;
 pub mod index;
 pub mod layout;
 mod read;
+mod reclaim;
 mod recover;
 mod store;
 

@@ -1,5 +1,5 @@
-//! The writing side: where records go, what they replace, and which segment is emptied for them. It never
-//! touches bytes that a reader may hold, and never waits for a reader.
+//! The writing side: where records go, what they replace, and what is kept true on disk. Which segment is
+//! written next is settled in `reclaim`. Nothing here waits for a reader.
 //!
 //! Kept true at every step, so that a process killed at any point reopens to what it last served:
 //!
@@ -12,13 +12,14 @@
 use super::index::{Entry, Slot};
 use super::layout::{self, Geometry, HEADER_BYTES, Header, Kind, PayloadChecksum};
 use super::read::Find;
+use super::reclaim::Segments;
 use super::{Pinned, PutError, Usage, checkpoint};
 use crate::sys::mapping::Appender;
 use bytes::Bytes;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::Ordering::Release;
 
 /// The writing side; one, owned by control.
 pub struct Writer {
@@ -36,21 +37,6 @@ pub struct Writer {
     checkpoint_made: bool,
 }
 
-/// Which segment is what. Each one is in exactly one place.
-#[derive(Default)]
-pub(super) struct Segments {
-    /// The one being written, and where its next record goes.
-    pub(super) active: Option<(usize, usize)>,
-    /// Full ones, the oldest first.
-    pub(super) sealed: VecDeque<usize>,
-    /// Emptied of index entries, but still held by a reader.
-    pub(super) shut: Vec<usize>,
-    /// Holding nothing.
-    pub(super) free: Vec<usize>,
-    /// Sequence number given out last.
-    pub(super) sequence: u64,
-}
-
 /// What is counted.
 #[derive(Default)]
 pub(super) struct Counts {
@@ -58,8 +44,8 @@ pub(super) struct Counts {
     pub(super) entries: u64,
     /// Those that are not chunks.
     pub(super) objects: u64,
-    evicted: u64,
-    reclaimed_segments: u64,
+    pub(super) evicted: u64,
+    pub(super) reclaimed_segments: u64,
 }
 
 /// How to find a record's entry again.
@@ -350,7 +336,7 @@ impl Writer {
         self.discount(location);
     }
 
-    fn discount(&mut self, location: u64) {
+    pub(super) fn discount(&mut self, location: u64) {
         self.counts.entries -= 1;
         let Some((header, _)) = self.record(location) else { return };
         self.counts.objects -= u64::from(header.kind != Kind::Chunk);
@@ -362,7 +348,7 @@ impl Writer {
     }
 
     /// Drops the head of an object that has lost a chunk, if it has one.
-    fn drop_head(&mut self, object: u64) {
+    pub(super) fn drop_head(&mut self, object: u64) {
         let Some(head) = self.heads.get(&object).copied() else { return };
         if let Some(slot) = self.find.index.locate(head.hash, head.location) {
             self.counts.evicted += 1;
@@ -426,99 +412,6 @@ impl Writer {
         Ok(self.geometry.location(segment, start))
     }
 
-    /// Where the next record of this length goes.
-    fn room(&mut self, record_bytes: usize) -> Result<(usize, usize), PutError> {
-        if let Some((segment, at)) = self.segments.active
-            && at + record_bytes <= self.geometry.segment_bytes()
-        {
-            return Ok((segment, at));
-        }
-        let segment = self.empty_segment().ok_or(PutError::Pinned)?;
-        if let Some((full, _)) = self.segments.active.take() {
-            self.segments.sealed.push_back(full);
-        }
-        self.begin(segment);
-        let start = self.geometry.words_bytes();
-        self.segments.active = Some((segment, start));
-        Ok((segment, start))
-    }
-
-    /// A segment that can be written from its start. The oldest whose readers have left goes.
-    fn empty_segment(&mut self) -> Option<usize> {
-        for list in [&mut self.segments.shut, &mut self.segments.free] {
-            if let Some(i) = list.iter().position(|&segment| self.map.reset(segment)) {
-                return Some(list.swap_remove(i));
-            }
-        }
-        let mut i = 0;
-        while let Some(&segment) = self.segments.sealed.get(i) {
-            if self.map.pinned(segment) {
-                i += 1;
-                continue;
-            }
-            self.drain(segment);
-            self.segments.sealed.remove(i);
-            self.counts.reclaimed_segments += 1;
-            if self.map.reset(segment) {
-                return Some(segment);
-            }
-            self.segments.shut.push(segment);
-        }
-        None
-    }
-
-    /// Takes all that a segment holds out of the index, and its header off the disk.
-    fn drain(&mut self, segment: usize) {
-        for word in &self.map.words(segment)[layout::SEGMENT_WORDS] {
-            word.store(0, Release);
-        }
-        self.wrote(segment, 0..self.geometry.words_bytes());
-        let mut at = self.geometry.words_bytes();
-        let end = self.map.filled(segment);
-        while at < end {
-            let location = self.geometry.location(segment, at);
-            let Some((header, _)) = self.record(location) else { break };
-            if let Some(slot) = self.find.index.locate(header.hash, location) {
-                self.evict(slot, location, &header);
-            }
-            at += header.record_bytes();
-        }
-        if at < end {
-            // Something other than us has written here. Costs a walk over the whole index, once.
-            let here = |entry: &Entry| self.geometry.place(entry.location()).0 == segment;
-            let lost: Vec<_> = self.find.index.entries().filter(|(_, entry)| here(entry)).collect();
-            for (slot, entry) in lost {
-                self.find.index.clear(slot);
-                self.counts.entries -= 1;
-                self.heads.retain(|_, head| head.location != entry.location());
-            }
-        }
-    }
-
-    fn evict(&mut self, slot: Slot, location: u64, header: &Header) {
-        self.find.index.clear(slot);
-        self.discount(location);
-        match header.kind {
-            Kind::Chunk => self.drop_head(header.object),
-            Kind::Whole | Kind::Head => self.counts.evicted += 1,
-        }
-    }
-
-    /// Starts a new life of an emptied segment.
-    fn begin(&mut self, segment: usize) {
-        self.segments.sequence += 1;
-        let words = self.map.words(segment);
-        let dead = layout::DEAD_WORD..self.geometry.words_bytes() / 8;
-        for word in &words[dead] {
-            word.store(0, Relaxed);
-        }
-        let values = layout::segment_words(self.id, segment, self.segments.sequence);
-        for (word, value) in words[layout::SEGMENT_WORDS].iter().zip(values) {
-            word.store(value, Release);
-        }
-        self.wrote(segment, 0..self.geometry.words_bytes());
-    }
-
     /// What a segment's header says about its present life.
     pub(super) fn sequence(&self, segment: usize) -> Option<u64> {
         layout::segment_sequence(self.id, segment, self.map.words(segment))
@@ -537,7 +430,7 @@ impl Writer {
         self.wrote(0, layout::RUN_WORD * 8..layout::RUN_WORD * 8 + 8);
     }
 
-    fn wrote(&mut self, segment: usize, range: Range<usize>) {
+    pub(super) fn wrote(&mut self, segment: usize, range: Range<usize>) {
         let base = (segment * self.geometry.segment_bytes()) as u64;
         let (start, end) = (base + range.start as u64, base + range.end as u64);
         self.dirty = Some(match self.dirty.take() {

@@ -68,6 +68,9 @@ pub fn spawn(setup: Setup) -> io::Result<(JoinHandle<()>, Features)> {
 
 const BUFFER_GROUP: u16 = 0;
 
+/// Bytes of one connection slot, idle or not.
+pub const CONNECTION_BYTES: usize = size_of::<Connection>();
+
 /// Fields are dropped in order: the ring ends before the memory its operations may use.
 struct Worker {
     ring: Ring,

@@ -1,0 +1,215 @@
+//! The admin endpoint: `/metrics`, `/healthz`, `/readyz`, `/status`, `/purge`. Answers loopback only, in bounded
+//! number and time. Shows no object's content.
+#![forbid(unsafe_code)]
+
+use super::Node;
+use super::metrics::{self, Metrics};
+use crate::limits;
+use crate::proto::key;
+use crate::stats::Counter;
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::convert::Infallible;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+const TIMEOUT: Duration = Duration::from_millis(limits::ADMIN_TIMEOUT_MS);
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
+
+type Answer = Response<Full<Bytes>>;
+
+/// Binds the address. Refuses one that is not loopback: whoever reaches the endpoint can empty the cache.
+pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    if !address.ip().is_loopback() {
+        let why = format!(
+            "admin {address} is not a loopback address: use 127.0.0.1:{0} or [::1]:{0}",
+            address.port()
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    let listener = TcpListener::bind(address).map_err(|e| {
+        io::Error::new(e.kind(), format!("admin {address}: {e}: choose another [listen] admin"))
+    })?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Serves until the thread ends.
+pub(super) fn serve(node: &Rc<Node>, listener: TcpListener, metrics: Metrics) -> io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let (node, metrics) = (node.clone(), Rc::new(metrics));
+    tokio_uring::spawn(async move {
+        let places = Arc::new(Semaphore::new(limits::ADMIN_CONNECTIONS_MAX));
+        loop {
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let socket = match listener.accept().await {
+                Ok((socket, _)) => socket,
+                Err(error) => {
+                    tracing::warn!(%error, "admin connection not accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let (node, metrics) = (node.clone(), metrics.clone());
+            tokio_uring::spawn(async move {
+                let service = service_fn(|request| answer(&node, &metrics, request));
+                let mut server = http1::Builder::new();
+                server
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(TIMEOUT)
+                    .max_buf_size(limits::ADMIN_BODY_BYTES_MAX);
+                if let Err(error) = server.serve_connection(TokioIo::new(socket), service).await {
+                    tracing::debug!(%error, "admin connection ended");
+                }
+                drop(place);
+            });
+        }
+    });
+    Ok(())
+}
+
+async fn answer(node: &Node, metrics: &Metrics, request: Request<Incoming>) -> Result<Answer, Infallible> {
+    let get = request.method() == Method::GET || request.method() == Method::HEAD;
+    Ok(match request.uri().path() {
+        "/metrics" if get => match metrics.render(node) {
+            Ok(text) => reply(StatusCode::OK, OPENMETRICS, text),
+            Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be rendered"),
+        },
+        "/healthz" if get => reply(StatusCode::OK, TEXT, "ok\n"),
+        "/readyz" if get && node.draining.get() => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n"),
+        "/readyz" if get => reply(StatusCode::OK, TEXT, "ready\n"),
+        "/status" if get => reply(StatusCode::OK, JSON, format!("{:#}\n", status(node))),
+        "/purge" if request.method() == Method::POST => match timeout(TIMEOUT, read(request)).await {
+            Ok(Ok(body)) => purge(node, &body),
+            Ok(Err(answer)) => answer,
+            Err(_) => refuse(StatusCode::REQUEST_TIMEOUT, "the request's body did not arrive in time"),
+        },
+        "/purge" => allow("POST"),
+        "/metrics" | "/healthz" | "/readyz" | "/status" => allow("GET, HEAD"),
+        _ => refuse(StatusCode::NOT_FOUND, "there is /metrics, /healthz, /readyz, /status and /purge"),
+    })
+}
+
+async fn read(request: Request<Incoming>) -> Result<Bytes, Answer> {
+    match Limited::new(request.into_body(), limits::ADMIN_BODY_BYTES_MAX).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, "the request's body is larger than 64 KiB"))
+        }
+        Err(_) => Err(refuse(StatusCode::BAD_REQUEST, "the request's body broke off")),
+    }
+}
+
+/// What to purge: exactly one of the first four.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Purge {
+    url: Option<String>,
+    prefix: Option<String>,
+    host: Option<String>,
+    tag: Option<String>,
+    #[serde(default)]
+    soft: bool,
+}
+
+const PURGE_FORM: &str = r#"send {"url": "http://host/path"}"#;
+
+fn purge(node: &Node, body: &[u8]) -> Answer {
+    let wanted: Purge = match serde_json::from_slice(body) {
+        Ok(wanted) => wanted,
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, &format!("{error}: {PURGE_FORM}")),
+    };
+    let Purge { url, prefix, host, tag, soft } = &wanted;
+    if [url, prefix, host, tag].into_iter().flatten().count() != 1 {
+        return refuse(
+            StatusCode::BAD_REQUEST,
+            &format!("exactly one of url, prefix, host, tag: {PURGE_FORM}"),
+        );
+    }
+    if *soft {
+        return refuse(StatusCode::NOT_IMPLEMENTED, "this version cannot purge softly: leave out soft");
+    }
+    let Some(url) = url else {
+        return refuse(StatusCode::NOT_IMPLEMENTED, "this version purges by url only");
+    };
+    let Some(key) = key::from_url(url) else {
+        return refuse(
+            StatusCode::BAD_REQUEST,
+            "url is not an absolute http or https URL that a request could carry",
+        );
+    };
+    let purged = node.invalidate(key::hash(&key), &key);
+    node.cells.add(Counter::Purged, purged);
+    tracing::info!(url, purged, "purge");
+    reply(StatusCode::OK, JSON, format!("{}\n", json!({ "purged": purged })))
+}
+
+fn status(node: &Node) -> Value {
+    let usage = node.writer().usage();
+    let counters: serde_json::Map<String, Value> =
+        metrics::totals(node).map(|(name, value)| (name.to_owned(), value.into())).collect();
+    let mut status = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_s": node.started.elapsed().as_secs(),
+        "draining": node.draining.get(),
+        "store": {
+            "size_bytes": usage.size_bytes,
+            "used_bytes": usage.used_bytes,
+            "objects": usage.objects,
+            "index_entries_max": usage.index_entries_max,
+            "index_bytes": usage.index_bytes,
+            "evicted_objects": usage.evicted,
+            "reclaimed_segments": usage.reclaimed_segments,
+            "opened": {
+                "objects": node.opened.objects,
+                "dropped": node.opened.dropped,
+                "clean": node.opened.clean,
+                "scanned_bytes": node.opened.scanned_bytes,
+                "took_ms": node.opened.took_ms,
+            },
+        },
+        "fetches": {
+            "running": node.bounds.running(),
+            "waiting": node.bounds.waiting(),
+            "fills": node.fills.running(),
+            "passes": node.passes.len(),
+        },
+        "counters": counters,
+    });
+    if let (Value::Object(own), Value::Object(more)) = (&mut status, (node.status)()) {
+        own.extend(more);
+    }
+    status
+}
+
+fn reply(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer
+}
+
+fn refuse(status: StatusCode, error: &str) -> Answer {
+    reply(status, JSON, format!("{}\n", json!({ "error": error })))
+}
+
+fn allow(methods: &'static str) -> Answer {
+    let mut answer = refuse(StatusCode::METHOD_NOT_ALLOWED, &format!("the methods are {methods}"));
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+    answer
+}

@@ -1,0 +1,333 @@
+//! Fills: one origin request for a key, however many ask. Decides who shares a response, who has to be fetched
+//! alone, and what a validation changes. How the body is stored while it streams is in `sealing`.
+//!
+//! | the response            | who asked first              | who else waits                                       |
+//! |-------------------------|------------------------------|------------------------------------------------------|
+//! | may be stored           | joins the stream             | joins if its selected fields match, else a fill of its own variant |
+//! | may not                 | gets it passed through       | fetched alone, each; the key is remembered a while   |
+//! | 304 to our validation   | looks up again               | the same if it matches the record, else a fill       |
+//! | none                    | 502, 503 or 504              | the same                                             |
+#![forbid(unsafe_code)]
+
+use super::Node;
+use super::mailbox::{Ticket, ToWorker};
+use super::origin::{FetchError, Outgoing, Response};
+use super::rules::{self, Selector};
+use super::sealing::{self, Filling};
+use super::uncacheable::Uncacheable;
+use super::upload::UploadBody;
+use super::{pass, stream::Stream};
+use crate::clock;
+use crate::proto::request::RequestHead;
+use crate::proto::response::OriginHead;
+use crate::proto::session::FetchKind;
+use crate::stats::Counter;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// A request that waits for a response.
+pub(super) struct Waiter {
+    pub(super) ticket: Ticket,
+    pub(super) kind: FetchKind,
+    pub(super) request: Box<RequestHead>,
+}
+
+/// One fetch of one key.
+pub(super) struct Fill {
+    key: Vec<u8>,
+    hash: u64,
+    /// Which origin, for requests that would go elsewhere must not share it.
+    origin: usize,
+    /// Whether others may wait for its head. Not so where the last response could not be stored.
+    shared: bool,
+    /// The variant it is for, where an earlier response has told what the key varies on.
+    selector: Option<Selector>,
+    /// Cleared when the key was invalidated meanwhile: what is under way must not be published.
+    publish: Cell<bool>,
+    pub(super) state: RefCell<State>,
+}
+
+/// How far a fill is.
+pub(super) enum State {
+    /// No head yet.
+    Waiting(Vec<Waiter>),
+    /// Its body is on the way.
+    Streaming(Filling),
+    /// Over.
+    Done,
+}
+
+/// All fills.
+#[derive(Default)]
+pub(super) struct Fills {
+    /// All that run; their state says which may be joined.
+    by_key: RefCell<HashMap<Vec<u8>, Vec<Rc<Fill>>>>,
+    waiting: RefCell<HashMap<Ticket, Rc<Fill>>>,
+    uncacheable: RefCell<Uncacheable>,
+    running: Cell<usize>,
+}
+
+impl Fills {
+    /// Fills that run.
+    pub(super) fn running(&self) -> usize {
+        self.running.get()
+    }
+
+    /// Requests that wait for a head.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.borrow().len()
+    }
+
+    /// Keys remembered as uncacheable.
+    pub(super) fn uncacheable(&self) -> usize {
+        self.uncacheable.borrow().len()
+    }
+
+    /// A client left. Its fill goes on.
+    pub(super) fn gone(&self, ticket: Ticket) {
+        let Some(fill) = self.waiting.borrow_mut().remove(&ticket) else { return };
+        if let State::Waiting(waiters) = &mut *fill.state.borrow_mut() {
+            waiters.retain(|waiter| waiter.ticket != ticket);
+        }
+    }
+
+    /// What runs for this key is not published, and not joined by later requests.
+    pub(super) fn invalidate(&self, key: &[u8]) {
+        for fill in self.by_key.borrow().get(key).into_iter().flatten() {
+            fill.publish.set(false);
+        }
+    }
+
+    fn list(&self, fill: &Rc<Fill>) {
+        self.by_key.borrow_mut().entry(fill.key.clone()).or_default().push(fill.clone());
+    }
+
+    fn unlist(&self, fill: &Rc<Fill>) {
+        let mut by_key = self.by_key.borrow_mut();
+        if let Some(fills) = by_key.get_mut(&fill.key) {
+            fills.retain(|other| !Rc::ptr_eq(other, fill));
+            if fills.is_empty() {
+                by_key.remove(&fill.key);
+            }
+        }
+    }
+
+    /// Lets a waiter share what already runs, or gives it back.
+    fn join(&self, node: &Node, waiter: Waiter, origin: usize) -> Result<(), Waiter> {
+        let by_key = self.by_key.borrow();
+        for fill in by_key.get(waiter.request.key.as_slice()).into_iter().flatten() {
+            match &mut *fill.state.borrow_mut() {
+                _ if !fill.publish.get() => continue,
+                State::Streaming(filling) if filling.takes(&waiter.request) => {
+                    filling.join(node, waiter.ticket)
+                }
+                State::Waiting(waiters) if fill.waits_for(&waiter.request, origin) => {
+                    self.waiting.borrow_mut().insert(waiter.ticket, fill.clone());
+                    waiters.push(waiter);
+                }
+                _ => continue,
+            }
+            node.cells.add(Counter::FillsJoined, 1);
+            return Ok(());
+        }
+        Err(waiter)
+    }
+}
+
+impl Fill {
+    /// Whether its object may be published.
+    pub(super) fn publishes(&self) -> bool {
+        self.publish.get()
+    }
+
+    /// Key and its hash.
+    pub(super) fn key(&self) -> (u64, &[u8]) {
+        (self.hash, &self.key)
+    }
+
+    fn waits_for(&self, request: &RequestHead, origin: usize) -> bool {
+        let variant = self.selector.as_ref().is_none_or(|selector| selector.selects(request));
+        self.shared && self.origin == origin && variant
+    }
+
+    fn take_waiters(&self, node: &Node) -> Vec<Waiter> {
+        let State::Waiting(waiters) = self.state.replace(State::Done) else { return Vec::new() };
+        let mut waiting = node.fills.waiting.borrow_mut();
+        waiters.iter().for_each(|waiter| {
+            waiting.remove(&waiter.ticket);
+        });
+        waiters
+    }
+}
+
+/// A request asks for a key: it joins what runs, is told to look again, or starts a fill.
+pub(super) fn request(node: &Rc<Node>, waiter: Waiter) {
+    let hash = waiter.request.key_hash;
+    let origin = match node.route(&waiter.request) {
+        Ok((_, routed)) => routed.origin,
+        Err(error) => return node.refuse(waiter.ticket, error.status),
+    };
+    let waiter = match node.fills.join(node, waiter, origin) {
+        Ok(()) => return,
+        Err(waiter) => waiter,
+    };
+    // Its lookup may have come before what was published since.
+    if rules::is_fresh(node, &waiter.request) {
+        return node.again(waiter, false);
+    }
+    let alone = node.fills.uncacheable.borrow_mut().contains(hash, clock::now().mono_ms);
+    start(node, vec![waiter], origin, None, !alone);
+}
+
+/// Starts a fill for these waiters; the first one's request is sent. `shared`: others may join before its head is there.
+fn start(node: &Rc<Node>, waiters: Vec<Waiter>, origin: usize, selector: Option<Selector>, shared: bool) {
+    let Some(leader) = waiters.first() else { return };
+    let (ticket, kind, request) = (leader.ticket, leader.kind, leader.request.clone());
+    let fill = Rc::new(Fill {
+        key: request.key.clone(),
+        hash: request.key_hash,
+        origin,
+        shared,
+        selector,
+        publish: Cell::new(true),
+        state: RefCell::new(State::Done),
+    });
+    node.fills.waiting.borrow_mut().extend(waiters.iter().map(|waiter| (waiter.ticket, fill.clone())));
+    *fill.state.borrow_mut() = State::Waiting(waiters);
+    node.fills.list(&fill);
+    let task_node = node.clone();
+    node.spawn(async move {
+        let node = task_node;
+        node.fills.running.set(node.fills.running.get() + 1);
+        tokio::select! {
+            () = run(&node, &fill, ticket, kind, &request) => {}
+            () = node.broken_off() => {}
+        }
+        node.fills.running.set(node.fills.running.get() - 1);
+        node.fills.unlist(&fill);
+        sealing::break_off(&node, &fill);
+        for waiter in fill.take_waiters(&node) {
+            node.refuse(waiter.ticket, 503);
+        }
+    });
+}
+
+async fn run(node: &Rc<Node>, fill: &Rc<Fill>, leader: Ticket, kind: FetchKind, request: &RequestHead) {
+    if let Err(error) = fetch_and_share(node, fill, leader, kind, request).await {
+        for waiter in fill.take_waiters(node) {
+            node.refuse(waiter.ticket, error.status);
+        }
+    }
+}
+
+/// The error is what waiters are told; there is none once the head has reached them.
+async fn fetch_and_share(
+    node: &Rc<Node>,
+    fill: &Rc<Fill>,
+    leader: Ticket,
+    kind: FetchKind,
+    request: &RequestHead,
+) -> Result<(), FetchError> {
+    let (origin, routed) = node.route(request)?;
+    let mut outgoing = Outgoing::new(request)?;
+    outgoing.unconditional();
+    let conditional = kind == FetchKind::Revalidate && rules::condition(node, request, &mut outgoing);
+    let mut response = origin.fetch(&node.bounds, &outgoing, UploadBody::empty(), None).await?;
+    if response.status == 304 && conditional {
+        not_modified(node, fill, request, &mut response, &routed.fields);
+        return Ok(());
+    }
+    let judged = rules::judge(request, &mut response, &routed.fields)?;
+    let fits = judged.head.body_bytes.is_none_or(|bytes| bytes <= rules::object_bytes_max(node));
+    match judged.facts {
+        Some(facts) if fits => {
+            let chunked = sealing::needs_object(judged.head.body_bytes);
+            let object = if chunked { node.writer.borrow_mut().new_object() } else { 0 };
+            let stream = Stream::new(node.new_stream(), judged.head.clone(), object, false, node.workers());
+            share(node, fill, leader, Filling::new(stream, judged.head, facts, request));
+            sealing::run(node, fill, request, response.body).await;
+        }
+        Some(_) => not_stored(node, fill, leader, rules::unstored(&judged.head, "too-large"), response).await,
+        None => not_stored(node, fill, leader, judged.head, response).await,
+    }
+    Ok(())
+}
+
+/// The response may be stored: all who match it share its stream, the others get fills of their variants.
+fn share(node: &Rc<Node>, fill: &Rc<Fill>, leader: Ticket, mut filling: Filling) {
+    node.fills.uncacheable.borrow_mut().forget(fill.hash);
+    let mut variants: Vec<(Selector, Vec<Waiter>)> = Vec::new();
+    for waiter in fill.take_waiters(node) {
+        if waiter.ticket == leader || filling.takes(&waiter.request) {
+            filling.join(node, waiter.ticket);
+            continue;
+        }
+        match variants.iter_mut().find(|(selector, _)| selector.selects(&waiter.request)) {
+            Some((_, waiters)) => waiters.push(waiter),
+            None => variants.push((filling.selector(&waiter.request), vec![waiter])),
+        }
+    }
+    *fill.state.borrow_mut() = State::Streaming(filling);
+    for (selector, waiters) in variants {
+        start(node, waiters, fill.origin, Some(selector), true);
+    }
+}
+
+/// The response may not be stored: it belongs to the one whose request was sent.
+async fn not_stored(
+    node: &Rc<Node>,
+    fill: &Rc<Fill>,
+    leader: Ticket,
+    head: Arc<OriginHead>,
+    response: Response,
+) {
+    node.fills.uncacheable.borrow_mut().remember(fill.hash, clock::now().mono_ms);
+    let mut leads = false;
+    for waiter in fill.take_waiters(node) {
+        if waiter.ticket == leader {
+            leads = true;
+        } else {
+            start(node, vec![waiter], fill.origin, None, false);
+        }
+    }
+    if leads {
+        pass::take_over(node, leader, head, response.body).await;
+    }
+}
+
+/// The stored response is good again.
+fn not_modified(
+    node: &Rc<Node>,
+    fill: &Rc<Fill>,
+    request: &RequestHead,
+    response: &mut Response,
+    routed: &[String],
+) {
+    let freshened = fill.publishes() && rules::freshen(node, request, response, routed);
+    if freshened {
+        node.cells.add(Counter::Revalidated, 1);
+    }
+    let mut others = Vec::new();
+    for mut waiter in fill.take_waiters(node) {
+        if freshened && rules::is_stored(node, &waiter.request) {
+            node.again(waiter, true);
+        } else {
+            // The record was lost meanwhile, or is of another variant: what is needed is the whole response.
+            waiter.kind = if freshened { waiter.kind } else { FetchKind::Fill };
+            others.push(waiter);
+        }
+    }
+    for waiter in others {
+        self::request(node, waiter);
+    }
+}
+
+impl Node {
+    /// Gives a request back to its worker, to look up again.
+    pub(super) fn again(&self, waiter: Waiter, revalidated: bool) {
+        let Waiter { ticket, request, .. } = waiter;
+        self.outbox(ticket.worker).post(ToWorker::Again { ticket, request, revalidated });
+    }
+}

@@ -1,0 +1,130 @@
+//! `/metrics`: the tables of `stats` as prometheus-client renders them. Holds no value of its own but the
+//! histogram of origin latencies.
+#![forbid(unsafe_code)]
+
+use super::Node;
+use crate::stats::{Cells, Counter, GAUGES, Gauge, Gauges, TABLE};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+use std::sync::Arc;
+
+/// Upper bounds in seconds: from a neighbour's memory to the first-byte timeout.
+const LATENCY_SECONDS: [f64; 15] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// Everything `/metrics` shows.
+pub(super) struct Metrics {
+    registry: Registry,
+    gauges: Arc<Gauges>,
+}
+
+/// The histogram of seconds from an origin request to the head of its response.
+pub(super) fn latency() -> Histogram {
+    Histogram::new(LATENCY_SECONDS)
+}
+
+impl Metrics {
+    /// Registers the tables of this node.
+    pub(super) fn new(node: &Node, latency: Histogram) -> Self {
+        let gauges = Arc::new(Gauges::default());
+        let mut registry = Registry::with_prefix("edge");
+        let mut cells = node.worker_cells.clone();
+        cells.push(node.cells.clone());
+        registry.register_collector(Box::new(Tables { cells, gauges: gauges.clone() }));
+        let help = "Time from an origin request to the head of its response";
+        registry.register_with_unit("origin_fetch", help, Unit::Seconds, latency);
+        registry.register(
+            "build",
+            "What is running",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))].to_vec()),
+        );
+        Metrics { registry, gauges }
+    }
+
+    /// The text, in OpenMetrics 1.0.
+    pub(super) fn render(&self, node: &Node) -> Result<String, std::fmt::Error> {
+        refresh(&self.gauges, node);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+/// Sums of all threads' counters in the order of the table, by metric name.
+pub(super) fn totals(node: &Node) -> impl Iterator<Item = (&'static str, u64)> {
+    TABLE.iter().map(|&(counter, name, _)| {
+        let workers: u64 = node.worker_cells.iter().map(|cells| cells.get(counter)).sum();
+        (name, workers + node.cells.get(counter))
+    })
+}
+
+fn refresh(gauges: &Gauges, node: &Node) {
+    let usage = node.writer().usage();
+    // The store counts evictions itself, since its start.
+    let evicted = node.cells.get(Counter::Evicted);
+    node.cells.add(Counter::Evicted, usage.evicted.saturating_sub(evicted));
+    for &(gauge, _, _) in GAUGES {
+        gauges.set(gauge, value(gauge, node, &usage));
+    }
+}
+
+fn value(gauge: Gauge, node: &Node, usage: &crate::shard::Usage) -> u64 {
+    let sum = |counter| node.worker_cells.iter().map(|cells| cells.get(counter)).sum::<u64>();
+    match gauge {
+        Gauge::Up => 1,
+        Gauge::Workers => node.workers() as u64,
+        Gauge::Connections => sum(Counter::Accepted).saturating_sub(sum(Counter::Closed)),
+        Gauge::StoreObjects => usage.objects,
+        Gauge::StoreObjectsMax => usage.index_entries_max,
+        Gauge::StoreUsedBytes => usage.used_bytes,
+        Gauge::StoreSizeBytes => usage.size_bytes,
+        Gauge::StoreIndexBytes => usage.index_bytes,
+        Gauge::FillsRunning => node.fills.running() as u64,
+        Gauge::FillsWaiting => node.fills.waiting() as u64,
+        Gauge::PassesRunning => node.passes.len() as u64,
+        Gauge::FetchesRunning => node.bounds.running() as u64,
+        Gauge::FetchesWaiting => node.bounds.waiting() as u64,
+        Gauge::UncacheableKeys => node.fills.uncacheable() as u64,
+        Gauge::OutboxMessages => node.outboxes.iter().map(|outbox| outbox.waiting() as u64).sum(),
+        Gauge::QueueToControl => node.outboxes.iter().map(|o| o.mailbox().to_control.len() as u64).sum(),
+        Gauge::QueueToWorkers => node.outboxes.iter().map(|o| o.mailbox().to_worker.len() as u64).sum(),
+        Gauge::UptimeSeconds => node.started.elapsed().as_secs(),
+    }
+}
+
+/// The counters of all threads and the gauges.
+struct Tables {
+    cells: Vec<Arc<Cells>>,
+    gauges: Arc<Gauges>,
+}
+
+impl std::fmt::Debug for Tables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tables").field("threads", &self.cells.len()).finish()
+    }
+}
+
+impl Collector for Tables {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        for &(counter, name, help) in TABLE {
+            let sum: u64 = self.cells.iter().map(|cells| cells.get(counter)).sum();
+            let metric = ConstCounter::new(sum);
+            metric.encode(encoder.encode_descriptor(name, sentence(help), None, metric.metric_type())?)?;
+        }
+        for &(gauge, name, help) in GAUGES {
+            let metric = ConstGauge::new(self.gauges.get(gauge));
+            metric.encode(encoder.encode_descriptor(name, sentence(help), None, metric.metric_type())?)?;
+        }
+        Ok(())
+    }
+}
+
+/// prometheus-client adds the full stop itself in some places and not in others: help goes in bare.
+fn sentence(help: &str) -> &str {
+    help.trim().trim_end_matches('.')
+}

@@ -1,0 +1,457 @@
+//! One request to an origin: a place within the bounds, a server that answers, the response's head within
+//! its time limit, and its body piece by piece. Decides nothing about caching.
+#![forbid(unsafe_code)]
+
+use super::pool::{self, ConnectError, Connector, Sender, Server};
+use super::upload::{Upload, UploadBody};
+use crate::clock;
+use crate::config;
+use crate::limits;
+use crate::proto::freshness::Exchange;
+use crate::proto::request::RequestHead;
+use crate::proto::response::HeadError;
+use crate::stats::{Cells, Counter};
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::{Authority, PathAndQuery, Scheme, Uri};
+use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use prometheus_client::metrics::histogram::Histogram;
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// Why there is no response, and what the client is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FetchError {
+    /// 400, 501, 502, 503 or 504.
+    pub(super) status: u16,
+    /// For the log.
+    pub(super) reason: String,
+}
+
+impl FetchError {
+    fn new(status: u16, reason: impl Into<String>) -> Self {
+        FetchError { status, reason: reason.into() }
+    }
+}
+
+impl From<HeadError> for FetchError {
+    fn from(error: HeadError) -> Self {
+        FetchError::new(502, error.to_string())
+    }
+}
+
+/// The node's bounds on fetches and what is counted about them.
+#[derive(Clone)]
+pub(super) struct Bounds {
+    running: Arc<Semaphore>,
+    waiting: Rc<Cell<usize>>,
+    cells: Arc<Cells>,
+    latency: Histogram,
+}
+
+impl Bounds {
+    /// Nothing runs yet. `latency` is told the seconds to the head of each response.
+    pub(super) fn new(cells: Arc<Cells>, latency: Histogram) -> Self {
+        let running = Arc::new(Semaphore::new(limits::FETCHES_RUNNING_MAX));
+        Bounds { running, waiting: Rc::default(), cells, latency }
+    }
+
+    /// Fetches that wait for a place.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.get()
+    }
+
+    /// Fetches that have one.
+    pub(super) fn running(&self) -> usize {
+        limits::FETCHES_RUNNING_MAX - self.running.available_permits()
+    }
+}
+
+/// A place: one for the origin, one for the node. Given back when dropped.
+pub(super) struct Place {
+    _origin: OwnedSemaphorePermit,
+    _node: OwnedSemaphorePermit,
+}
+
+/// One configured origin.
+pub(super) struct Origin {
+    name: String,
+    servers: Vec<Rc<Server>>,
+    next: Cell<usize>,
+    connector: Connector,
+    places: Arc<Semaphore>,
+    connect_timeout: Duration,
+    first_byte_timeout: Duration,
+}
+
+impl Origin {
+    /// Reads what the configuration says. The error names what is wrong with it.
+    pub(super) fn new(origin: &config::Origin) -> Result<Self, String> {
+        let mut servers = Vec::new();
+        for server in &origin.servers {
+            let uri: Uri = server.parse().map_err(|e| format!("origin {}: {server}: {e}", origin.name))?;
+            let known = uri.scheme() == Some(&Scheme::HTTP) || uri.scheme() == Some(&Scheme::HTTPS);
+            if !known || uri.authority().is_none() {
+                return Err(format!(
+                    "origin {}: {server}: write http://host:port or https://host:port",
+                    origin.name
+                ));
+            }
+            servers.push(Rc::new(Server::new(uri)));
+        }
+        if servers.is_empty() {
+            return Err(format!("origin {}: no server: list at least one", origin.name));
+        }
+        Ok(Origin {
+            name: origin.name.clone(),
+            servers,
+            next: Cell::new(0),
+            connector: pool::connector(origin.ca_file.as_deref())
+                .map_err(|e| format!("origin {}: {e}", origin.name))?,
+            places: Arc::new(Semaphore::new(origin.concurrency_max)),
+            connect_timeout: Duration::from_millis(origin.connect_timeout_ms),
+            first_byte_timeout: Duration::from_millis(origin.first_byte_timeout_ms),
+        })
+    }
+
+    /// Closes connections that have been unused for too long.
+    pub(super) fn reap(&self) {
+        self.servers.iter().for_each(|server| server.reap());
+    }
+
+    /// Sends one request, once, and waits for the head of its response. Another server is tried only as long as
+    /// no byte of the request was sent.
+    pub(super) async fn fetch(
+        &self,
+        bounds: &Bounds,
+        outgoing: &Outgoing,
+        body: UploadBody,
+        upload: Option<&Upload>,
+    ) -> Result<Response, FetchError> {
+        let place = self.place(bounds).await?;
+        let started = Instant::now();
+        let fetched = self.fetch_from_any(bounds, outgoing, body, upload, place).await;
+        match &fetched {
+            Ok(_) => bounds.latency.observe(started.elapsed().as_secs_f64()),
+            Err(error) => {
+                bounds.cells.add(Counter::OriginErrors, 1);
+                tracing::debug!(
+                    origin = self.name,
+                    status = error.status,
+                    reason = error.reason,
+                    "fetch failed"
+                );
+            }
+        }
+        fetched
+    }
+
+    async fn place(&self, bounds: &Bounds) -> Result<Place, FetchError> {
+        // The origin's place first: one slow origin must not hold the node's places while it waits.
+        let origin = wait_for(&self.places, bounds).await?;
+        let node = wait_for(&bounds.running, bounds).await?;
+        Ok(Place { _origin: origin, _node: node })
+    }
+
+    async fn fetch_from_any(
+        &self,
+        bounds: &Bounds,
+        outgoing: &Outgoing,
+        mut body: UploadBody,
+        upload: Option<&Upload>,
+        place: Place,
+    ) -> Result<Response, FetchError> {
+        let first = self.next.get();
+        self.next.set((first + 1) % self.servers.len());
+        let mut failed = FetchError::new(502, "no server");
+        for i in 0..self.servers.len() {
+            let server = &self.servers[(first + i) % self.servers.len()];
+            // A kept connection may just have been closed by the server; then a new one is opened.
+            for fresh in [false, true] {
+                let sender = if fresh {
+                    match server.open(&self.connector, self.connect_timeout).await {
+                        Ok(sender) => sender,
+                        Err(error) => {
+                            failed = connect_failed(server, error);
+                            break;
+                        }
+                    }
+                } else {
+                    let Some(sender) = server.reuse() else { continue };
+                    sender
+                };
+                let request_s = clock::now().unix_s;
+                match self.send(bounds, server, sender, outgoing, body, upload).await {
+                    Ok((response, sender)) => {
+                        return Ok(Response::new(
+                            response, sender, server, place, outgoing, bounds, request_s,
+                        ));
+                    }
+                    Err((error, None)) => return Err(error),
+                    Err((error, Some(unsent))) => (failed, body) = (error, unsent),
+                }
+            }
+        }
+        Err(failed)
+    }
+
+    /// The error holds the body if no byte of the request was sent.
+    async fn send(
+        &self,
+        bounds: &Bounds,
+        server: &Server,
+        mut sender: Sender,
+        outgoing: &Outgoing,
+        body: UploadBody,
+        upload: Option<&Upload>,
+    ) -> Result<(http::Response<Incoming>, Sender), (FetchError, Option<UploadBody>)> {
+        let request = match outgoing.request(sender.http2(), server.uri().scheme(), body) {
+            Ok(request) => request,
+            Err((error, body)) => return Err((error, Some(body))),
+        };
+        let started = Instant::now();
+        let mut deadline = started + self.first_byte_timeout;
+        let answered = {
+            let mut answer = std::pin::pin!(sender.send(request));
+            loop {
+                if let Ok(answered) = timeout_at(deadline, &mut answer).await {
+                    break Some(answered);
+                }
+                // While the client's body still moves, the origin cannot be expected to answer.
+                let moved = upload.map_or(started, Upload::progressed) + self.first_byte_timeout;
+                if moved <= deadline {
+                    break None;
+                }
+                deadline = moved;
+            }
+        };
+        match answered {
+            Some(Ok(response)) => {
+                bounds.cells.add(Counter::OriginRequests, 1);
+                Ok((response, sender))
+            }
+            Some(Err(mut error)) => {
+                let unsent = error.take_message().map(Request::into_body);
+                bounds.cells.add(Counter::OriginRequests, u64::from(unsent.is_none()));
+                let reason = format!("{}: {}", server.uri(), pool::explain(error.into_error().into()));
+                Err((FetchError::new(502, reason), unsent))
+            }
+            None => {
+                bounds.cells.add(Counter::OriginRequests, 1);
+                Err((FetchError::new(504, format!("{}: no answer in time", server.uri())), None))
+            }
+        }
+    }
+}
+
+fn connect_failed(server: &Server, error: ConnectError) -> FetchError {
+    match error {
+        ConnectError::Timeout => FetchError::new(504, format!("{}: no connection in time", server.uri())),
+        ConnectError::Failed(reason) => FetchError::new(502, format!("{}: {reason}", server.uri())),
+    }
+}
+
+/// Waits in the bounded line for a place.
+async fn wait_for(places: &Arc<Semaphore>, bounds: &Bounds) -> Result<OwnedSemaphorePermit, FetchError> {
+    if let Ok(place) = places.clone().try_acquire_owned() {
+        return Ok(place);
+    }
+    if bounds.waiting.get() >= limits::FETCHES_WAITING_MAX {
+        return Err(FetchError::new(503, "too many fetches wait"));
+    }
+    let _waiting = Waiting::new(&bounds.waiting);
+    match timeout(Duration::from_millis(limits::FETCH_WAIT_MS), places.clone().acquire_owned()).await {
+        Ok(Ok(place)) => Ok(place),
+        _ => Err(FetchError::new(503, "waited too long for a place")),
+    }
+}
+
+/// Counts one who waits, also when its task is dropped meanwhile.
+struct Waiting<'a>(&'a Cell<usize>);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Waiting(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// A request as the origin gets it, without its body: hop-by-hop fields removed, all else as the client sent it.
+#[derive(Clone, Debug)]
+pub(super) struct Outgoing {
+    method: Method,
+    path: PathAndQuery,
+    fields: HeaderMap,
+}
+
+impl Outgoing {
+    /// Builds it from the client's request. `Err`: it cannot be sent on (400, or 501 for CONNECT).
+    pub(super) fn new(request: &RequestHead) -> Result<Self, FetchError> {
+        let bad = |what: &str| FetchError::new(400, format!("{what} cannot be sent on"));
+        let method: Method = request.method_name().parse().map_err(|_| bad("method"))?;
+        if method == Method::CONNECT {
+            return Err(FetchError::new(501, "CONNECT is not supported"));
+        }
+        let path = PathAndQuery::try_from(request.path().as_bytes()).map_err(|_| bad("target"))?;
+        let mut fields = HeaderMap::new();
+        for (name, value) in request.fields().filter(|(name, _)| !request.hop_by_hop(name)) {
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad("field name"))?;
+            fields.append(name, HeaderValue::from_bytes(value).map_err(|_| bad("field value"))?);
+        }
+        fields.insert(header::HOST, HeaderValue::from_str(request.host()).map_err(|_| bad("host"))?);
+        Ok(Outgoing { method, path, fields })
+    }
+
+    /// Asks for the whole, current representation: the client's own conditions and range are left out.
+    pub(super) fn unconditional(&mut self) {
+        for name in [
+            header::IF_NONE_MATCH,
+            header::IF_MODIFIED_SINCE,
+            header::IF_MATCH,
+            header::IF_UNMODIFIED_SINCE,
+            header::IF_RANGE,
+            header::RANGE,
+        ] {
+            self.fields.remove(name);
+        }
+    }
+
+    /// Its fields, to add conditions.
+    pub(super) fn fields_mut(&mut self) -> &mut HeaderMap {
+        &mut self.fields
+    }
+
+    /// Whether a response to this has no body whatever its fields say.
+    fn head_only(&self) -> bool {
+        self.method == Method::HEAD
+    }
+
+    fn request(
+        &self,
+        http2: bool,
+        scheme: Option<&Scheme>,
+        body: UploadBody,
+    ) -> Result<Request<UploadBody>, (FetchError, UploadBody)> {
+        let mut parts = http::uri::Parts::default();
+        parts.path_and_query = Some(self.path.clone());
+        let mut fields = self.fields.clone();
+        if http2 {
+            // In HTTP/2 the host travels as `:authority` (RFC 9113 section 8.3.1).
+            let host = fields.remove(header::HOST);
+            parts.scheme = scheme.cloned();
+            parts.authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+        }
+        let Ok(uri) = Uri::from_parts(parts) else {
+            return Err((FetchError::new(400, "host or target cannot be sent on"), body));
+        };
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = uri;
+        *request.headers_mut() = fields;
+        Ok(request)
+    }
+}
+
+/// A response whose head has arrived.
+pub(super) struct Response {
+    /// Final status.
+    pub(super) status: StatusCode,
+    /// As the origin sent them.
+    pub(super) fields: HeaderMap,
+    /// When it was asked for and came.
+    pub(super) exchange: Exchange,
+    /// What follows.
+    pub(super) body: ResponseBody,
+}
+
+/// The body of a response. Dropped before its end, its connection is closed.
+pub(super) struct ResponseBody {
+    incoming: Incoming,
+    sender: Option<Sender>,
+    server: Rc<Server>,
+    /// What the origin said it would send, less what came.
+    left_bytes: Option<u64>,
+    cells: Arc<Cells>,
+    place: Option<Place>,
+}
+
+impl Response {
+    fn new(
+        response: http::Response<Incoming>,
+        sender: Sender,
+        server: &Rc<Server>,
+        place: Place,
+        outgoing: &Outgoing,
+        bounds: &Bounds,
+        request_s: u64,
+    ) -> Self {
+        let (parts, incoming) = response.into_parts();
+        let bodiless = outgoing.head_only() || [204, 304].contains(&parts.status.as_u16());
+        let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+        let body = ResponseBody {
+            incoming,
+            sender: Some(sender),
+            server: server.clone(),
+            left_bytes: length.filter(|_| !bodiless),
+            cells: bounds.cells.clone(),
+            place: Some(place),
+        };
+        let exchange = Exchange { request_s, response_s: clock::now().unix_s };
+        Response { status: parts.status, fields: parts.headers, exchange, body }
+    }
+}
+
+impl ResponseBody {
+    /// The next piece, never empty; `None` when the body is whole. After an error nothing more comes.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
+        let limit = Duration::from_millis(limits::ORIGIN_BODY_TIMEOUT_MS);
+        loop {
+            let frame = match timeout(limit, self.incoming.frame()).await {
+                Err(_) => return Err(self.broken(504, "the body stopped")),
+                Ok(Some(Err(error))) => return Err(self.broken(502, pool::explain(error.into()))),
+                Ok(None) => break,
+                Ok(Some(Ok(frame))) => frame,
+            };
+            // Trailers are dropped, as RFC 9110 section 6.5.1 allows.
+            let Ok(bytes) = frame.into_data() else { continue };
+            if bytes.is_empty() {
+                continue;
+            }
+            self.cells.add(Counter::OriginBytes, bytes.len() as u64);
+            if let Some(left) = &mut self.left_bytes {
+                match left.checked_sub(bytes.len() as u64) {
+                    Some(less) => *left = less,
+                    None => return Err(self.broken(502, "the body is longer than its length")),
+                }
+            }
+            return Ok(Some(bytes));
+        }
+        if self.left_bytes.is_some_and(|left| left > 0) {
+            return Err(self.broken(502, "the body ended short"));
+        }
+        self.place = None;
+        if let Some(sender) = self.sender.take() {
+            self.server.keep(sender);
+        }
+        Ok(None)
+    }
+
+    fn broken(&mut self, status: u16, reason: impl Into<String>) -> FetchError {
+        self.sender = None;
+        self.place = None;
+        self.cells.add(Counter::OriginErrors, 1);
+        FetchError::new(status, reason)
+    }
+}

@@ -1,0 +1,215 @@
+//! Requests passed through for one client alone: its body goes to the origin, the response comes back, both
+//! only as fast as the other side takes them. Nothing is stored; a successful unsafe method removes what was.
+#![forbid(unsafe_code)]
+
+use super::Node;
+use super::mailbox::{StreamId, Ticket, ToWorker};
+use super::origin::{FetchError, Outgoing, ResponseBody};
+use super::rules;
+use super::stream::Stream;
+use super::upload::{Upload, UploadBody};
+use crate::limits;
+use crate::proto::freshness;
+use crate::proto::request::{BodyLength, RequestHead};
+use crate::proto::response::OriginHead;
+use bytes::Bytes;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+/// The largest piece of a passed body, so that a window holds several.
+const PIECE_BYTES_MAX: usize = limits::PASS_WINDOW_BYTES / 4;
+
+/// All passes, by what messages name them with.
+#[derive(Default)]
+pub(super) struct Passes {
+    by_ticket: RefCell<HashMap<Ticket, Rc<Pass>>>,
+    by_stream: RefCell<HashMap<StreamId, Rc<Pass>>>,
+}
+
+/// One pass.
+pub(super) struct Pass {
+    ticket: Ticket,
+    upload: Option<Rc<Upload>>,
+    stream: Cell<Option<StreamId>>,
+    /// Bytes on their way to the client.
+    unacknowledged_bytes: Cell<usize>,
+    credited: Notify,
+    gone: Notify,
+}
+
+impl Passes {
+    /// The pass of this request.
+    pub(super) fn get(&self, ticket: Ticket) -> Option<Rc<Pass>> {
+        self.by_ticket.borrow().get(&ticket).cloned()
+    }
+
+    /// A client has been sent bytes of its stream.
+    pub(super) fn credit(&self, stream: StreamId, bytes: usize) {
+        if let Some(pass) = self.by_stream.borrow().get(&stream) {
+            pass.unacknowledged_bytes.set(pass.unacknowledged_bytes.get().saturating_sub(bytes));
+            pass.credited.notify_one();
+        }
+    }
+
+    /// Passes that run.
+    pub(super) fn len(&self) -> usize {
+        self.by_ticket.borrow().len()
+    }
+
+    fn add(&self, pass: &Rc<Pass>) {
+        self.by_ticket.borrow_mut().insert(pass.ticket, pass.clone());
+    }
+
+    fn remove(&self, pass: &Pass) {
+        self.by_ticket.borrow_mut().remove(&pass.ticket);
+        if let Some(stream) = pass.stream.get() {
+            self.by_stream.borrow_mut().remove(&stream);
+        }
+    }
+}
+
+impl Pass {
+    fn new(ticket: Ticket, upload: Option<Rc<Upload>>) -> Rc<Self> {
+        Rc::new(Pass {
+            ticket,
+            upload,
+            stream: Cell::new(None),
+            unacknowledged_bytes: Cell::new(0),
+            credited: Notify::new(),
+            gone: Notify::new(),
+        })
+    }
+
+    /// The client left.
+    pub(super) fn gone(&self) {
+        if let Some(upload) = &self.upload {
+            upload.abort();
+        }
+        self.gone.notify_one();
+    }
+
+    /// More of the request's body.
+    pub(super) fn body(&self, bytes: Bytes, last: bool) {
+        if let Some(upload) = &self.upload {
+            upload.push(bytes, last);
+        }
+    }
+}
+
+/// Starts passing a request through.
+pub(super) fn start(node: &Rc<Node>, ticket: Ticket, request: Box<RequestHead>) {
+    let upload = (request.body != BodyLength::None).then(|| {
+        let node = Rc::downgrade(node);
+        Upload::new(move |bytes| {
+            if let Some(node) = node.upgrade() {
+                node.outbox(ticket.worker).post(ToWorker::BodyCredit { ticket, bytes });
+            }
+        })
+    });
+    let pass = Pass::new(ticket, upload);
+    node.passes.add(&pass);
+    let task_node = node.clone();
+    node.spawn(async move {
+        let node = task_node;
+        let work = async {
+            match fetch(&node, &pass, &request).await {
+                Ok((head, body)) => stream(&node, &pass, head, body).await,
+                Err(error) => node.refuse(ticket, error.status),
+            }
+        };
+        until_gone(&node, &pass, work).await;
+    });
+}
+
+/// Streams a response that a fill may not store to the client that asked first.
+pub(super) async fn take_over(node: &Rc<Node>, ticket: Ticket, head: Arc<OriginHead>, body: ResponseBody) {
+    let pass = Pass::new(ticket, None);
+    node.passes.add(&pass);
+    until_gone(node, &pass, stream(node, &pass, head, body)).await;
+}
+
+async fn until_gone(node: &Node, pass: &Pass, work: impl Future<Output = ()>) {
+    let stopped = tokio::select! {
+        () = work => false,
+        () = pass.gone.notified() => false,
+        () = node.broken_off() => true,
+    };
+    node.passes.remove(pass);
+    if let Some(upload) = &pass.upload {
+        upload.abort();
+    }
+    if stopped {
+        let message = match pass.stream.get() {
+            Some(stream) => ToWorker::Broken { stream },
+            None => ToWorker::Refused { ticket: pass.ticket, status: 503 },
+        };
+        node.outbox(pass.ticket.worker).post(message);
+    }
+}
+
+async fn fetch(
+    node: &Rc<Node>,
+    pass: &Pass,
+    request: &RequestHead,
+) -> Result<(Arc<OriginHead>, ResponseBody), FetchError> {
+    let (origin, _) = node.route(request)?;
+    let outgoing = Outgoing::new(request)?;
+    let body = match &pass.upload {
+        Some(upload) => UploadBody::streamed(upload.clone(), request.body),
+        None => UploadBody::empty(),
+    };
+    let response = origin.fetch(&node.bounds, &outgoing, body, pass.upload.as_deref()).await?;
+    if freshness::invalidates(request, response.status.as_u16()) {
+        node.invalidate(request.key_hash, &request.key);
+    }
+    Ok((rules::passed(&response)?, response.body))
+}
+
+async fn stream(node: &Rc<Node>, pass: &Rc<Pass>, head: Arc<OriginHead>, mut body: ResponseBody) {
+    let id = node.new_stream();
+    pass.stream.set(Some(id));
+    node.passes.by_stream.borrow_mut().insert(id, pass.clone());
+    let stream = RefCell::new(Stream::new(id, head, 0, true, node.workers()));
+    stream.borrow_mut().join(node, pass.ticket);
+    let result = pump(node, pass, &stream, &mut body).await;
+    let mut stream = stream.borrow_mut();
+    match result {
+        Ok(()) => stream.end(node),
+        Err(reason) => {
+            tracing::debug!(reason, "passed response broken off");
+            stream.broken(node);
+        }
+    }
+}
+
+async fn pump(
+    node: &Node,
+    pass: &Pass,
+    stream: &RefCell<Stream>,
+    body: &mut ResponseBody,
+) -> Result<(), String> {
+    let limit = Duration::from_millis(limits::PASS_CREDIT_TIMEOUT_MS);
+    while let Some(mut bytes) = body.next().await.map_err(|error| error.reason)? {
+        while !bytes.is_empty() {
+            let piece = bytes.split_to(bytes.len().min(PIECE_BYTES_MAX));
+            while pass.unacknowledged_bytes.get() + piece.len() > limits::PASS_WINDOW_BYTES {
+                timeout(limit, pass.credited.notified())
+                    .await
+                    .map_err(|_| "the client took nothing".to_owned())?;
+            }
+            let workers = stream.borrow().workers();
+            super::stream::room(node, workers, |worker| stream.borrow_mut().lose(node, worker)).await;
+            if stream.borrow().workers().is_empty() {
+                return Err("the worker took nothing".to_owned());
+            }
+            pass.unacknowledged_bytes.set(pass.unacknowledged_bytes.get() + piece.len());
+            stream.borrow_mut().piece(node, piece);
+        }
+    }
+    Ok(())
+}

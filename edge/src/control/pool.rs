@@ -1,0 +1,239 @@
+//! Connections to one origin server: opened within a time limit, kept while idle, shared when the server
+//! speaks HTTP/2. Knows nothing of caching.
+#![forbid(unsafe_code)]
+
+use super::upload::UploadBody;
+use crate::limits;
+use http::{Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::{Connection, HttpConnector};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+use tower_service::Service;
+
+const IDLE: Duration = Duration::from_millis(limits::ORIGIN_IDLE_TIMEOUT_MS);
+
+/// Opens TCP and TLS connections.
+pub(super) type Connector = HttpsConnector<HttpConnector>;
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(super) enum ConnectError {
+    /// Not within the time limit.
+    Timeout,
+    /// Refused, unreachable, no such name, or a failed handshake.
+    Failed(String),
+}
+
+/// One server of an origin and its connections.
+pub(super) struct Server {
+    /// Scheme and authority; what is dialled.
+    uri: Uri,
+    idle: RefCell<VecDeque<(Instant, http1::SendRequest<UploadBody>)>>,
+    shared: RefCell<Option<http2::SendRequest<UploadBody>>>,
+    shared_used: Cell<Instant>,
+    /// Held while the first HTTP/2 connection is opened, so that a burst opens one.
+    opening: tokio::sync::Mutex<()>,
+    speaks_http2: Cell<bool>,
+}
+
+/// A connection that is ready for one request.
+pub(super) enum Sender {
+    /// HTTP/1.1: ours alone until its response has ended.
+    Http1(http1::SendRequest<UploadBody>),
+    /// HTTP/2: shared.
+    Http2(http2::SendRequest<UploadBody>),
+}
+
+impl Sender {
+    /// Whether requests must be in HTTP/2 form.
+    pub(super) fn http2(&self) -> bool {
+        matches!(self, Sender::Http2(_))
+    }
+
+    /// Sends one request. The error holds the request if not a byte of it was written.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<UploadBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<UploadBody>>> {
+        match self {
+            Sender::Http1(sender) => sender.try_send_request(request).await,
+            Sender::Http2(sender) => sender.try_send_request(request).await,
+        }
+    }
+}
+
+impl Server {
+    /// A server without connections. `uri` is scheme and authority.
+    pub(super) fn new(uri: Uri) -> Self {
+        Server {
+            uri,
+            idle: RefCell::default(),
+            shared: RefCell::new(None),
+            shared_used: Cell::new(Instant::now()),
+            opening: tokio::sync::Mutex::new(()),
+            speaks_http2: Cell::new(false),
+        }
+    }
+
+    /// What is dialled.
+    pub(super) fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    /// A connection that is open already.
+    pub(super) fn reuse(&self) -> Option<Sender> {
+        let shared = self.shared.borrow().as_ref().filter(|sender| sender.is_ready()).cloned();
+        if let Some(sender) = shared {
+            self.shared_used.set(Instant::now());
+            return Some(Sender::Http2(sender));
+        }
+        let mut idle = self.idle.borrow_mut();
+        // The newest first: the others age out when the load falls.
+        while let Some((since, sender)) = idle.pop_back() {
+            if since.elapsed() < IDLE && sender.is_ready() {
+                return Some(Sender::Http1(sender));
+            }
+        }
+        None
+    }
+
+    /// Opens a connection.
+    pub(super) async fn open(&self, connector: &Connector, limit: Duration) -> Result<Sender, ConnectError> {
+        let turn = match self.speaks_http2.get() {
+            true => Some(self.opening.lock().await),
+            false => None,
+        };
+        if turn.is_some()
+            && let Some(sender) = self.reuse()
+        {
+            return Ok(sender);
+        }
+        match timeout(limit, self.dial(connector.clone())).await {
+            Ok(dialled) => dialled.map_err(ConnectError::Failed),
+            Err(_) => Err(ConnectError::Timeout),
+        }
+    }
+
+    async fn dial(&self, mut connector: Connector) -> Result<Sender, String> {
+        std::future::poll_fn(|cx| connector.poll_ready(cx)).await.map_err(explain)?;
+        let io = connector.call(self.uri.clone()).await.map_err(explain)?;
+        if io.connected().is_negotiated_h2() {
+            let (sender, connection) = http2::Builder::new(LocalExecutor)
+                .max_header_list_size(limits::RESPONSE_HEAD_BYTES_MAX as u32)
+                .handshake(io)
+                .await
+                .map_err(|e| explain(e.into()))?;
+            tokio::task::spawn_local(connection);
+            self.speaks_http2.set(true);
+            self.shared_used.set(Instant::now());
+            *self.shared.borrow_mut() = Some(sender.clone());
+            return Ok(Sender::Http2(sender));
+        }
+        let (sender, connection) = http1::Builder::new()
+            .max_headers(limits::RESPONSE_FIELDS_MAX)
+            .max_header_size(limits::RESPONSE_HEAD_BYTES_MAX)
+            .max_buf_size(limits::ORIGIN_READ_BUFFER_BYTES)
+            .handshake(io)
+            .await
+            .map_err(|e| explain(e.into()))?;
+        tokio::task::spawn_local(connection);
+        Ok(Sender::Http1(sender))
+    }
+
+    /// Keeps a connection whose response has ended, once it is ready for another request.
+    pub(super) fn keep(self: &Rc<Self>, sender: Sender) {
+        let Sender::Http1(mut sender) = sender else { return };
+        let server = self.clone();
+        tokio::task::spawn_local(async move {
+            if let Ok(Ok(())) = timeout(IDLE, sender.ready()).await {
+                let mut idle = server.idle.borrow_mut();
+                if idle.len() < limits::ORIGIN_IDLE_CONNECTIONS_MAX {
+                    idle.push_back((Instant::now(), sender));
+                }
+            }
+        });
+    }
+
+    /// Closes what has been unused for `ORIGIN_IDLE_TIMEOUT_MS`. A shared connection closes when its last stream has ended.
+    pub(super) fn reap(&self) {
+        self.idle.borrow_mut().retain(|(since, sender)| since.elapsed() < IDLE && !sender.is_closed());
+        let mut shared = self.shared.borrow_mut();
+        if shared.as_ref().is_some_and(|s| s.is_closed() || self.shared_used.get().elapsed() >= IDLE) {
+            *shared = None;
+        }
+    }
+}
+
+/// A connector for HTTP/1.1 and HTTP/2 (by ALPN), trusting the public authorities or only those of `ca_file`.
+pub(super) fn connector(ca_file: Option<&Path>) -> Result<Connector, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut http = HttpConnector::new();
+    http.enforce_http(false);
+    http.set_nodelay(true);
+    let builder = match ca_file {
+        None => HttpsConnectorBuilder::new()
+            .with_provider_and_webpki_roots(provider)
+            .map_err(|e| format!("TLS to origins: {e}"))?,
+        Some(path) => {
+            let read = |e| format!("{}: {e}: give a PEM file of certificates", path.display());
+            let mut roots = rustls::RootCertStore::empty();
+            for certificate in CertificateDer::pem_file_iter(path).map_err(read)? {
+                roots
+                    .add(certificate.map_err(read)?)
+                    .map_err(|e| format!("{}: {e}: not a certificate of an authority", path.display()))?;
+            }
+            if roots.is_empty() {
+                return Err(format!(
+                    "{}: no certificate in it: give a PEM file of certificates",
+                    path.display()
+                ));
+            }
+            let tls = rustls::ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .map_err(|e| format!("TLS to origins: {e}"))?
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+            HttpsConnectorBuilder::new().with_tls_config(tls)
+        }
+    };
+    Ok(builder.https_or_http().enable_all_versions().wrap_connector(http))
+}
+
+/// The whole chain of causes: hyper's own words end before the interesting part.
+pub(super) fn explain(error: Box<dyn std::error::Error + Send + Sync>) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Runs hyper's HTTP/2 tasks on this thread, whose bodies never leave it.
+#[derive(Clone)]
+struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}

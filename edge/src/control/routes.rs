@@ -1,0 +1,47 @@
+//! Which origin a request goes to: the first route that matches.
+#![forbid(unsafe_code)]
+
+use crate::config::Route;
+use crate::proto::request::RequestHead;
+
+/// Where a request goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Routed<'a> {
+    /// Index into [`crate::config::Config::origins`].
+    pub(super) origin: usize,
+    /// Names of the fields on which the choice depended. The key does not hold them, so what is stored has to vary on
+    /// them.
+    pub(super) fields: Vec<&'a str>,
+}
+
+/// The first route whose host (without port, any case), path prefix and header all match; `None`: 404.
+pub(super) fn find<'a>(routes: &'a [Route], request: &RequestHead) -> Option<Routed<'a>> {
+    let host = without_port(request.host());
+    let mut fields = Vec::new();
+    for route in routes {
+        let host_differs = route.host.as_ref().is_some_and(|wanted| !wanted.eq_ignore_ascii_case(host));
+        let path_differs =
+            route.path.as_ref().is_some_and(|prefix| !request.path().starts_with(prefix.as_str()));
+        if host_differs || path_differs {
+            continue;
+        }
+        if let Some((name, value)) = &route.header {
+            if !fields.contains(&name.as_str()) {
+                fields.push(name.as_str());
+            }
+            if request.field(name) != Some(value.as_bytes()) {
+                continue;
+            }
+        }
+        return Some(Routed { origin: route.origin, fields });
+    }
+    None
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rfind(':') {
+        // An IPv6 address keeps the colons inside its brackets.
+        Some(colon) if !host[colon..].contains(']') => &host[..colon],
+        _ => host,
+    }
+}

@@ -1,0 +1,156 @@
+//! Where control asks `proto` what a response means, and the store what it has. Knows no connection.
+#![forbid(unsafe_code)]
+
+use super::Node;
+use super::origin::{Outgoing, Response};
+use crate::clock;
+use crate::limits;
+use crate::proto::freshness::{self, Facts, Reuse, Storing};
+use crate::proto::request::RequestHead;
+use crate::proto::response::{HeadError, OriginHead};
+use crate::proto::stored::{self, Meta};
+use crate::proto::validation;
+use crate::shard::PutError;
+use bytes::Bytes;
+use http::header::{HeaderValue, VARY};
+use std::sync::Arc;
+
+/// What a response is to the cache.
+pub(super) struct Judged {
+    /// As workers get it.
+    pub(super) head: Arc<OriginHead>,
+    /// What is known for storing it; `None`: it may not be stored.
+    pub(super) facts: Option<Facts>,
+}
+
+/// Judges the response to a request. The fields its route depended on count as named by Vary, for the key does not
+/// hold them.
+pub(super) fn judge(
+    request: &RequestHead,
+    response: &mut Response,
+    routed: &[String],
+) -> Result<Judged, HeadError> {
+    for name in routed {
+        if let Ok(name) = HeaderValue::from_str(name) {
+            response.fields.append(VARY, name);
+        }
+    }
+    let status = response.status.as_u16();
+    let (storing, facts) = freshness::decide(request, status, &response.fields, response.exchange);
+    let head = OriginHead::from_origin(status, &response.fields, storing, response.exchange.response_s)?;
+    Ok(Judged { head: Arc::new(head), facts: (storing == Storing::Store).then_some(facts) })
+}
+
+/// The head of a response that is passed on without being stored.
+pub(super) fn passed(response: &Response) -> Result<Arc<OriginHead>, HeadError> {
+    let storing = Storing::No("pass");
+    let (status, now_s) = (response.status.as_u16(), response.exchange.response_s);
+    OriginHead::from_origin(status, &response.fields, storing, now_s).map(Arc::new)
+}
+
+/// The same head, once it is clear that the object will not be stored.
+pub(super) fn unstored(head: &OriginHead, rule: &'static str) -> Arc<OriginHead> {
+    Arc::new(OriginHead { storing: Storing::No(rule), ..head.clone() })
+}
+
+/// Stored head and meta bytes of a response whose body has this length.
+pub(super) fn record(
+    head: &OriginHead,
+    facts: &Facts,
+    request: &RequestHead,
+    body_bytes: u64,
+) -> (Vec<u8>, Vec<u8>) {
+    let lines = stored::head(head.status, body_bytes, &head.lines);
+    let meta = stored::encode(facts, request, &lines, body_bytes);
+    (lines, meta)
+}
+
+/// Whether a response with these meta bytes was selected by the same field values.
+pub(super) fn matches(meta: &[u8], request: &RequestHead) -> bool {
+    stored::matches(meta, request)
+}
+
+/// The fields a key varies on, and a request's values of them.
+pub(super) struct Selector {
+    meta: Vec<u8>,
+}
+
+impl Selector {
+    /// The variant this request belongs to.
+    pub(super) fn new(facts: &Facts, request: &RequestHead) -> Self {
+        Selector { meta: stored::encode(facts, request, &[], 0) }
+    }
+
+    /// Whether another request belongs to it too.
+    pub(super) fn selects(&self, request: &RequestHead) -> bool {
+        stored::matches(&self.meta, request)
+    }
+}
+
+/// Whether something is stored that this request's variant selects.
+pub(super) fn is_stored(node: &Node, request: &RequestHead) -> bool {
+    let accept = |meta: &[u8]| stored::matches(meta, request);
+    node.writer.borrow().lookup(request.key_hash, &request.key, accept).is_some()
+}
+
+/// Whether what is stored may answer this request as it is.
+pub(super) fn is_fresh(node: &Node, request: &RequestHead) -> bool {
+    let accept = |meta: &[u8]| stored::matches(meta, request);
+    let writer = node.writer.borrow();
+    let Some(record) = writer.lookup(request.key_hash, &request.key, accept) else { return false };
+    let now_s = clock::now().unix_s;
+    Meta::read(record.meta())
+        .is_some_and(|meta| matches!(freshness::reuse(&meta, request, now_s), Reuse::Fresh { .. }))
+}
+
+/// Makes a request conditional on what is stored. `false`: nothing with a validator is.
+pub(super) fn condition(node: &Node, request: &RequestHead, outgoing: &mut Outgoing) -> bool {
+    let accept = |meta: &[u8]| stored::matches(meta, request);
+    let writer = node.writer.borrow();
+    let Some(record) = writer.lookup(request.key_hash, &request.key, accept) else { return false };
+    validation::condition(record.meta(), record.head(), outgoing.fields_mut())
+}
+
+/// Updates what is stored by a 304. `false`: it could not be, and the whole response has to be asked for.
+pub(super) fn freshen(
+    node: &Node,
+    request: &RequestHead,
+    response: &mut Response,
+    routed: &[String],
+) -> bool {
+    if response.fields.contains_key(VARY) {
+        for name in routed.iter().filter_map(|name| HeaderValue::from_str(name).ok()) {
+            response.fields.append(VARY, name);
+        }
+    }
+    let accept = |meta: &[u8]| stored::matches(meta, request);
+    let (hash, key) = (request.key_hash, request.key.as_slice());
+    // A record is held only until the next call that stores, so a whole body is copied: at most one chunk.
+    let (freshened, body) = {
+        let writer = node.writer.borrow();
+        let Some(record) = writer.lookup(hash, key, accept) else { return false };
+        let update = (&response.fields, response.exchange);
+        let freshened = validation::freshen(record.meta(), record.head(), request, update.0, update.1);
+        let Ok(freshened) = freshened else { return false };
+        let body = match record.chunked() {
+            Some(object) => Err((object, record.object_bytes())),
+            None => Ok(Bytes::copy_from_slice(record.body())),
+        };
+        (freshened, body)
+    };
+    let (meta, head) = (freshened.meta.as_slice(), freshened.head.as_slice());
+    let mut writer = node.writer.borrow_mut();
+    let put: Result<(), PutError> = match body {
+        Ok(body) => writer.put(hash, key, meta, head, &[body], accept),
+        Err((object, bytes)) => writer.put_chunked(hash, key, meta, head, object, bytes, accept),
+    };
+    if let Err(error) = &put {
+        tracing::warn!(%error, "validated response could not be stored again");
+    }
+    put.is_ok()
+}
+
+/// The most bytes one object may take of the store.
+pub(super) fn object_bytes_max(node: &Node) -> u64 {
+    node.writer.borrow().usage().size_bytes / limits::STORE_SHARE_PER_OBJECT
+}

@@ -1,0 +1,196 @@
+//! How the body of a fill is stored while it streams. Objects up to `CHUNK_BYTES` are stored whole at their end;
+//! larger ones chunk by chunk, and published with their head record once the last chunk is in. Nothing is
+//! published of a body that did not end whole. What cannot be stored still reaches those who wait for it.
+#![forbid(unsafe_code)]
+
+use super::Node;
+use super::fill::{Fill, State};
+use super::mailbox::Ticket;
+use super::origin::ResponseBody;
+use super::rules::{self, Selector};
+use super::stream::{self, Stream};
+use crate::limits;
+use crate::proto::freshness::Facts;
+use crate::proto::request::RequestHead;
+use crate::proto::response::OriginHead;
+use crate::shard::PutError;
+use crate::stats::Counter;
+use bytes::Bytes;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How often it is looked whether workers have let go of bytes.
+const HELD_POLL: Duration = Duration::from_millis(1);
+const UNSEALED_STALL: Duration = Duration::from_millis(limits::UNSEALED_STALL_MS);
+
+/// The part of a fill whose head is there.
+pub(super) struct Filling {
+    stream: Stream,
+    head: Arc<OriginHead>,
+    facts: Facts,
+    selector: Selector,
+    chunks: u32,
+    total_bytes: u64,
+}
+
+impl Filling {
+    /// Nothing has come yet.
+    pub(super) fn new(stream: Stream, head: Arc<OriginHead>, facts: Facts, request: &RequestHead) -> Self {
+        let selector = Selector::new(&facts, request);
+        Filling { stream, head, facts, selector, chunks: 0, total_bytes: 0 }
+    }
+
+    /// The variant of this response's key that a request belongs to.
+    pub(super) fn selector(&self, request: &RequestHead) -> Selector {
+        Selector::new(&self.facts, request)
+    }
+
+    /// Whether this response answers the request, and still can from its first byte.
+    pub(super) fn takes(&self, request: &RequestHead) -> bool {
+        self.stream.joinable() && self.selector.selects(request)
+    }
+
+    /// Lets a request be answered by it.
+    pub(super) fn join(&mut self, node: &Node, ticket: Ticket) {
+        self.stream.join(node, ticket);
+    }
+
+    /// Takes bytes in: sends them on, and seals full chunks as soon as it is known that more follows.
+    fn take(&mut self, node: &Node, mut bytes: Bytes) -> Result<(), PutError> {
+        let mut result = Ok(());
+        self.total_bytes += bytes.len() as u64;
+        while !bytes.is_empty() {
+            if self.stream.joinable() {
+                if self.stream.pieces_bytes() == limits::CHUNK_BYTES {
+                    result = result.and(self.seal(node));
+                    continue;
+                }
+                let room = limits::CHUNK_BYTES - self.stream.pieces_bytes();
+                self.stream.piece(node, bytes.split_to(bytes.len().min(room)));
+            } else {
+                self.stream.piece(node, std::mem::take(&mut bytes));
+            }
+        }
+        result
+    }
+
+    /// Puts the bytes that were kept into the shard. If that fails, the stream is not stored any more.
+    fn seal(&mut self, node: &Node) -> Result<(), PutError> {
+        let object = self.stream.object();
+        let put = node.writer.borrow_mut().put_chunk(object, self.chunks, self.stream.pieces());
+        match put {
+            Ok(()) => {
+                self.chunks += 1;
+                self.stream.sealed(node);
+            }
+            Err(_) => self.stream.stop_sealing(),
+        }
+        put
+    }
+
+    /// The body ended whole: publishes the object.
+    fn publish(&mut self, node: &Node, fill: &Fill, request: &RequestHead) -> Result<(), PutError> {
+        let (hash, key) = fill.key();
+        let (head, meta) = rules::record(&self.head, &self.facts, request, self.total_bytes);
+        let replaces = |old: &[u8]| rules::matches(old, request);
+        if self.chunks == 0 {
+            let mut writer = node.writer.borrow_mut();
+            return writer.put(hash, key, &meta, &head, self.stream.pieces(), replaces);
+        }
+        self.seal(node)?;
+        let (object, bytes) = (self.stream.object(), self.total_bytes);
+        node.writer.borrow_mut().put_chunked(hash, key, &meta, &head, object, bytes, replaces)
+    }
+}
+
+/// Whether a body of this length (`None`: not said) may have to be stored in chunks.
+pub(super) fn needs_object(body_bytes: Option<u64>) -> bool {
+    body_bytes.is_none_or(|bytes| bytes > limits::CHUNK_BYTES as u64)
+}
+
+/// Reads the body to its end, sends it on and stores it.
+pub(super) async fn run(node: &Rc<Node>, fill: &Rc<Fill>, request: &RequestHead, mut body: ResponseBody) {
+    let most_bytes = rules::object_bytes_max(node);
+    loop {
+        room(node, fill).await;
+        match body.next().await {
+            Err(error) => return stop(node, fill, &error.reason),
+            Ok(None) => break,
+            Ok(Some(bytes)) => {
+                let taken = with(fill, |filling| (filling.take(node, bytes), filling.total_bytes));
+                let Some((put, total_bytes)) = taken else { return };
+                if let Err(error) = put {
+                    stop_sealing(fill, &error.to_string());
+                } else if total_bytes > most_bytes {
+                    stop_sealing(fill, "larger than its share of the store");
+                }
+            }
+        }
+    }
+    let stored = with(fill, |filling| {
+        let publishes = fill.publishes() && filling.stream.joinable();
+        let stored = publishes.then(|| filling.publish(node, fill, request));
+        filling.stream.end(node);
+        stored
+    });
+    fill.state.replace(State::Done);
+    match stored.flatten() {
+        Some(Ok(())) => node.cells.add(Counter::FillsStored, 1),
+        Some(Err(error)) => {
+            node.cells.add(Counter::FillsNotStored, 1);
+            tracing::warn!(%error, "object served and not stored");
+        }
+        None => node.cells.add(Counter::FillsNotStored, 1),
+    }
+}
+
+/// Ends a fill that is not over as broken.
+pub(super) fn break_off(node: &Node, fill: &Fill) {
+    let streaming = with(fill, |filling| filling.stream.broken(node)).is_some();
+    if streaming {
+        fill.state.replace(State::Done);
+        node.cells.add(Counter::FillsBroken, 1);
+    }
+}
+
+fn stop(node: &Node, fill: &Fill, reason: &str) {
+    tracing::debug!(reason, "fill broken off");
+    break_off(node, fill);
+}
+
+fn stop_sealing(fill: &Fill, reason: &str) {
+    with(fill, |filling| {
+        if filling.stream.joinable() {
+            tracing::debug!(reason, "object goes on without being stored");
+            filling.stream.stop_sealing();
+        }
+    });
+}
+
+/// Waits until workers can take more; those that could not for too long have lost the stream.
+async fn room(node: &Node, fill: &Fill) {
+    let workers = with(fill, |filling| filling.stream.workers()).unwrap_or_default();
+    stream::room(node, workers, |worker| {
+        with(fill, |filling| filling.stream.lose(node, worker));
+    })
+    .await;
+    // A stream that is not stored goes as fast as its slowest client, unless that one does not move at all.
+    let held = || with(fill, |filling| filling.stream.held_bytes()).unwrap_or(0);
+    let (mut last, mut since) = (held(), Instant::now());
+    while last >= limits::UNSEALED_WINDOW_BYTES && since.elapsed() < UNSEALED_STALL {
+        tokio::time::sleep(HELD_POLL).await;
+        let now = held();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+    }
+}
+
+fn with<T>(fill: &Fill, act: impl FnOnce(&mut Filling) -> T) -> Option<T> {
+    match &mut *fill.state.borrow_mut() {
+        State::Streaming(filling) => Some(act(filling)),
+        _ => None,
+    }
+}
