@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod bpf;
 mod build;
 mod check;
 mod demo;
@@ -15,6 +16,7 @@ mod test;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use std::process::ExitCode;
 
 const EXAMPLES: &str = "Examples:
   cargo xtask demo --once            a node in namespaces, shown and ended
@@ -44,10 +46,25 @@ enum Task {
     Bench(bench::Options),
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    match run(arguments.task) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The shell's code for a program that Ctrl-C ended.
+        Err(_) if process::interrupted() => {
+            eprintln!("interrupted; everything that was started is ended");
+            ExitCode::from(130)
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
     process::watch_signals()?;
-    match arguments.task {
+    match task {
         Task::Setup => setup::run(),
         Task::Build => build::run(),
         Task::Demo(options) => demo::run(&options),
