@@ -30,27 +30,14 @@ const ENVIRONMENT: &[&str] = &[
     "SSL_CERT_DIR",
 ];
 /// Settings of cargo for registries and the network.
-const ENVIRONMENT_PREFIXES: &[&str] = &[
-    "CARGO_HTTP_",
-    "CARGO_NET_",
-    "CARGO_REGISTR",
-    "CARGO_SOURCE_",
-];
+const ENVIRONMENT_PREFIXES: &[&str] = &["CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR", "CARGO_SOURCE_"];
 
 fn main() {
     let manifest = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
-    let workspace = manifest
-        .parent()
-        .expect("edge lies in the workspace")
-        .to_owned();
+    let workspace = manifest.parent().expect("edge lies in the workspace").to_owned();
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
-    for input in [
-        "edge/build.rs",
-        "edge-ebpf/src",
-        "edge-ebpf/Cargo.toml",
-        "Cargo.lock",
-        "xtask/src/bpf.rs",
-    ] {
+    for input in ["edge/build.rs", "edge-ebpf/src", "edge-ebpf/Cargo.toml", "Cargo.lock", "xtask/src/bpf.rs"]
+    {
         println!("cargo:rerun-if-changed={}", workspace.join(input).display());
     }
     for variable in [bpf::TOOLCHAIN_VARIABLE, "XDG_CACHE_HOME", "HOME", "PATH"] {
@@ -66,13 +53,9 @@ fn main() {
         }
         Err(missing) => {
             // A file that never exists makes cargo run this again, so a later set-up is noticed.
-            println!(
-                "cargo:rerun-if-changed={}",
-                out.join("no-bpf-tool-chain").display()
-            );
-            let reason = format!(
-                "built without the BPF tool chain: {missing}; `cargo xtask setup` installs it"
-            );
+            println!("cargo:rerun-if-changed={}", out.join("no-bpf-tool-chain").display());
+            let reason =
+                format!("built without the BPF tool chain: {missing}; `cargo xtask setup` installs it");
             println!("cargo:warning=XDP is left out: {reason}");
             format!("Err({reason:?})")
         }
@@ -90,9 +73,7 @@ fn main() {
 fn build(toolchain: &bpf::Toolchain, workspace: &Path, out: &Path) -> PathBuf {
     // One nested directory for all profiles, beside them in the target directory, which cargo marks
     // with a tag. It cannot be the target directory itself: the outer build holds its lock.
-    let target = out
-        .ancestors()
-        .find(|directory| directory.join("CACHEDIR.TAG").is_file());
+    let target = out.ancestors().find(|directory| directory.join("CACHEDIR.TAG").is_file());
     let target = target.unwrap_or(out).join("bpf");
     let flags = [
         "-Cdebuginfo=2".to_owned(),
@@ -105,10 +86,7 @@ fn build(toolchain: &bpf::Toolchain, workspace: &Path, out: &Path) -> PathBuf {
     command.env_clear();
     for (name, value) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        if ENVIRONMENT.contains(&&*text)
-            || ENVIRONMENT_PREFIXES
-                .iter()
-                .any(|prefix| text.starts_with(prefix))
+        if ENVIRONMENT.contains(&&*text) || ENVIRONMENT_PREFIXES.iter().any(|prefix| text.starts_with(prefix))
         {
             command.env(&name, value);
         }
@@ -119,15 +97,7 @@ fn build(toolchain: &bpf::Toolchain, workspace: &Path, out: &Path) -> PathBuf {
         // The BPF helpers' crates use unstable features of the compiler.
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
-        .args([
-            "build",
-            "--package",
-            "edge-ebpf",
-            "--bin",
-            "edge-ebpf",
-            "--features",
-            "programs",
-        ])
+        .args(["build", "--package", "edge-ebpf", "--bin", "edge-ebpf", "--features", "programs"])
         .args(["--profile", "bpf", "--locked", "--target", bpf::TARGET])
         .arg("--target-dir")
         .arg(&target);
@@ -142,8 +112,7 @@ fn build(toolchain: &bpf::Toolchain, workspace: &Path, out: &Path) -> PathBuf {
         String::from_utf8_lossy(&output.stderr)
     );
     let object = out.join("edge-ebpf");
-    let built =
-        std::fs::read(target.join(bpf::TARGET).join("bpf/edge-ebpf")).expect("cargo built it");
+    let built = std::fs::read(target.join(bpf::TARGET).join("bpf/edge-ebpf")).expect("cargo built it");
     if std::fs::read(&object).ok().as_ref() != Some(&built) {
         std::fs::write(&object, built).expect("OUT_DIR can be written");
     }

@@ -39,10 +39,7 @@ impl Flow {
         hash = absorb(hash, pair(self.source[2], self.source[3]));
         hash = absorb(hash, pair(self.destination[0], self.destination[1]));
         hash = absorb(hash, pair(self.destination[2], self.destination[3]));
-        hash = absorb(
-            hash,
-            pair(self.source_port as u32, self.destination_port as u32),
-        );
+        hash = absorb(hash, pair(self.source_port as u32, self.destination_port as u32));
         hash ^= hash >> 33;
         hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
         hash ^= hash >> 33;

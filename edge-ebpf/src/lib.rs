@@ -43,26 +43,14 @@ impl Service {
     /// The service a flow is addressed to.
     #[inline(always)]
     pub const fn of(flow: &Flow) -> Service {
-        Service {
-            address: flow.destination,
-            port: flow.destination_port,
-            zero: 0,
-        }
+        Service { address: flow.destination, port: flow.destination_port, zero: 0 }
     }
 
     /// The same port on the wildcard address of the same family.
     #[inline(always)]
     pub const fn wildcard(&self) -> Service {
-        let third = if flow::is_ipv4(&self.address) {
-            flow::IPV4_MAPPED
-        } else {
-            0
-        };
-        Service {
-            address: [0, 0, third, 0],
-            port: self.port,
-            zero: 0,
-        }
+        let third = if flow::is_ipv4(&self.address) { flow::IPV4_MAPPED } else { 0 };
+        Service { address: [0, 0, third, 0], port: self.port, zero: 0 }
     }
 }
 
@@ -76,32 +64,10 @@ mod tests {
 
     #[test]
     fn wildcards_keep_the_family() {
-        let four = Service {
-            address: [0, 0, flow::IPV4_MAPPED, 7],
-            port: 80,
-            zero: 0,
-        };
-        assert_eq!(
-            four.wildcard(),
-            Service {
-                address: [0, 0, flow::IPV4_MAPPED, 0],
-                port: 80,
-                zero: 0
-            }
-        );
-        let six = Service {
-            address: [1, 2, 3, 4],
-            port: 443,
-            zero: 0,
-        };
-        assert_eq!(
-            six.wildcard(),
-            Service {
-                address: [0; 4],
-                port: 443,
-                zero: 0
-            }
-        );
+        let four = Service { address: [0, 0, flow::IPV4_MAPPED, 7], port: 80, zero: 0 };
+        assert_eq!(four.wildcard(), Service { address: [0, 0, flow::IPV4_MAPPED, 0], port: 80, zero: 0 });
+        let six = Service { address: [1, 2, 3, 4], port: 443, zero: 0 };
+        assert_eq!(six.wildcard(), Service { address: [0; 4], port: 443, zero: 0 });
         assert_ne!(four.wildcard().address, six.wildcard().address);
     }
 }

@@ -15,8 +15,8 @@ use aya_ebpf::{
     programs::{RawTracePointContext, SkReuseportContext, XdpContext},
 };
 use edge_ebpf::{
-    BUCKETS, CPUS_MAX, Cells, Counter, Flow, Head, Pass, SERVICES_MAX, STEERING_COUNT,
-    STEERING_CPUMAP, Service, packet,
+    BUCKETS, CPUS_MAX, Cells, Counter, Flow, Head, Pass, SERVICES_MAX, STEERING_COUNT, STEERING_CPUMAP,
+    Service, packet,
 };
 
 /// What is done with packets of served flows; set once, before the program is loaded.
@@ -92,10 +92,7 @@ fn decide(ctx: &XdpContext) -> u32 {
     // while XDP runs on this CPU.
     let cells = unsafe { &mut *cells };
     cells.add(Counter::Packets, 1);
-    let frame = Frame {
-        data: ctx.data(),
-        end: ctx.data_end(),
-    };
+    let frame = Frame { data: ctx.data(), end: ctx.data_end() };
     let (counter, action) = match packet::parse(&frame) {
         Err(Pass::NotIp) => (Counter::NotIp, xdp_action::XDP_PASS),
         Err(Pass::Malformed) => (Counter::Malformed, xdp_action::XDP_PASS),

@@ -131,12 +131,7 @@ fn ipv6<H: Head + ?Sized>(head: &H, offset: usize) -> Result<Flow, Pass> {
         _ => return Err(Pass::NotTcp),
     }
     let (source_port, destination_port) = tcp_ports(head, offset)?;
-    Ok(Flow {
-        source,
-        destination,
-        source_port,
-        destination_port,
-    })
+    Ok(Flow { source, destination, source_port, destination_port })
 }
 
 /// The ports of a TCP header that is there in full.
@@ -146,10 +141,7 @@ fn tcp_ports<H: Head + ?Sized>(head: &H, offset: usize) -> Result<(u16, u16), Pa
     if (fixed[12] >> 4) < 5 {
         return Err(Pass::Malformed);
     }
-    Ok((
-        u16::from_be_bytes([fixed[0], fixed[1]]),
-        u16::from_be_bytes([fixed[2], fixed[3]]),
-    ))
+    Ok((u16::from_be_bytes([fixed[0], fixed[1]]), u16::from_be_bytes([fixed[2], fixed[3]])))
 }
 
 #[inline(always)]

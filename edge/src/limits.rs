@@ -95,8 +95,8 @@ pub const ADMIN_TIMEOUT_MS: u64 = 10_000;
 const _: () = assert!(ORIGIN_READ_BUFFER_BYTES >= RESPONSE_HEAD_BYTES_MAX);
 const _: () = assert!(UNSEALED_WINDOW_BYTES >= 2 * ORIGIN_READ_BUFFER_BYTES);
 const _: () = assert!(CHUNK_BYTES + REQUEST_TARGET_BYTES_MAX + RESPONSE_HEAD_BYTES_MAX < SEGMENT_BYTES);
-const _: () =
-    assert!(CHUNK_BYTES + REQUEST_TARGET_BYTES_MAX + RESPONSE_HEAD_BYTES_MAX < SEGMENT_BYTES);
+const _: () = assert!(CHUNK_BYTES + REQUEST_TARGET_BYTES_MAX + RESPONSE_HEAD_BYTES_MAX < SEGMENT_BYTES);
+const _: () = assert!(CHUNK_BYTES + REQUEST_TARGET_BYTES_MAX + RESPONSE_HEAD_BYTES_MAX < SEGMENT_BYTES);
 const _: () = assert!(REQUEST_TARGET_BYTES_MAX < REQUEST_HEAD_BYTES_MAX);
 
 /// Bytes of a fill a worker holds that are not (yet) in the shard.
@@ -126,8 +126,6 @@ pub const CONFIG_BYTES_MAX: usize = 1024 * 1024;
 pub const STORE_BYTES_MIN: u64 = 4 * SEGMENT_BYTES as u64;
 /// CPU numbers, and so workers; the size of the kernel's fixed CPU set.
 pub const CPUS_MAX: usize = 1024;
-/// Connections that wait for accept on one listening socket; the kernel cuts it to `net.core.somaxconn`.
-pub const LISTEN_BACKLOG: i32 = 4096;
 /// Addresses the node listens on; each worker has a socket for each.
 pub const LISTENERS_MAX: usize = 16;
 /// Connections of one worker unless configured.

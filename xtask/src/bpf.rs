@@ -41,44 +41,28 @@ pub fn find() -> Result<Toolchain, String> {
 fn system() -> Result<Toolchain, String> {
     let sysroot = output(Command::new(SYSTEM_RUSTC).args(["--print", "sysroot"]))
         .ok_or_else(|| format!("{SYSTEM_RUSTC} is not installed"))?;
-    if !Path::new(&sysroot)
-        .join("lib/rustlib")
-        .join(TARGET)
-        .is_dir()
-    {
+    if !Path::new(&sysroot).join("lib/rustlib").join(TARGET).is_dir() {
         return Err(format!("{SYSTEM_RUSTC} has no core library for {TARGET}"));
     }
     let llvm = llvm_major(Path::new(SYSTEM_RUSTC))
         .ok_or_else(|| format!("{SYSTEM_RUSTC} does not say which LLVM it uses"))?;
     let linker = directory(llvm)?.join("bin/bpf-linker");
     if !linker.is_file() {
-        return Err(format!(
-            "bpf-linker is not installed ({})",
-            linker.display()
-        ));
+        return Err(format!("bpf-linker is not installed ({})", linker.display()));
     }
-    Ok(Toolchain {
-        rustc: SYSTEM_RUSTC.into(),
-        linker,
-        is_core_built: false,
-    })
+    Ok(Toolchain { rustc: SYSTEM_RUSTC.into(), linker, is_core_built: false })
 }
 
 /// rustup's nightly with rust-src, and a bpf-linker found in PATH.
 fn nightly() -> Result<Toolchain, String> {
-    let sysroot =
-        output(Command::new("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]))
-            .ok_or("rustup has no nightly")?;
+    let sysroot = output(Command::new("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]))
+        .ok_or("rustup has no nightly")?;
     let sysroot = PathBuf::from(sysroot);
     if !sysroot.join("lib/rustlib/src/rust/library/core").is_dir() {
         return Err("the nightly of rustup has no rust-src".into());
     }
     let linker = search_path("bpf-linker").ok_or("bpf-linker is not in PATH")?;
-    Ok(Toolchain {
-        rustc: sysroot.join("bin/rustc"),
-        linker,
-        is_core_built: true,
-    })
+    Ok(Toolchain { rustc: sysroot.join("bin/rustc"), linker, is_core_built: true })
 }
 
 /// Where the linker for this major version of LLVM is installed: outside any target directory, so
@@ -87,40 +71,28 @@ pub fn directory(llvm_major: u32) -> Result<PathBuf, String> {
     if let Some(chosen) = std::env::var_os(TOOLCHAIN_VARIABLE).filter(|value| !value.is_empty()) {
         return Ok(chosen.into());
     }
-    let variable = |name| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
     let cache =
-        variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
-    let cache = cache
-        .ok_or_else(|| format!("none of {TOOLCHAIN_VARIABLE}, XDG_CACHE_HOME and HOME is set"))?;
+        cache.ok_or_else(|| format!("none of {TOOLCHAIN_VARIABLE}, XDG_CACHE_HOME and HOME is set"))?;
     Ok(cache.join(format!("edge/bpf-linker-{LINKER_VERSION}-llvm{llvm_major}")))
 }
 
 /// The major version of the LLVM a compiler was built with.
 pub fn llvm_major(rustc: &Path) -> Option<u32> {
     let version = output(Command::new(rustc).arg("-vV"))?;
-    let line = version
-        .lines()
-        .find_map(|line| line.strip_prefix("LLVM version: "))?;
+    let line = version.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
     line.split('.').next()?.parse().ok()
 }
 
 /// A program in PATH.
 pub fn search_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|directory| directory.join(program))
-        .find(|file| file.is_file())
+    std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| file.is_file())
 }
 
 /// What a command printed, if it succeeded.
 fn output(command: &mut Command) -> Option<String> {
-    let output = command
-        .output()
-        .ok()
-        .filter(|output| output.status.success())?;
+    let output = command.output().ok().filter(|output| output.status.success())?;
     Some(String::from_utf8(output.stdout).ok()?.trim().to_owned())
 }

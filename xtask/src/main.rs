@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod bpf;
 mod build;
 mod check;
 mod demo;

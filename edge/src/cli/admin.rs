@@ -1,5 +1,6 @@
 //! One request to a node's admin endpoint over a blocking socket. HTTP/1.0, so that the answer simply ends
 //! with the connection.
+#![forbid(unsafe_code)]
 
 use anyhow::{Context, Result, bail};
 use std::io::{ErrorKind, Read, Write};
@@ -18,6 +19,15 @@ pub(super) struct Answer {
     pub(super) status: u16,
     /// The body, whatever its type.
     pub(super) body: String,
+}
+
+impl Answer {
+    /// Why the node refused: its own sentence where it sent one.
+    pub(super) fn reason(&self) -> String {
+        let value: Option<serde_json::Value> = serde_json::from_str(&self.body).ok();
+        let sentence = value.as_ref().and_then(|value| value.get("error")?.as_str());
+        sentence.unwrap_or(self.body.trim()).chars().filter(|c| !c.is_control()).collect()
+    }
 }
 
 /// Sends one request and reads the whole answer.
@@ -102,6 +112,14 @@ mod tests {
         let asked = asked.join().unwrap();
         assert!(asked.starts_with("POST /purge HTTP/1.0\r\n") && asked.ends_with("\r\n\r\n{}"), "{asked}");
         assert!(asked.contains("Content-Length: 2\r\n"));
+    }
+
+    #[test]
+    fn a_refusal_is_shown_as_its_sentence() {
+        let reason = |body: &str| Answer { status: 400, body: body.into() }.reason();
+        assert_eq!(reason("{\"error\": \"send a url\\u001b\"}\n"), "send a url");
+        assert_eq!(reason("plain\n"), "plain");
+        assert_eq!(reason("{\"other\": 1}"), "{\"other\": 1}");
     }
 
     #[test]

@@ -50,8 +50,7 @@ pub enum Command {
         json: bool,
     },
     /// Make a running node forget objects
-    #[command(after_help = "Example:\n  edge purge --url http://www.example.com/logo.svg\n  \
-                            edge purge --prefix http://www.example.com/images/ --soft")]
+    #[command(after_help = "Example:\n  edge purge --url http://www.example.com/logo.svg")]
     Purge {
         #[command(flatten)]
         what: PurgeWhat,
@@ -152,20 +151,21 @@ fn summary(config: &Config) -> String {
 fn show_status(address: SocketAddr, json: bool) -> Result<()> {
     let answer = admin::exchange(address, "GET", "/status", None)?;
     if answer.status != 200 {
-        bail!("the node at {address} answered {}: {}", answer.status, answer.body.trim());
+        bail!("the node at {address} answered {}: {}", answer.status, answer.reason());
     }
     if json {
         return say(&format!("{}\n", answer.body.trim_end()));
     }
-    let value = serde_json::from_str(&answer.body)
+    let mut value = serde_json::from_str(&answer.body)
         .with_context(|| format!("what answers at {address} is no edge node, or of another version"))?;
+    status::add_hit_ratio(&mut value);
     say(&status::render(&value))
 }
 
 fn purge(what: &PurgeWhat, soft: bool, address: SocketAddr) -> Result<()> {
     let answer = admin::exchange(address, "POST", "/purge", Some(&purge_body(what, soft)))?;
     if !(200..300).contains(&answer.status) {
-        bail!("the node at {address} refused with {}: {}", answer.status, answer.body.trim());
+        bail!("the node at {address} refused with {}: {}", answer.status, answer.reason());
     }
     match serde_json::from_str(&answer.body) {
         Ok(value) => say(&status::render(&value)),

@@ -1,12 +1,23 @@
 //! Prints a node's JSON for people. Fields are shown by their form, not by their name, so that a node of a
 //! newer version is shown whole. Units come from the names: `_bytes`, `_ms`, `_s`, `_ratio`, `_share`.
+#![forbid(unsafe_code)]
 
 use serde_json::{Map, Value};
 use std::fmt::Write;
 
 /// What an operator looks for first; the rest follows by name.
 const FIRST: &[&str] =
-    &["state", "ready", "version", "uptime_s", "steering", "xdp", "workers", "cache", "hits", "store"];
+    &["version", "uptime_s", "draining", "hit_ratio", "steering", "workers", "store", "fetches"];
+
+/// Adds the share of requests that were answered from a shard, where the node counts both.
+pub(super) fn add_hit_ratio(status: &mut Value) {
+    let count = |name: &str| status.pointer(&format!("/counters/{name}"))?.as_f64();
+    if let (Some(hits), Some(requests)) = (count("hits"), count("requests"))
+        && requests > 0.0
+    {
+        status["hit_ratio"] = (hits / requests).into();
+    }
+}
 
 /// The document as text.
 pub(super) fn render(value: &Value) -> String {
@@ -154,6 +165,17 @@ store
     took  7 ms
 ";
         assert_eq!(render(&value), expected);
+    }
+
+    #[test]
+    fn the_hit_ratio_is_reckoned_from_the_counters() {
+        let ratio = |mut status: Value| {
+            add_hit_ratio(&mut status);
+            status.get("hit_ratio").and_then(Value::as_f64)
+        };
+        assert_eq!(ratio(json!({"counters": {"hits": 3, "requests": 4}})), Some(0.75));
+        assert_eq!(ratio(json!({"counters": {"hits": 0, "requests": 0}})), None);
+        assert_eq!(ratio(json!([1])), None);
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! Compares the running kernel with `deploy/90-edge-sysctl.conf`. Reads only.
+#![forbid(unsafe_code)]
 
 use std::fmt::Write;
 

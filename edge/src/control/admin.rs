@@ -36,11 +36,15 @@ type Answer = Response<Full<Bytes>>;
 /// Binds the address. Refuses one that is not loopback: whoever reaches the endpoint can empty the cache.
 pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     if !address.ip().is_loopback() {
-        let why = format!("admin {address} is not a loopback address: use 127.0.0.1:{0} or [::1]:{0}", address.port());
+        let why = format!(
+            "admin {address} is not a loopback address: use 127.0.0.1:{0} or [::1]:{0}",
+            address.port()
+        );
         return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     }
-    let listener = TcpListener::bind(address)
-        .map_err(|e| io::Error::new(e.kind(), format!("admin {address}: {e}: choose another [listen] admin")))?;
+    let listener = TcpListener::bind(address).map_err(|e| {
+        io::Error::new(e.kind(), format!("admin {address}: {e}: choose another [listen] admin"))
+    })?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
@@ -65,7 +69,10 @@ pub(super) fn serve(node: &Rc<Node>, listener: TcpListener, metrics: Metrics) ->
             tokio_uring::spawn(async move {
                 let service = service_fn(|request| answer(&node, &metrics, request));
                 let mut server = http1::Builder::new();
-                server.timer(TokioTimer::new()).header_read_timeout(TIMEOUT).max_buf_size(limits::ADMIN_BODY_BYTES_MAX);
+                server
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(TIMEOUT)
+                    .max_buf_size(limits::ADMIN_BODY_BYTES_MAX);
                 if let Err(error) = server.serve_connection(TokioIo::new(socket), service).await {
                     tracing::debug!(%error, "admin connection ended");
                 }
@@ -129,7 +136,10 @@ fn purge(node: &Node, body: &[u8]) -> Answer {
     };
     let Purge { url, prefix, host, tag, soft } = &wanted;
     if [url, prefix, host, tag].into_iter().flatten().count() != 1 {
-        return refuse(StatusCode::BAD_REQUEST, &format!("exactly one of url, prefix, host, tag: {PURGE_FORM}"));
+        return refuse(
+            StatusCode::BAD_REQUEST,
+            &format!("exactly one of url, prefix, host, tag: {PURGE_FORM}"),
+        );
     }
     if *soft {
         return refuse(StatusCode::NOT_IMPLEMENTED, "this version cannot purge softly: leave out soft");
@@ -138,7 +148,10 @@ fn purge(node: &Node, body: &[u8]) -> Answer {
         return refuse(StatusCode::NOT_IMPLEMENTED, "this version purges by url only");
     };
     let Some(key) = key::from_url(url) else {
-        return refuse(StatusCode::BAD_REQUEST, "url is not an absolute http or https URL that a request could carry");
+        return refuse(
+            StatusCode::BAD_REQUEST,
+            "url is not an absolute http or https URL that a request could carry",
+        );
     };
     let purged = node.invalidate(key::hash(&key), &key);
     node.cells.add(Counter::Purged, purged);

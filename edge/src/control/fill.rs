@@ -120,7 +120,9 @@ impl Fills {
         for fill in by_key.get(waiter.request.key.as_slice()).into_iter().flatten() {
             match &mut *fill.state.borrow_mut() {
                 _ if !fill.publish.get() => continue,
-                State::Streaming(filling) if filling.takes(&waiter.request) => filling.join(node, waiter.ticket),
+                State::Streaming(filling) if filling.takes(&waiter.request) => {
+                    filling.join(node, waiter.ticket)
+                }
                 State::Waiting(waiters) if fill.waits_for(&waiter.request, origin) => {
                     self.waiting.borrow_mut().insert(waiter.ticket, fill.clone());
                     waiters.push(waiter);
@@ -274,7 +276,13 @@ fn share(node: &Rc<Node>, fill: &Rc<Fill>, leader: Ticket, mut filling: Filling)
 }
 
 /// The response may not be stored: it belongs to the one whose request was sent.
-async fn not_stored(node: &Rc<Node>, fill: &Rc<Fill>, leader: Ticket, head: Arc<OriginHead>, response: Response) {
+async fn not_stored(
+    node: &Rc<Node>,
+    fill: &Rc<Fill>,
+    leader: Ticket,
+    head: Arc<OriginHead>,
+    response: Response,
+) {
     node.fills.uncacheable.borrow_mut().remember(fill.hash, clock::now().mono_ms);
     let mut leads = false;
     for waiter in fill.take_waiters(node) {

@@ -38,7 +38,11 @@ impl Metrics {
         registry.register_collector(Box::new(Tables { cells, gauges: gauges.clone() }));
         let help = "Time from an origin request to the head of its response";
         registry.register_with_unit("origin_fetch", help, Unit::Seconds, latency);
-        registry.register("build", "What is running", Info::new([("version", env!("CARGO_PKG_VERSION"))].to_vec()));
+        registry.register(
+            "build",
+            "What is running",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))].to_vec()),
+        );
         Metrics { registry, gauges }
     }
 

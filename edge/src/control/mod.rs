@@ -34,7 +34,7 @@ use std::cell::{Cell, Ref, RefCell};
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -150,7 +150,10 @@ struct Routed {
 }
 
 impl Node {
-    fn new(start: Start, latency: prometheus_client::metrics::histogram::Histogram) -> Result<Rc<Self>, String> {
+    fn new(
+        start: Start,
+        latency: prometheus_client::metrics::histogram::Histogram,
+    ) -> Result<Rc<Self>, String> {
         Ok(Rc::new(Node {
             origins: RefCell::new(origins(&start.config)?),
             config: RefCell::new(start.config),
@@ -231,7 +234,9 @@ impl Node {
         match message {
             ToControl::Fetch { ticket, .. } if self.draining.get() => self.refuse(ticket, 503),
             ToControl::Fetch { ticket, kind: FetchKind::Pass, request } => pass::start(self, ticket, request),
-            ToControl::Fetch { ticket, kind, request } => fill::request(self, fill::Waiter { ticket, kind, request }),
+            ToControl::Fetch { ticket, kind, request } => {
+                fill::request(self, fill::Waiter { ticket, kind, request })
+            }
             ToControl::Body { ticket, bytes, last } => match self.passes.get(ticket) {
                 Some(pass) => pass.body(bytes, last),
                 // The response is over already: what the client still sends is taken and dropped.
@@ -275,7 +280,7 @@ fn begin(start: Start, admin: Option<TcpListener>) -> io::Result<Rc<Node>> {
     let node = Node::new(start, latency.clone()).map_err(io::Error::other)?;
     for worker in 0..node.workers() {
         let event = Event(node.outboxes[worker].mailbox().clone());
-        let event = AsyncFd::with_interest(event, Interest::READABLE)?;
+        let event = AsyncFd::register_with_interest(event, Interest::READABLE)?;
         let receiver = node.clone();
         tokio_uring::spawn(async move { receive(&receiver, event).await });
         let pump = node.clone();
@@ -294,9 +299,9 @@ fn begin(start: Start, admin: Option<TcpListener>) -> io::Result<Rc<Node>> {
 /// The eventfd a mailbox wakes this thread with.
 struct Event(Arc<Mailbox>);
 
-impl AsRawFd for Event {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.to_control.event().as_raw_fd()
+impl AsFd for Event {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.to_control.event()
     }
 }
 
@@ -320,7 +325,7 @@ async fn receive(node: &Rc<Node>, event: AsyncFd<Event>) {
         // Reading until the counter is empty is what clears readiness; an extra turn costs one empty pop.
         let _ = readable.try_io(|event| {
             let mut count = [0; 8];
-            Ok(nix::unistd::read(event.get_ref().0.to_control.event().as_fd(), &mut count)?)
+            Ok(nix::unistd::read(event.get_ref().as_fd(), &mut count)?)
         });
     }
 }

@@ -98,7 +98,10 @@ impl Origin {
             let uri: Uri = server.parse().map_err(|e| format!("origin {}: {server}: {e}", origin.name))?;
             let known = uri.scheme() == Some(&Scheme::HTTP) || uri.scheme() == Some(&Scheme::HTTPS);
             if !known || uri.authority().is_none() {
-                return Err(format!("origin {}: {server}: write http://host:port or https://host:port", origin.name));
+                return Err(format!(
+                    "origin {}: {server}: write http://host:port or https://host:port",
+                    origin.name
+                ));
             }
             servers.push(Rc::new(Server::new(uri)));
         }
@@ -109,7 +112,8 @@ impl Origin {
             name: origin.name.clone(),
             servers,
             next: Cell::new(0),
-            connector: pool::connector(origin.ca_file.as_deref()).map_err(|e| format!("origin {}: {e}", origin.name))?,
+            connector: pool::connector(origin.ca_file.as_deref())
+                .map_err(|e| format!("origin {}: {e}", origin.name))?,
             places: Arc::new(Semaphore::new(origin.concurrency_max)),
             connect_timeout: Duration::from_millis(origin.connect_timeout_ms),
             first_byte_timeout: Duration::from_millis(origin.first_byte_timeout_ms),
@@ -137,7 +141,12 @@ impl Origin {
             Ok(_) => bounds.latency.observe(started.elapsed().as_secs_f64()),
             Err(error) => {
                 bounds.cells.add(Counter::OriginErrors, 1);
-                tracing::debug!(origin = self.name, status = error.status, reason = error.reason, "fetch failed");
+                tracing::debug!(
+                    origin = self.name,
+                    status = error.status,
+                    reason = error.reason,
+                    "fetch failed"
+                );
             }
         }
         fetched
@@ -180,7 +189,9 @@ impl Origin {
                 let request_s = clock::now().unix_s;
                 match self.send(bounds, server, sender, outgoing, body, upload).await {
                     Ok((response, sender)) => {
-                        return Ok(Response::new(response, sender, server, place, outgoing, bounds, request_s));
+                        return Ok(Response::new(
+                            response, sender, server, place, outgoing, bounds, request_s,
+                        ));
                     }
                     Err((error, None)) => return Err(error),
                     Err((error, Some(unsent))) => (failed, body) = (error, unsent),

@@ -187,13 +187,20 @@ async fn stream(node: &Rc<Node>, pass: &Rc<Pass>, head: Arc<OriginHead>, mut bod
     }
 }
 
-async fn pump(node: &Node, pass: &Pass, stream: &RefCell<Stream>, body: &mut ResponseBody) -> Result<(), String> {
+async fn pump(
+    node: &Node,
+    pass: &Pass,
+    stream: &RefCell<Stream>,
+    body: &mut ResponseBody,
+) -> Result<(), String> {
     let limit = Duration::from_millis(limits::PASS_CREDIT_TIMEOUT_MS);
     while let Some(mut bytes) = body.next().await.map_err(|error| error.reason)? {
         while !bytes.is_empty() {
             let piece = bytes.split_to(bytes.len().min(PIECE_BYTES_MAX));
             while pass.unacknowledged_bytes.get() + piece.len() > limits::PASS_WINDOW_BYTES {
-                timeout(limit, pass.credited.notified()).await.map_err(|_| "the client took nothing".to_owned())?;
+                timeout(limit, pass.credited.notified())
+                    .await
+                    .map_err(|_| "the client took nothing".to_owned())?;
             }
             let workers = stream.borrow().workers();
             super::stream::room(node, workers, |worker| stream.borrow_mut().lose(node, worker)).await;

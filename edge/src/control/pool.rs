@@ -194,7 +194,10 @@ pub(super) fn connector(ca_file: Option<&Path>) -> Result<Connector, String> {
                     .map_err(|e| format!("{}: {e}: not a certificate of an authority", path.display()))?;
             }
             if roots.is_empty() {
-                return Err(format!("{}: no certificate in it: give a PEM file of certificates", path.display()));
+                return Err(format!(
+                    "{}: no certificate in it: give a PEM file of certificates",
+                    path.display()
+                ));
             }
             let tls = rustls::ClientConfig::builder_with_provider(provider)
                 .with_safe_default_protocol_versions()

@@ -20,7 +20,8 @@ pub(super) fn find<'a>(routes: &'a [Route], request: &RequestHead) -> Option<Rou
     let mut fields = Vec::new();
     for route in routes {
         let host_differs = route.host.as_ref().is_some_and(|wanted| !wanted.eq_ignore_ascii_case(host));
-        let path_differs = route.path.as_ref().is_some_and(|prefix| !request.path().starts_with(prefix.as_str()));
+        let path_differs =
+            route.path.as_ref().is_some_and(|prefix| !request.path().starts_with(prefix.as_str()));
         if host_differs || path_differs {
             continue;
         }

@@ -25,7 +25,11 @@ pub(super) struct Judged {
 
 /// Judges the response to a request. The fields its route depended on count as named by Vary, for the key does not
 /// hold them.
-pub(super) fn judge(request: &RequestHead, response: &mut Response, routed: &[String]) -> Result<Judged, HeadError> {
+pub(super) fn judge(
+    request: &RequestHead,
+    response: &mut Response,
+    routed: &[String],
+) -> Result<Judged, HeadError> {
     for name in routed {
         if let Ok(name) = HeaderValue::from_str(name) {
             response.fields.append(VARY, name);
@@ -50,7 +54,12 @@ pub(super) fn unstored(head: &OriginHead, rule: &'static str) -> Arc<OriginHead>
 }
 
 /// Stored head and meta bytes of a response whose body has this length.
-pub(super) fn record(head: &OriginHead, facts: &Facts, request: &RequestHead, body_bytes: u64) -> (Vec<u8>, Vec<u8>) {
+pub(super) fn record(
+    head: &OriginHead,
+    facts: &Facts,
+    request: &RequestHead,
+    body_bytes: u64,
+) -> (Vec<u8>, Vec<u8>) {
     let lines = stored::head(head.status, body_bytes, &head.lines);
     let meta = stored::encode(facts, request, &lines, body_bytes);
     (lines, meta)
@@ -90,7 +99,8 @@ pub(super) fn is_fresh(node: &Node, request: &RequestHead) -> bool {
     let writer = node.writer.borrow();
     let Some(record) = writer.lookup(request.key_hash, &request.key, accept) else { return false };
     let now_s = clock::now().unix_s;
-    Meta::read(record.meta()).is_some_and(|meta| matches!(freshness::reuse(&meta, request, now_s), Reuse::Fresh { .. }))
+    Meta::read(record.meta())
+        .is_some_and(|meta| matches!(freshness::reuse(&meta, request, now_s), Reuse::Fresh { .. }))
 }
 
 /// Makes a request conditional on what is stored. `false`: nothing with a validator is.
@@ -102,7 +112,12 @@ pub(super) fn condition(node: &Node, request: &RequestHead, outgoing: &mut Outgo
 }
 
 /// Updates what is stored by a 304. `false`: it could not be, and the whole response has to be asked for.
-pub(super) fn freshen(node: &Node, request: &RequestHead, response: &mut Response, routed: &[String]) -> bool {
+pub(super) fn freshen(
+    node: &Node,
+    request: &RequestHead,
+    response: &mut Response,
+    routed: &[String],
+) -> bool {
     if response.fields.contains_key(VARY) {
         for name in routed.iter().filter_map(|name| HeaderValue::from_str(name).ok()) {
             response.fields.append(VARY, name);

@@ -84,7 +84,10 @@ impl Stream {
 
     /// The workers that receive it.
     pub(super) fn workers(&self) -> Vec<u16> {
-        (0..self.links.len()).filter(|&worker| self.links[worker] == Link::Open).map(|worker| worker as u16).collect()
+        (0..self.links.len())
+            .filter(|&worker| self.links[worker] == Link::Open)
+            .map(|worker| worker as u16)
+            .collect()
     }
 
     /// Gives one worker up.
@@ -180,7 +183,11 @@ impl Stream {
 pub(super) async fn room(node: &Node, workers: Vec<u16>, lose: impl Fn(u16)) {
     for worker in workers {
         if !node.outbox(worker).room().await {
-            tracing::warn!(worker, stall_ms = limits::WORKER_STALL_MS, "worker takes no messages: stream broken off");
+            tracing::warn!(
+                worker,
+                stall_ms = limits::WORKER_STALL_MS,
+                "worker takes no messages: stream broken off"
+            );
             lose(worker);
         }
     }

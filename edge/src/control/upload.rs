@@ -113,7 +113,10 @@ impl Body for UploadBody {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let Some(upload) = &self.upload else { return Poll::Ready(None) };
         let piece = upload.pieces.borrow_mut().pop_front();
         if let Some(bytes) = piece {

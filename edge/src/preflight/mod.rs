@@ -14,6 +14,9 @@ use std::fmt;
 /// The oldest kernel with multishot receive, buffer rings and DEFER_TASKRUN.
 pub const KERNEL_FLOOR: (u32, u32) = (6, 1);
 
+/// `net.core.somaxconn` that takes a burst of new connections; the kernel's default since 5.4.
+const SOMAXCONN_WANTED: u64 = 4096;
+
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -262,13 +265,12 @@ fn capabilities(machine: &Machine, config: &Config, findings: &mut Vec<Finding>)
 }
 
 fn network(machine: &Machine, config: &Config, findings: &mut Vec<Finding>) {
-    let backlog = limits::LISTEN_BACKLOG as u64;
-    if let Some(somaxconn) = machine.somaxconn.filter(|n| *n < backlog) {
+    if let Some(somaxconn) = machine.somaxconn.filter(|n| *n < SOMAXCONN_WANTED) {
         findings.push(Finding {
             severity: Severity::Note,
-            what: format!("net.core.somaxconn cuts the backlog of {backlog} to {somaxconn}"),
+            what: format!("only {somaxconn} connections may wait for accept on a listening socket"),
             still_works: "all, but bursts of new connections are dropped earlier",
-            fix: format!("sysctl net.core.somaxconn={backlog}; `edge tune` shows the rest"),
+            fix: format!("sysctl net.core.somaxconn={SOMAXCONN_WANTED}; `edge tune` shows the rest"),
         });
     }
     let Some(xdp) = &config.xdp else { return };

@@ -1,4 +1,5 @@
 //! Reads what `judge` needs from the running machine. Decides nothing; what cannot be read stays unknown.
+#![forbid(unsafe_code)]
 
 use super::{Machine, StoreDisk};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};

@@ -1,4 +1,5 @@
 //! The pure part with invented machines, and the probe against this one.
+#![forbid(unsafe_code)]
 
 use super::*;
 use crate::config::Files;

@@ -19,7 +19,8 @@
 //! What the worker has to keep to, beside the table:
 //! - While [`Session::wants_input`] holds, unread bytes are offered again after every input that took some.
 //!   `PeerClosed` is given once no unread bytes are left, or the session takes none.
-//! - `Close` and `Abort` may come while a fetch is running; control is then told that the client is gone.
+//! - `Close` and `Abort` without `Done` may come while a fetch is running; control is then told that the
+//!   client is gone.
 //! - A worker that holds a request's body back because control has no room calls [`Session::hold`].
 #![forbid(unsafe_code)]
 
@@ -540,22 +541,28 @@ impl Session {
 
     // Ends.
 
-    /// The request cannot be carried on.
+    /// The request cannot be carried on. There is no `Done`: control still works on it, and is told by the
+    /// worker that the client is gone.
     fn fail(&mut self, status: u16, now: Now, out: &mut Out) {
         if self.state == State::Streaming {
             return self.abort(out);
         }
         self.keep_alive = false;
-        self.error(status, None, now, out);
+        self.push_error(status, None, now, out);
+        self.close(now, out);
     }
 
     fn error(&mut self, status: u16, forwarded: Option<Forwarded>, now: Now, out: &mut Out) {
+        self.push_error(status, forwarded, now, out);
+        self.finish(now, out);
+    }
+
+    fn push_error(&mut self, status: u16, forwarded: Option<Forwarded>, now: Now, out: &mut Out) {
         let start = out.bytes.len();
         let persistence = self.persistence();
         response::push_error(&mut out.bytes, status, forwarded, self.head_only, now.unix_s, persistence);
         out.actions.push(Action::Write(start..out.bytes.len()));
         self.queued(now, out);
-        self.finish(now, out);
     }
 
     /// The response is whole: on to the next request, or close.

@@ -23,10 +23,7 @@ pub fn attach_cpu_filter(socket: BorrowedFd<'_>, cpus: &[usize]) -> io::Result<(
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     };
     // The kernel copies the instructions and does not write to them.
-    let filter = libc::sock_fprog {
-        len: length,
-        filter: program.as_ptr().cast_mut(),
-    };
+    let filter = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
     // SAFETY: the option takes a sock_fprog, whose pointer and length describe `program`, alive here.
     let result = unsafe {
         libc::setsockopt(
@@ -37,11 +34,7 @@ pub fn attach_cpu_filter(socket: BorrowedFd<'_>, cpus: &[usize]) -> io::Result<(
             size_of::<libc::sock_fprog>() as libc::socklen_t,
         )
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Load the CPU; for each known one return its index.
@@ -52,17 +45,9 @@ fn cpu_filter(cpus: &[usize]) -> Vec<libc::sock_filter> {
         jf: skip_if_false,
         k,
     };
-    let mut program = vec![instruction(
-        libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
-        0,
-        PROCESSING_CPU,
-    )];
+    let mut program = vec![instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, PROCESSING_CPU)];
     for (index, cpu) in cpus.iter().enumerate() {
-        program.push(instruction(
-            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
-            1,
-            *cpu as u32,
-        ));
+        program.push(instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, *cpu as u32));
         program.push(instruction(libc::BPF_RET | libc::BPF_K, 0, index as u32));
     }
     program.push(instruction(libc::BPF_RET | libc::BPF_K, 0, NO_SOCKET));
@@ -81,11 +66,7 @@ pub fn is_ipv6_only(socket: impl AsFd) -> bool {
 pub fn set_nice(pid: u32, nice: i32) -> io::Result<()> {
     // SAFETY: takes three integers and touches no memory of ours.
     let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, pid, nice) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]
@@ -116,11 +97,6 @@ mod tests {
     #[test]
     fn a_socket_without_reuseport_is_refused() {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        assert_eq!(
-            attach_cpu_filter(socket.as_fd(), &[0])
-                .unwrap_err()
-                .raw_os_error(),
-            Some(libc::EINVAL)
-        );
+        assert_eq!(attach_cpu_filter(socket.as_fd(), &[0]).unwrap_err().raw_os_error(), Some(libc::EINVAL));
     }
 }

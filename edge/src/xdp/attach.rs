@@ -45,11 +45,7 @@ impl Attached {
         cpus: &[usize],
         steps: &mut Steps,
     ) -> Result<Attached, String> {
-        let steering = if is_redirecting {
-            STEERING_CPUMAP
-        } else {
-            STEERING_COUNT
-        };
+        let steering = if is_redirecting { STEERING_CPUMAP } else { STEERING_COUNT };
         let mut bpf = object::load(Globals::new(steering), object::cpu_count())?;
         let mut buckets = Vec::new();
         let mut is_redirecting = is_redirecting;
@@ -73,18 +69,9 @@ impl Attached {
         };
         let link = attach(&mut bpf, program, interface, mode)?;
         if is_redirecting {
-            steps.taken(
-                "cpumap",
-                format!("{BUCKETS} buckets over {} CPUs", cpus.len()),
-            );
+            steps.taken("cpumap", format!("{BUCKETS} buckets over {} CPUs", cpus.len()));
         }
-        Ok(Attached {
-            bpf,
-            step,
-            is_redirecting,
-            buckets,
-            _link: link,
-        })
+        Ok(Attached { bpf, step, is_redirecting, buckets, _link: link })
     }
 
     /// Whether packets of served flows are redirected.
@@ -104,15 +91,10 @@ impl Attached {
 
     /// Adds a served address.
     pub(super) fn serve(&mut self, address: SocketAddr) -> Result<(), String> {
-        let map = self
-            .bpf
-            .map_mut("SERVICES")
-            .ok_or("the object has no map SERVICES")?;
+        let map = self.bpf.map_mut("SERVICES").ok_or("the object has no map SERVICES")?;
         let mut services =
             HashMap::<&mut MapData, Service, u32>::try_from(map).map_err(|error| reason(&error))?;
-        services
-            .insert(object::service(address), 1, 0)
-            .map_err(|error| reason(&error))
+        services.insert(object::service(address), 1, 0).map_err(|error| reason(&error))
     }
 
     /// The counters, one row per CPU.
@@ -139,16 +121,9 @@ fn fill(bpf: &mut Ebpf, cpus: &[usize]) -> Result<Vec<u32>, String> {
             .set(*cpu as u32, CPUMAP_QUEUE_PACKETS, None, 0)
             .map_err(|error| format!("no queue for CPU {cpu}: {}", reason(&error)))?;
     }
-    let map = bpf
-        .map_mut("BUCKETS")
-        .ok_or("the object has no map BUCKETS")?;
+    let map = bpf.map_mut("BUCKETS").ok_or("the object has no map BUCKETS")?;
     let mut table = Array::<&mut MapData, u32>::try_from(map).map_err(|error| reason(&error))?;
-    let buckets: Vec<u32> = cpus
-        .iter()
-        .cycle()
-        .take(BUCKETS as usize)
-        .map(|cpu| *cpu as u32)
-        .collect();
+    let buckets: Vec<u32> = cpus.iter().cycle().take(BUCKETS as usize).map(|cpu| *cpu as u32).collect();
     for (bucket, cpu) in (0..).zip(&buckets) {
         table.set(bucket, cpu, 0).map_err(|error| reason(&error))?;
     }
@@ -158,14 +133,10 @@ fn fill(bpf: &mut Ebpf, cpus: &[usize]) -> Result<Vec<u32>, String> {
 /// Loads and attaches the program. Only a link is accepted: an attachment over netlink would outlive
 /// a killed process.
 fn attach(bpf: &mut Ebpf, program: &str, interface: &str, mode: XdpMode) -> Result<FdLink, String> {
-    let program = bpf
-        .program_mut(program)
-        .ok_or_else(|| format!("the object has no program {program}"))?;
+    let program = bpf.program_mut(program).ok_or_else(|| format!("the object has no program {program}"))?;
     let program: &mut Xdp = program.try_into().map_err(|error| reason(&error))?;
     program.load().map_err(|error| reason(&error))?;
-    let id = program
-        .attach(interface, mode)
-        .map_err(|error| reason(&error))?;
+    let id = program.attach(interface, mode).map_err(|error| reason(&error))?;
     let link = program.take_link(id).map_err(|error| reason(&error))?;
     FdLink::try_from(link)
         .map_err(|_| "this kernel cannot hold XDP by a link; Linux 5.9 and later can".to_owned())
@@ -180,15 +151,11 @@ fn watch(bpf: &mut Ebpf, steps: &mut Steps) {
 
 fn try_watch(bpf: &mut Ebpf) -> Result<(), String> {
     let id = cpumap_id(bpf).ok_or("the kernel does not tell the id of the cpumap")?;
-    let map = bpf
-        .map_mut("WATCHED")
-        .ok_or("the object has no map WATCHED")?;
+    let map = bpf.map_mut("WATCHED").ok_or("the object has no map WATCHED")?;
     let mut watched = Array::<&mut MapData, u32>::try_from(map).map_err(|error| reason(&error))?;
     watched.set(0, id, 0).map_err(|error| reason(&error))?;
     for (name, tracepoint) in TRACEPOINTS {
-        let program = bpf
-            .program_mut(name)
-            .ok_or_else(|| format!("the object has no program {name}"))?;
+        let program = bpf.program_mut(name).ok_or_else(|| format!("the object has no program {name}"))?;
         let program: &mut RawTracePoint = program.try_into().map_err(|error| reason(&error))?;
         program.load().map_err(|error| reason(&error))?;
         program.attach(tracepoint).map_err(|error| reason(&error))?;
@@ -210,11 +177,7 @@ fn raise_queue_threads(bpf: &Ebpf, expected: usize, steps: &mut Steps) {
     let mut raised = 0;
     let mut refused = None;
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<u32>().ok())
-        else {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
         let Ok(name) = std::fs::read_to_string(entry.path().join("comm")) else {
@@ -232,9 +195,6 @@ fn raise_queue_threads(bpf: &Ebpf, expected: usize, steps: &mut Steps) {
             Some(error) => format!("{error}; CAP_SYS_NICE allows it"),
             None => "they are not visible in this process namespace".to_owned(),
         };
-        steps.refused(
-            "queue priority",
-            format!("the cpumap threads keep their default priority: {why}"),
-        );
+        steps.refused("queue priority", format!("the cpumap threads keep their default priority: {why}"));
     }
 }

@@ -74,10 +74,9 @@ pub fn start(config: Option<&config::Xdp>, services: &[SocketAddr], cpus: &[usiz
     };
     match config {
         Some(config) => steering.climb(config, services),
-        None => steering.steps.skipped(
-            "xdp",
-            "the configuration has no [xdp] section; it names the interface",
-        ),
+        None => {
+            steering.steps.skipped("xdp", "the configuration has no [xdp] section; it names the interface")
+        }
     }
     steering
 }
@@ -105,8 +104,7 @@ impl Steering {
             config::XdpMode::Auto | config::XdpMode::Native => {
                 let attached = self.attach("native", config, wanted);
                 if attached.is_none() {
-                    self.steps
-                        .skipped("generic", "slow; [xdp] mode = \"generic\" asks for it");
+                    self.steps.skipped("generic", "slow; [xdp] mode = \"generic\" asks for it");
                 }
                 attached
             }
@@ -116,8 +114,7 @@ impl Steering {
             Kind::Cpumap if is_redirecting => Kind::Cpumap,
             // An operator who turned XDP off wants the interface left alone unless RPS is named.
             Kind::Cpumap
-                if config.mode == config::XdpMode::Off
-                    && config.steering == config::Steering::Auto =>
+                if config.mode == config::XdpMode::Off && config.steering == config::Steering::Auto =>
             {
                 Kind::None
             }
@@ -131,14 +128,7 @@ impl Steering {
 
     /// Resolves `auto`.
     fn wanted(&mut self, config: &config::Xdp) -> Kind {
-        let fit = || {
-            system::rss_fits(
-                Path::new("/sys"),
-                Path::new("/proc"),
-                &config.interface,
-                &self.cpus,
-            )
-        };
+        let fit = || system::rss_fits(Path::new("/sys"), Path::new("/proc"), &config.interface, &self.cpus);
         match config.steering {
             config::Steering::Off => {
                 self.steps.skipped("cpumap", "[xdp] steering is \"off\"");
@@ -148,19 +138,14 @@ impl Steering {
             config::Steering::Rps => Kind::Rps,
             config::Steering::Rss => {
                 match fit() {
-                    Ok(()) => self
-                        .steps
-                        .taken("rss", "receive queues and interrupts match the workers"),
-                    Err(reason) => self
-                        .steps
-                        .taken("rss", format!("as configured, although {reason}")),
+                    Ok(()) => self.steps.taken("rss", "receive queues and interrupts match the workers"),
+                    Err(reason) => self.steps.taken("rss", format!("as configured, although {reason}")),
                 }
                 Kind::Rss
             }
             config::Steering::Auto => match fit() {
                 Ok(()) => {
-                    self.steps
-                        .taken("rss", "receive queues and interrupts match the workers");
+                    self.steps.taken("rss", "receive queues and interrupts match the workers");
                     Kind::Rss
                 }
                 Err(reason) => {
@@ -172,24 +157,10 @@ impl Steering {
     }
 
     /// Attaches the XDP program and records the steps this took.
-    fn attach(
-        &mut self,
-        step: &'static str,
-        config: &config::Xdp,
-        wanted: Kind,
-    ) -> Option<Attached> {
-        match Attached::new(
-            step,
-            &config.interface,
-            wanted == Kind::Cpumap,
-            &self.cpus,
-            &mut self.steps,
-        ) {
+    fn attach(&mut self, step: &'static str, config: &config::Xdp, wanted: Kind) -> Option<Attached> {
+        match Attached::new(step, &config.interface, wanted == Kind::Cpumap, &self.cpus, &mut self.steps) {
             Ok(attached) => {
-                self.steps.taken(
-                    step,
-                    format!("the XDP program runs on {}", config.interface),
-                );
+                self.steps.taken(step, format!("the XDP program runs on {}", config.interface));
                 Some(attached)
             }
             Err(reason) => {
@@ -203,10 +174,7 @@ impl Steering {
         match system::Rps::start(Path::new("/sys"), interface, &self.cpus) {
             Ok(rps) => {
                 self.rps = Some(rps);
-                self.steps.taken(
-                    "rps",
-                    format!("receive packet steering of {interface} covers the workers"),
-                );
+                self.steps.taken("rps", format!("receive packet steering of {interface} covers the workers"));
                 Kind::Rps
             }
             Err(reason) => {
@@ -222,8 +190,7 @@ impl Steering {
             return;
         };
         if let Err(reason) = attached.serve(address) {
-            self.steps
-                .refused("service", format!("{address} is not steered: {reason}"));
+            self.steps.refused("service", format!("{address} is not steered: {reason}"));
         }
     }
 
@@ -235,14 +202,8 @@ impl Steering {
             return;
         };
         self.serve(address);
-        if address.is_ipv6()
-            && address.ip().is_unspecified()
-            && !crate::sys::steering::is_ipv6_only(*first)
-        {
-            self.serve(SocketAddr::new(
-                std::net::Ipv4Addr::UNSPECIFIED.into(),
-                address.port(),
-            ));
+        if address.is_ipv6() && address.ip().is_unspecified() && !crate::sys::steering::is_ipv6_only(*first) {
+            self.serve(SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), address.port()));
         }
         let listener = pick::Listener::join(address, sockets, &mut self.steps);
         self.listeners.push(listener);
@@ -292,9 +253,6 @@ mod tests {
         };
         let report = start(Some(&config), &["127.0.0.1:80".parse().unwrap()], &[0]).report();
         assert_eq!(report.xdp, "none");
-        assert!(
-            report.steps[0].reason.contains("no interface nosuchif0"),
-            "{report:?}"
-        );
+        assert!(report.steps[0].reason.contains("no interface nosuchif0"), "{report:?}");
     }
 }

@@ -25,10 +25,7 @@ impl Globals {
     /// With a seed nobody outside knows.
     pub fn new(steering: u32) -> Globals {
         // The standard library's hash keys come from the kernel's random numbers.
-        Globals {
-            steering,
-            seed: RandomState::new().build_hasher().finish(),
-        }
+        Globals { steering, seed: RandomState::new().build_hasher().finish() }
     }
 }
 
@@ -64,30 +61,19 @@ pub fn service(address: SocketAddr) -> Service {
     for (word, bytes) in words.iter_mut().zip(octets.as_chunks::<4>().0) {
         *word = u32::from_ne_bytes(*bytes);
     }
-    Service {
-        address: words,
-        port: address.port(),
-        zero: 0,
-    }
+    Service { address: words, port: address.port(), zero: 0 }
 }
 
 /// The counters of a program, one row per possible CPU; empty if the kernel does not give them.
 pub fn counters(bpf: &Ebpf) -> Vec<Cells> {
-    let map = bpf
-        .map("COUNTERS")
-        .and_then(|map| PerCpuArray::<&MapData, Cells>::try_from(map).ok());
-    map.and_then(|map| map.get(&0, 0).ok())
-        .map(|row| row.to_vec())
-        .unwrap_or_default()
+    let map = bpf.map("COUNTERS").and_then(|map| PerCpuArray::<&MapData, Cells>::try_from(map).ok());
+    map.and_then(|map| map.get(&0, 0).ok()).map(|row| row.to_vec()).unwrap_or_default()
 }
 
 /// Packets redirected to each CPU.
 pub fn steered(bpf: &Ebpf, cpu: u32) -> u64 {
-    let map = bpf
-        .map("STEERED")
-        .and_then(|map| PerCpuArray::<&MapData, u64>::try_from(map).ok());
-    map.and_then(|map| map.get(&cpu, 0).ok())
-        .map_or(0, |row| row.iter().sum())
+    let map = bpf.map("STEERED").and_then(|map| PerCpuArray::<&MapData, u64>::try_from(map).ok());
+    map.and_then(|map| map.get(&cpu, 0).ok()).map_or(0, |row| row.iter().sum())
 }
 
 /// Puts an error of aya or the kernel into words, with what to do about it.
@@ -101,21 +87,14 @@ pub fn reason(error: &(dyn Error + 'static)) -> String {
         }
         // A verifier log has hundreds of lines, of which the last few say what was refused.
         let full = error.to_string();
-        let lines: Vec<&str> = full
-            .lines()
-            .filter(|line| !line.trim().is_empty())
-            .collect();
+        let lines: Vec<&str> = full.lines().filter(|line| !line.trim().is_empty()).collect();
         let short = match lines.as_slice() {
             [first, .., last] => format!("{first} … {last}"),
             [only] => (*only).to_owned(),
             [] => String::new(),
         };
         if !text.contains(&short) {
-            text = if text.is_empty() {
-                short
-            } else {
-                format!("{text}: {short}")
-            };
+            text = if text.is_empty() { short } else { format!("{text}: {short}") };
         }
         link = error.source();
     }
@@ -129,10 +108,9 @@ pub fn reason(error: &(dyn Error + 'static)) -> String {
 fn remedy(number: i32) -> Option<String> {
     match number {
         libc::EPERM | libc::EACCES => Some(missing_capabilities()),
-        libc::EBUSY | libc::EEXIST => Some(
-            "another XDP program is attached and is left in place; `ip link show` names it"
-                .to_owned(),
-        ),
+        libc::EBUSY | libc::EEXIST => {
+            Some("another XDP program is attached and is left in place; `ip link show` names it".to_owned())
+        }
         libc::EOPNOTSUPP => Some("the driver has no native XDP".to_owned()),
         libc::ENOSYS => Some("this kernel is built without BPF".to_owned()),
         libc::ENOMEM => Some("raise the memory limit of the control group".to_owned()),
@@ -146,19 +124,16 @@ fn missing_capabilities() -> String {
     const CAP_SYS_ADMIN: u32 = 21;
     let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let held = line
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or(0);
+    let held = line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
     let holds = |bit: u32| held & (1 << bit) != 0;
     // CAP_SYS_ADMIN includes the two that were split from it in Linux 5.8.
     let is_missing = |&&(bit, _): &&(u32, &str)| !(holds(bit) || bit > 30 && holds(CAP_SYS_ADMIN));
-    let missing: Vec<&str> = NEEDED
-        .iter()
-        .filter(is_missing)
-        .map(|(_, name)| *name)
-        .collect();
+    let missing: Vec<&str> = NEEDED.iter().filter(is_missing).map(|(_, name)| *name).collect();
     match missing.as_slice() {
-        [] => "the capabilities are there, so a security module, kernel lockdown or a memory limit refuses it".to_owned(),
+        [] => {
+            "the capabilities are there, so a security module, kernel lockdown or a memory limit refuses it"
+                .to_owned()
+        }
         names => format!(
             "{} missing: run as root, or grant them with AmbientCapabilities= in the unit",
             names.join(", ")
@@ -186,10 +161,6 @@ mod tests {
         let busy = std::io::Error::from_raw_os_error(libc::EBUSY);
         assert!(reason(&busy).contains("left in place"), "{}", reason(&busy));
         let unsupported = std::io::Error::from_raw_os_error(libc::EOPNOTSUPP);
-        assert!(
-            reason(&unsupported).contains("no native XDP"),
-            "{}",
-            reason(&unsupported)
-        );
+        assert!(reason(&unsupported).contains("no native XDP"), "{}", reason(&unsupported));
     }
 }

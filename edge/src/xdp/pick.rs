@@ -33,19 +33,10 @@ impl Listener {
         steps: &mut Steps,
     ) -> Listener {
         let cpus: Vec<usize> = sockets.iter().map(|(cpu, _)| *cpu).collect();
-        let listener = |choice, reason, bpf| Listener {
-            address,
-            choice,
-            reason,
-            cpus: cpus.clone(),
-            bpf,
-        };
+        let listener = |choice, reason, bpf| Listener { address, choice, reason, cpus: cpus.clone(), bpf };
         let refused = match attach(sockets) {
             Ok(bpf) => {
-                steps.taken(
-                    "pick",
-                    format!("{address}: the socket of the processing CPU accepts"),
-                );
+                steps.taken("pick", format!("{address}: the socket of the processing CPU accepts"));
                 return listener("pick", String::new(), Some(bpf));
             }
             Err(reason) => reason,
@@ -53,17 +44,11 @@ impl Listener {
         steps.refused("pick", format!("{address}: {refused}"));
         match sys::steering::attach_cpu_filter(sockets[0].1, &cpus) {
             Ok(()) => {
-                steps.taken(
-                    "classic",
-                    format!("{address}: a classic filter chooses the socket of the CPU"),
-                );
+                steps.taken("classic", format!("{address}: a classic filter chooses the socket of the CPU"));
                 listener("classic", refused, None)
             }
             Err(error) => {
-                steps.refused(
-                    "classic",
-                    format!("{address}: {error}; the kernel's hash chooses the socket"),
-                );
+                steps.refused("classic", format!("{address}: {error}; the kernel's hash chooses the socket"));
                 listener("hash", format!("{refused}; classic filter: {error}"), None)
             }
         }
@@ -79,23 +64,16 @@ impl Listener {
 /// a program can only choose among the sockets of the group it runs for.
 fn attach(sockets: &[(usize, BorrowedFd<'_>)]) -> Result<Ebpf, String> {
     let mut bpf = object::load(Globals::new(STEERING_COUNT), object::cpu_count())?;
-    let map = bpf
-        .map_mut("SOCKETS")
-        .ok_or("the object has no map SOCKETS")?;
-    let mut array =
-        ReusePortSockArray::<&mut MapData>::try_from(map).map_err(|error| reason(&error))?;
+    let map = bpf.map_mut("SOCKETS").ok_or("the object has no map SOCKETS")?;
+    let mut array = ReusePortSockArray::<&mut MapData>::try_from(map).map_err(|error| reason(&error))?;
     for (cpu, socket) in sockets {
         array
             .set(*cpu as u32, socket, 0)
             .map_err(|error| format!("socket of CPU {cpu}: {}", reason(&error)))?;
     }
-    let program = bpf
-        .program_mut("pick")
-        .ok_or("the object has no program pick")?;
+    let program = bpf.program_mut("pick").ok_or("the object has no program pick")?;
     let program: &mut SkReuseport = program.try_into().map_err(|error| reason(&error))?;
     program.load().map_err(|error| reason(&error))?;
-    program
-        .attach(sockets[0].1)
-        .map_err(|error| reason(&error))?;
+    program.attach(sockets[0].1).map_err(|error| reason(&error))?;
     Ok(bpf)
 }

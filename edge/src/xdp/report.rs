@@ -39,31 +39,19 @@ impl Steps {
     pub(super) fn taken(&mut self, step: &'static str, reason: impl Into<String>) {
         let reason = reason.into();
         tracing::info!(step, %reason, "steering step taken");
-        self.0.push(Step {
-            step,
-            outcome: Outcome::Taken,
-            reason,
-        });
+        self.0.push(Step { step, outcome: Outcome::Taken, reason });
     }
 
     pub(super) fn refused(&mut self, step: &'static str, reason: impl Into<String>) {
         let reason = reason.into();
         tracing::warn!(step, %reason, "steering step refused");
-        self.0.push(Step {
-            step,
-            outcome: Outcome::Refused,
-            reason,
-        });
+        self.0.push(Step { step, outcome: Outcome::Refused, reason });
     }
 
     pub(super) fn skipped(&mut self, step: &'static str, reason: impl Into<String>) {
         let reason = reason.into();
         tracing::info!(step, %reason, "steering step not tried");
-        self.0.push(Step {
-            step,
-            outcome: Outcome::Skipped,
-            reason,
-        });
+        self.0.push(Step { step, outcome: Outcome::Skipped, reason });
     }
 }
 
@@ -120,11 +108,7 @@ pub struct Report {
 impl Report {
     pub(super) fn new(steering: &Steering, per_cpu: &[Cells]) -> Report {
         let mut buckets = BTreeMap::new();
-        for cpu in steering
-            .attached
-            .iter()
-            .flat_map(|attached| attached.buckets())
-        {
+        for cpu in steering.attached.iter().flat_map(|attached| attached.buckets()) {
             *buckets.entry(*cpu).or_default() += 1;
         }
         let mut total = Cells::ZERO;
@@ -133,16 +117,9 @@ impl Report {
             for (sum, n) in total.0.iter_mut().zip(cells.0) {
                 *sum += n;
             }
-            let steered_here = steering
-                .attached
-                .as_ref()
-                .map_or(0, |attached| attached.steered(cpu as u32));
+            let steered_here = steering.attached.as_ref().map_or(0, |attached| attached.steered(cpu as u32));
             if *cells != Cells::ZERO || steered_here != 0 {
-                rows.push(CpuCounters {
-                    cpu,
-                    steered_here,
-                    counters: named(cells),
-                });
+                rows.push(CpuCounters { cpu, steered_here, counters: named(cells) });
             }
         }
         let listeners = steering.listeners.iter().map(|listener| ListenerReport {
@@ -152,10 +129,7 @@ impl Report {
             cpus: listener.cpus.clone(),
         });
         Report {
-            xdp: steering
-                .attached
-                .as_ref()
-                .map_or("none", |attached| attached.step()),
+            xdp: steering.attached.as_ref().map_or("none", |attached| attached.step()),
             steering: steering.kind,
             interface: steering.interface.clone(),
             steps: steering.steps.0.clone(),
@@ -169,8 +143,5 @@ impl Report {
 }
 
 fn named(cells: &Cells) -> Counters {
-    TABLE
-        .iter()
-        .map(|(counter, name, _)| (*name, cells.get(*counter)))
-        .collect()
+    TABLE.iter().map(|(counter, name, _)| (*name, cells.get(*counter))).collect()
 }

@@ -21,10 +21,7 @@ pub fn rss_fits(sys: &Path, proc: &Path, interface: &str, cpus: &[usize]) -> Res
     }
     let device = sys.join("class/net").join(interface).join("device");
     let interrupts = [device.join("msi_irqs"), device.join("../msi_irqs")];
-    let Some(interrupts) = interrupts
-        .iter()
-        .find_map(|directory| fs::read_dir(directory).ok())
-    else {
+    let Some(interrupts) = interrupts.iter().find_map(|directory| fs::read_dir(directory).ok()) else {
         return Err(format!("{interface} has no interrupts of its own"));
     };
     let bound: BTreeSet<usize> = interrupts
@@ -53,13 +50,9 @@ impl Rps {
     /// Sets the mask of every receive queue. A mask that somebody else has set is not touched.
     pub fn start(sys: &Path, interface: &str, cpus: &[usize]) -> Result<Rps, String> {
         let mask = mask(cpus);
-        let files: Vec<PathBuf> = receive_queues(sys, interface)?
-            .iter()
-            .map(|queue| queue.join("rps_cpus"))
-            .collect();
-        let mut rps = Rps {
-            changed: Vec::new(),
-        };
+        let files: Vec<PathBuf> =
+            receive_queues(sys, interface)?.iter().map(|queue| queue.join("rps_cpus")).collect();
+        let mut rps = Rps { changed: Vec::new() };
         for file in files {
             let shown = file.display();
             let now = fs::read_to_string(&file).map_err(|error| format!("{shown}: {error}"))?;
@@ -67,10 +60,7 @@ impl Rps {
                 continue;
             }
             if !is_same_mask(&now, "0") {
-                return Err(format!(
-                    "{shown} already holds {}, which is left in place",
-                    now.trim()
-                ));
+                return Err(format!("{shown} already holds {}, which is left in place", now.trim()));
             }
             fs::write(&file, &mask)
                 .map_err(|error| format!("{shown}: {error}; it needs root and a writable /sys"))?;
@@ -93,17 +83,10 @@ impl Drop for Rps {
 /// The directories of the receive queues.
 fn receive_queues(sys: &Path, interface: &str) -> Result<Vec<PathBuf>, String> {
     let directory = sys.join("class/net").join(interface).join("queues");
-    let entries =
-        fs::read_dir(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
-    let is_receive = |path: &PathBuf| {
-        path.file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with("rx-"))
-    };
-    Ok(entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(is_receive)
-        .collect())
+    let entries = fs::read_dir(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    let is_receive =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("rx-"));
+    Ok(entries.flatten().map(|entry| entry.path()).filter(is_receive).collect())
 }
 
 /// A CPU mask as the kernel writes it: groups of 32 bits in hexadecimal, most significant first.
@@ -113,22 +96,13 @@ fn mask(cpus: &[usize]) -> String {
     for cpu in cpus {
         words[cpu / 32] |= 1 << (cpu % 32);
     }
-    let words: Vec<String> = words
-        .iter()
-        .rev()
-        .map(|word| format!("{word:08x}"))
-        .collect();
+    let words: Vec<String> = words.iter().rev().map(|word| format!("{word:08x}")).collect();
     words.join(",")
 }
 
 /// Masks are equal whatever their leading zeros.
 fn is_same_mask(one: &str, other: &str) -> bool {
-    let digits = |mask: &str| {
-        mask.trim()
-            .replace(',', "")
-            .trim_start_matches('0')
-            .to_owned()
-    };
+    let digits = |mask: &str| mask.trim().replace(',', "").trim_start_matches('0').to_owned();
     digits(one) == digits(other)
 }
 
@@ -146,16 +120,9 @@ mod tests {
             fs::write(directory.join("rps_cpus"), "00000000,00000000\n").unwrap();
         }
         for (interrupt, list) in lists.iter().enumerate() {
-            fs::create_dir_all(
-                root.join(format!("sys/class/net/eth7/device/msi_irqs/{interrupt}")),
-            )
-            .unwrap();
+            fs::create_dir_all(root.join(format!("sys/class/net/eth7/device/msi_irqs/{interrupt}"))).unwrap();
             fs::create_dir_all(root.join(format!("proc/irq/{interrupt}"))).unwrap();
-            fs::write(
-                root.join(format!("proc/irq/{interrupt}/effective_affinity_list")),
-                list,
-            )
-            .unwrap();
+            fs::write(root.join(format!("proc/irq/{interrupt}/effective_affinity_list")), list).unwrap();
         }
         root
     }
@@ -166,32 +133,18 @@ mod tests {
 
     #[test]
     fn rss_needs_a_queue_and_an_interrupt_per_worker() {
+        #[allow(clippy::type_complexity, reason = "a table")]
         let cases: &[(&str, usize, &[&str], &[usize], &str)] = &[
             ("fits", 2, &["0-3", "2\n", "3\n"], &[2, 3], ""),
-            (
-                "queues",
-                1,
-                &["0\n"],
-                &[0, 1],
-                "1 receive queues for 2 workers",
-            ),
-            (
-                "spread",
-                2,
-                &["0-1\n", "0\n"],
-                &[0, 1],
-                "bound to CPU 1 alone",
-            ),
+            ("queues", 1, &["0\n"], &[0, 1], "1 receive queues for 2 workers"),
+            ("spread", 2, &["0-1\n", "0\n"], &[0, 1], "bound to CPU 1 alone"),
             ("none", 2, &[], &[0, 1], "no interrupts of its own"),
         ];
         for (name, queues, lists, cpus, expected) in cases {
             let root = tree(name, *queues, lists);
             match fits(&root, cpus) {
                 Ok(()) => assert_eq!(*expected, "", "{name}"),
-                Err(reason) => assert!(
-                    !expected.is_empty() && reason.contains(expected),
-                    "{name}: {reason}"
-                ),
+                Err(reason) => assert!(!expected.is_empty() && reason.contains(expected), "{name}: {reason}"),
             }
             fs::remove_dir_all(root).unwrap();
         }
@@ -216,8 +169,7 @@ mod tests {
         let refused = Rps::start(&root.join("sys"), "eth7", &[0]).err().unwrap();
         assert!(refused.contains("left in place"), "{refused}");
         assert_eq!(fs::read_to_string(&foreign).unwrap(), "ff\n");
-        let other =
-            fs::read_to_string(root.join("sys/class/net/eth7/queues/rx-1/rps_cpus")).unwrap();
+        let other = fs::read_to_string(root.join("sys/class/net/eth7/queues/rx-1/rps_cpus")).unwrap();
         assert!(is_same_mask(&other, "0"), "{other}");
         fs::remove_dir_all(root).unwrap();
     }
@@ -231,10 +183,7 @@ mod tests {
             (&[65, 0], "00000002,00000000,00000001"),
         ] {
             assert_eq!(mask(cpus), expected);
-            assert!(is_same_mask(
-                &mask(cpus),
-                expected.trim_start_matches(['0', ','])
-            ));
+            assert!(is_same_mask(&mask(cpus), expected.trim_start_matches(['0', ','])));
         }
         assert!(!is_same_mask("3", "1"));
     }

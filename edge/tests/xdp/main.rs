@@ -19,10 +19,7 @@ pub fn has_kernel(test: &str) -> bool {
         Ok(_) if !nix::unistd::geteuid().is_root() => "it needs root",
         Ok(_) => return true,
     };
-    assert!(
-        std::env::var_os("EDGE_TEST_NO_SKIP").is_none(),
-        "{test} cannot run: {missing}"
-    );
+    assert!(std::env::var_os("EDGE_TEST_NO_SKIP").is_none(), "{test} cannot run: {missing}");
     // Written past the test harness, which shows what passing tests print to nobody.
     let _ = writeln!(std::io::stderr(), "*** SKIPPED {test}: {missing}");
     false
@@ -32,22 +29,18 @@ pub fn has_kernel(test: &str) -> bool {
 pub struct Random(u64);
 
 impl Random {
+    /// Seeded from the environment or the time.
     pub fn new(test: &str) -> Random {
-        let clock = || {
-            std::time::SystemTime::now()
-                .duration_since(std::time::UNIX_EPOCH)
-                .unwrap()
-                .as_nanos() as u64
-        };
+        let clock =
+            || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
         let given = std::env::var("EDGE_TEST_SEED").ok();
-        let seed = given.map_or_else(clock, |text| {
-            text.parse().expect("EDGE_TEST_SEED is a number")
-        });
+        let seed = given.map_or_else(clock, |text| text.parse().expect("EDGE_TEST_SEED is a number"));
         println!("{test}: EDGE_TEST_SEED={seed}");
         Random(seed)
     }
 
-    pub fn next(&mut self) -> u64 {
+    /// The next 64 bits.
+    pub fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

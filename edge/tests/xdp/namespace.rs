@@ -30,31 +30,14 @@ impl Namespace {
         let thread = std::thread::spawn(move || {
             // CLONE_NEWNS: /sys shows the interfaces of the namespace it was mounted in.
             unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
-            mount(
-                None::<&str>,
-                "/",
-                None::<&str>,
-                MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-                None::<&str>,
-            )
-            .unwrap();
-            mount(
-                Some("sysfs"),
-                "/sys",
-                Some("sysfs"),
-                MsFlags::empty(),
-                None::<&str>,
-            )
-            .unwrap();
+            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+                .unwrap();
+            mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>).unwrap();
             ready.send(nix::unistd::gettid().as_raw()).unwrap();
             queue.into_iter().for_each(|job| job());
         });
         let tid = started.recv().unwrap();
-        Namespace {
-            jobs: Some(jobs),
-            thread: Some(thread),
-            tid,
-        }
+        Namespace { jobs: Some(jobs), thread: Some(thread), tid }
     }
 
     /// Runs `job` inside and returns its result; panics pass through.
@@ -86,9 +69,7 @@ pub fn pair() -> (Namespace, Namespace) {
     let (edge, client) = (Namespace::new(), Namespace::new());
     let tid = client.tid;
     edge.run(move || {
-        shell(&format!(
-            "ip link add {EDGE} type veth peer name {CLIENT} netns {tid}"
-        ));
+        shell(&format!("ip link add {EDGE} type veth peer name {CLIENT} netns {tid}"));
         shell("ip link set lo up");
         shell(&format!("ip addr add {EDGE_4}/24 dev {EDGE}"));
         shell(&format!("ip addr add {EDGE_6}/64 dev {EDGE} nodad"));

@@ -54,17 +54,10 @@ impl Packet {
             }
             (std::net::IpAddr::V6(source), std::net::IpAddr::V6(destination)) => {
                 frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
-                let extensions: usize = self
-                    .extensions
-                    .iter()
-                    .map(|(_, units)| 8 * (usize::from(*units) + 1))
-                    .sum();
+                let extensions: usize =
+                    self.extensions.iter().map(|(_, units)| 8 * (usize::from(*units) + 1)).sum();
                 frame.extend(((extensions + 20 + self.payload) as u16).to_be_bytes());
-                let kinds = self
-                    .extensions
-                    .iter()
-                    .map(|(kind, _)| *kind)
-                    .chain([self.protocol]);
+                let kinds = self.extensions.iter().map(|(kind, _)| *kind).chain([self.protocol]);
                 let kinds: Vec<u8> = kinds.collect();
                 frame.extend([kinds[0], 64]);
                 frame.extend(source.octets());
@@ -101,12 +94,9 @@ impl Packet {
 
 /// An address made of random bits.
 pub fn random_address(random: &mut crate::Random, is_ipv4: bool) -> SocketAddr {
-    let (high, low, port) = (random.next(), random.next(), random.next() as u16);
+    let (high, low, port) = (random.word(), random.word(), random.word() as u16);
     if is_ipv4 {
         return SocketAddr::new(std::net::Ipv4Addr::from(high as u32).into(), port);
     }
-    SocketAddr::new(
-        std::net::Ipv6Addr::from(u128::from(high) << 64 | u128::from(low)).into(),
-        port,
-    )
+    SocketAddr::new(std::net::Ipv6Addr::from(u128::from(high) << 64 | u128::from(low)).into(), port)
 }

@@ -5,13 +5,9 @@ use std::collections::HashMap as Names;
 
 use aya::Ebpf;
 use aya::maps::{Array, CpuMap, HashMap, MapData, PerCpuArray};
-use aya::programs::{
-    Program, RawTracePoint, RawTracePointRunOptions, TestRun, TestRunOptions, Xdp,
-};
+use aya::programs::{Program, RawTracePoint, RawTracePointRunOptions, TestRun, TestRunOptions, Xdp};
 use edge::xdp::{Globals, cpu_count, load, service};
-use edge_ebpf::{
-    BUCKETS, Cells, Counter, STEERING_COUNT, STEERING_CPUMAP, Service, counters::TABLE, packet,
-};
+use edge_ebpf::{BUCKETS, Cells, Counter, STEERING_COUNT, STEERING_CPUMAP, Service, counters::TABLE, packet};
 
 use crate::packets::{Packet, random_address};
 
@@ -33,15 +29,11 @@ impl Bench {
     fn new(steering: u32, seed: u64, buckets: Vec<u32>, queues: &[u32]) -> Bench {
         let mut bpf = load(Globals { steering, seed }, cpu_count()).unwrap();
         let mut services =
-            HashMap::<&mut MapData, Service, u32>::try_from(bpf.map_mut("SERVICES").unwrap())
-                .unwrap();
+            HashMap::<&mut MapData, Service, u32>::try_from(bpf.map_mut("SERVICES").unwrap()).unwrap();
         for address in SERVICES {
-            services
-                .insert(service(address.parse().unwrap()), 1, 0)
-                .unwrap();
+            services.insert(service(address.parse().unwrap()), 1, 0).unwrap();
         }
-        let mut table =
-            Array::<&mut MapData, u32>::try_from(bpf.map_mut("BUCKETS").unwrap()).unwrap();
+        let mut table = Array::<&mut MapData, u32>::try_from(bpf.map_mut("BUCKETS").unwrap()).unwrap();
         for (bucket, cpu) in (0..).zip(&buckets) {
             table.set(bucket, cpu, 0).unwrap();
         }
@@ -56,33 +48,23 @@ impl Bench {
 
     fn run(&self, bytes: &[u8], repeat: u32) -> (u32, std::time::Duration) {
         let program: &Xdp = self.bpf.program("edge").unwrap().try_into().unwrap();
-        let options = TestRunOptions {
-            data_in: Some(bytes),
-            repeat,
-            ..TestRunOptions::new()
-        };
+        let options = TestRunOptions { data_in: Some(bytes), repeat, ..TestRunOptions::new() };
         let result = program.test_run(options).unwrap();
         (result.return_value, result.duration)
     }
 
     fn cells(&self) -> Cells {
-        let map =
-            PerCpuArray::<&MapData, Cells>::try_from(self.bpf.map("COUNTERS").unwrap()).unwrap();
+        let map = PerCpuArray::<&MapData, Cells>::try_from(self.bpf.map("COUNTERS").unwrap()).unwrap();
         let mut sum = Cells::ZERO;
         for row in map.get(&0, 0).unwrap().iter() {
-            sum.0
-                .iter_mut()
-                .zip(row.0)
-                .for_each(|(total, n)| *total += n);
+            sum.0.iter_mut().zip(row.0).for_each(|(total, n)| *total += n);
         }
         sum
     }
 
     fn steered(&self) -> Vec<u64> {
         let map = PerCpuArray::<&MapData, u64>::try_from(self.bpf.map("STEERED").unwrap()).unwrap();
-        (0..cpu_count())
-            .map(|cpu| map.get(&cpu, 0).unwrap().iter().sum())
-            .collect()
+        (0..cpu_count()).map(|cpu| map.get(&cpu, 0).unwrap().iter().sum()).collect()
     }
 
     /// Runs one packet; it must be counted once, under `counter`, and nowhere else.
@@ -105,153 +87,34 @@ fn fixtures() -> Vec<(&'static str, Packet, Counter)> {
     use Counter::*;
     let four = Packet::new(CLIENT, SERVICES[0]);
     let six = Packet::new(CLIENT_6, SERVICES[1]);
-    let to = |destination: &str| Packet {
-        destination: destination.parse().unwrap(),
-        ..four.clone()
-    };
-    let to_6 = |destination: &str| Packet {
-        destination: destination.parse().unwrap(),
-        ..six.clone()
-    };
-    let extended = |extensions: &[(u8, u8)]| Packet {
-        extensions: extensions.to_vec(),
-        ..six.clone()
-    };
+    let to = |destination: &str| Packet { destination: destination.parse().unwrap(), ..four.clone() };
+    let to_6 = |destination: &str| Packet { destination: destination.parse().unwrap(), ..six.clone() };
+    let extended = |extensions: &[(u8, u8)]| Packet { extensions: extensions.to_vec(), ..six.clone() };
     vec![
         ("IPv4", four.clone(), Steered),
-        (
-            "IPv4 with payload",
-            Packet {
-                payload: 1400,
-                ..four.clone()
-            },
-            Steered,
-        ),
+        ("IPv4 with payload", Packet { payload: 1400, ..four.clone() }, Steered),
         ("IPv6", six.clone(), Steered),
-        (
-            "802.1Q",
-            Packet {
-                tags: vec![0x8100],
-                ..four.clone()
-            },
-            Steered,
-        ),
-        (
-            "802.1ad and 802.1Q",
-            Packet {
-                tags: vec![0x88a8, 0x8100],
-                ..four.clone()
-            },
-            Steered,
-        ),
-        (
-            "two tags over IPv6",
-            Packet {
-                tags: vec![0x88a8, 0x8100],
-                ..six.clone()
-            },
-            Steered,
-        ),
-        (
-            "three tags",
-            Packet {
-                tags: vec![0x88a8, 0x8100, 0x8100],
-                ..four.clone()
-            },
-            NotIp,
-        ),
-        (
-            "IPv4 options",
-            Packet {
-                options: 1,
-                ..four.clone()
-            },
-            Steered,
-        ),
-        (
-            "most IPv4 options",
-            Packet {
-                options: 10,
-                ..four.clone()
-            },
-            Steered,
-        ),
-        (
-            "don't fragment clear",
-            Packet {
-                fragment: 0,
-                ..four.clone()
-            },
-            Steered,
-        ),
-        (
-            "first fragment",
-            Packet {
-                fragment: 0x2000,
-                ..four.clone()
-            },
-            Fragment,
-        ),
-        (
-            "later fragment",
-            Packet {
-                fragment: 0x00b9,
-                ..four.clone()
-            },
-            Fragment,
-        ),
-        (
-            "last fragment, high offset",
-            Packet {
-                fragment: 0x1f00,
-                ..four.clone()
-            },
-            Fragment,
-        ),
-        (
-            "UDP",
-            Packet {
-                protocol: 17,
-                ..four.clone()
-            },
-            NotTcp,
-        ),
-        (
-            "ICMP",
-            Packet {
-                protocol: 1,
-                ..four.clone()
-            },
-            NotTcp,
-        ),
+        ("802.1Q", Packet { tags: vec![0x8100], ..four.clone() }, Steered),
+        ("802.1ad and 802.1Q", Packet { tags: vec![0x88a8, 0x8100], ..four.clone() }, Steered),
+        ("two tags over IPv6", Packet { tags: vec![0x88a8, 0x8100], ..six.clone() }, Steered),
+        ("three tags", Packet { tags: vec![0x88a8, 0x8100, 0x8100], ..four.clone() }, NotIp),
+        ("IPv4 options", Packet { options: 1, ..four.clone() }, Steered),
+        ("most IPv4 options", Packet { options: 10, ..four.clone() }, Steered),
+        ("don't fragment clear", Packet { fragment: 0, ..four.clone() }, Steered),
+        ("first fragment", Packet { fragment: 0x2000, ..four.clone() }, Fragment),
+        ("later fragment", Packet { fragment: 0x00b9, ..four.clone() }, Fragment),
+        ("last fragment, high offset", Packet { fragment: 0x1f00, ..four.clone() }, Fragment),
+        ("UDP", Packet { protocol: 17, ..four.clone() }, NotTcp),
+        ("ICMP", Packet { protocol: 1, ..four.clone() }, NotTcp),
         ("other port", to("198.51.100.1:81"), NotServed),
         ("other address", to("198.51.100.2:80"), NotServed),
         ("wildcard address", to("198.51.100.77:8080"), Steered),
-        (
-            "source port is served, destination is not",
-            Packet::new("198.51.100.1:80", CLIENT),
-            NotServed,
-        ),
-        (
-            "IPv4 wildcard is not IPv6's",
-            to_6("[2001:db8::1]:8080"),
-            NotServed,
-        ),
+        ("source port is served, destination is not", Packet::new("198.51.100.1:80", CLIENT), NotServed),
+        ("IPv4 wildcard is not IPv6's", to_6("[2001:db8::1]:8080"), NotServed),
         ("IPv6 other port", to_6("[2001:db8::1]:81"), NotServed),
-        (
-            "ICMPv6",
-            Packet {
-                protocol: 58,
-                ..six.clone()
-            },
-            NotTcp,
-        ),
+        ("ICMPv6", Packet { protocol: 58, ..six.clone() }, NotTcp),
         ("hop-by-hop", extended(&[(0, 0)]), Steered),
-        (
-            "as many extension headers as are walked",
-            extended(&[(0, 0), (60, 2), (43, 1), (60, 0)]),
-            Steered,
-        ),
+        ("as many extension headers as are walked", extended(&[(0, 0), (60, 2), (43, 1), (60, 0)]), Steered),
         ("longest extension header", extended(&[(0, 255)]), Steered),
         (
             "one extension header too many",
@@ -259,11 +122,7 @@ fn fixtures() -> Vec<(&'static str, Packet, Counter)> {
             Extensions,
         ),
         ("IPv6 fragment", extended(&[(44, 0)]), Fragment),
-        (
-            "IPv6 fragment behind hop-by-hop",
-            extended(&[(0, 0), (44, 0)]),
-            Fragment,
-        ),
+        ("IPv6 fragment behind hop-by-hop", extended(&[(0, 0), (44, 0)]), Fragment),
         ("authentication header", extended(&[(51, 0)]), NotTcp),
     ]
 }
@@ -279,32 +138,9 @@ fn fixtures_get_their_verdict() {
     for (name, packet, counter) in fixtures() {
         let bytes = packet.bytes();
         let is_steered = counter == Counter::Steered;
-        steering.check(
-            name,
-            &bytes,
-            if is_steered { XDP_REDIRECT } else { XDP_PASS },
-            counter,
-        );
-        counting.check(
-            name,
-            &bytes,
-            XDP_PASS,
-            if is_steered {
-                Counter::Counted
-            } else {
-                counter
-            },
-        );
-        unready.check(
-            name,
-            &bytes,
-            XDP_PASS,
-            if is_steered {
-                Counter::Unsteered
-            } else {
-                counter
-            },
-        );
+        steering.check(name, &bytes, if is_steered { XDP_REDIRECT } else { XDP_PASS }, counter);
+        counting.check(name, &bytes, XDP_PASS, if is_steered { Counter::Counted } else { counter });
+        unready.check(name, &bytes, XDP_PASS, if is_steered { Counter::Unsteered } else { counter });
     }
 }
 
@@ -323,41 +159,14 @@ fn broken_headers_pass() {
     let six = || Packet::new(CLIENT_6, SERVICES[1]);
     for (name, bytes, counter) in [
         ("ARP", patched(four(), 13, 0x06), Counter::NotIp),
-        (
-            "IPv4 with version 6",
-            patched(four(), 14, 0x65),
-            Counter::Malformed,
-        ),
-        (
-            "IPv4 header length 4",
-            patched(four(), 14, 0x44),
-            Counter::Malformed,
-        ),
-        (
-            "IPv4 header length 15, beyond the end",
-            patched(four(), 14, 0x4f),
-            Counter::Malformed,
-        ),
-        (
-            "TCP header length 4",
-            patched(four(), 14 + 20 + 12, 0x40),
-            Counter::Malformed,
-        ),
-        (
-            "IPv6 with version 4",
-            patched(six(), 14, 0x45),
-            Counter::Malformed,
-        ),
+        ("IPv4 with version 6", patched(four(), 14, 0x65), Counter::Malformed),
+        ("IPv4 header length 4", patched(four(), 14, 0x44), Counter::Malformed),
+        ("IPv4 header length 15, beyond the end", patched(four(), 14, 0x4f), Counter::Malformed),
+        ("TCP header length 4", patched(four(), 14 + 20 + 12, 0x40), Counter::Malformed),
+        ("IPv6 with version 4", patched(six(), 14, 0x45), Counter::Malformed),
         (
             "extension header beyond the end",
-            patched(
-                Packet {
-                    extensions: vec![(0, 0)],
-                    ..six()
-                },
-                14 + 40 + 1,
-                255,
-            ),
+            patched(Packet { extensions: vec![(0, 0)], ..six() }, 14 + 40 + 1, 255),
             Counter::Malformed,
         ),
     ] {
@@ -390,19 +199,11 @@ fn packets_cut_at_every_byte() {
                 let whole = cut >= packet.headers_bytes();
                 assert_eq!(
                     expected,
-                    if whole {
-                        Counter::Steered
-                    } else {
-                        Counter::Malformed
-                    },
+                    if whole { Counter::Steered } else { Counter::Malformed },
                     "{name} at {cut}"
                 );
             }
-            let verdict = if expected == Counter::Steered {
-                XDP_REDIRECT
-            } else {
-                XDP_PASS
-            };
+            let verdict = if expected == Counter::Steered { XDP_REDIRECT } else { XDP_PASS };
             bench.check(&format!("{name} cut at {cut}"), piece, verdict, expected);
         }
     }
@@ -417,14 +218,12 @@ fn the_kernel_chooses_the_cpu_of_the_shared_hash() {
     const FLOWS: usize = 4000;
     let mut random = crate::Random::new("shared hash");
     let cpus = edge::xdp::cpu_count();
-    let buckets: Vec<u32> = (0..BUCKETS)
-        .map(|_| (random.next() % u64::from(cpus)) as u32)
-        .collect();
+    let buckets: Vec<u32> = (0..BUCKETS).map(|_| (random.word() % u64::from(cpus)) as u32).collect();
     let queues: Vec<u32> = (0..cpus).collect();
-    let bench = Bench::new(STEERING_CPUMAP, random.next(), buckets, &queues);
+    let bench = Bench::new(STEERING_CPUMAP, random.word(), buckets, &queues);
     let mut expected = vec![0; cpus as usize];
     for flow in 0..FLOWS {
-        let is_ipv4 = random.next() % 2 == 0;
+        let is_ipv4 = random.word().is_multiple_of(2);
         let mut destination = random_address(&mut random, is_ipv4);
         if is_ipv4 {
             destination.set_port(8080);
@@ -432,17 +231,9 @@ fn the_kernel_chooses_the_cpu_of_the_shared_hash() {
             destination = SERVICES[1].parse().unwrap();
         }
         let source = random_address(&mut random, is_ipv4);
-        let packet = Packet {
-            source,
-            destination,
-            ..Packet::new(CLIENT, CLIENT)
-        };
+        let packet = Packet { source, destination, ..Packet::new(CLIENT, CLIENT) };
         expected[bench.buckets[packet.flow().bucket(bench.seed) as usize] as usize] += 1;
-        assert_eq!(
-            bench.run(&packet.bytes(), 1).0,
-            XDP_REDIRECT,
-            "flow {flow}: {packet:?}"
-        );
+        assert_eq!(bench.run(&packet.bytes(), 1).0, XDP_REDIRECT, "flow {flow}: {packet:?}");
         // One flow at a time, so that two errors cannot cancel out.
         assert_eq!(bench.steered(), expected, "flow {flow}: {packet:?}");
     }
@@ -455,10 +246,7 @@ fn the_verifier_accepts_every_program() {
         return;
     }
     let fresh = || load(Globals::new(STEERING_CPUMAP), cpu_count()).unwrap();
-    let names: Vec<String> = fresh()
-        .programs()
-        .map(|(name, _)| name.to_owned())
-        .collect();
+    let names: Vec<String> = fresh().programs().map(|(name, _)| name.to_owned()).collect();
     assert_eq!(names.len(), 6, "{names:?}");
     for name in names {
         // Each on its own: programs with and without fragments cannot share a cpumap.
@@ -479,27 +267,14 @@ fn tracepoints_count_only_the_watched_map() {
         return;
     }
     let mut bench = Bench::new(STEERING_COUNT, 1, vec![], &[]);
-    let mut watched =
-        Array::<&mut MapData, u32>::try_from(bench.bpf.map_mut("WATCHED").unwrap()).unwrap();
+    let mut watched = Array::<&mut MapData, u32>::try_from(bench.bpf.map_mut("WATCHED").unwrap()).unwrap();
     watched.set(0, 42, 0).unwrap();
     for (name, arguments, expected) in [
-        (
-            "cpumap_enqueue",
-            [42, 8, 3, 1, 0, 0],
-            [(Counter::Enqueued, 8), (Counter::QueueFull, 3)].as_slice(),
-        ),
+        ("cpumap_enqueue", [42, 8, 3, 1, 0, 0], [(Counter::Enqueued, 8), (Counter::QueueFull, 3)].as_slice()),
         ("cpumap_enqueue", [41, 8, 3, 1, 0, 0], &[]),
-        (
-            "cpumap_kthread",
-            [42, 8, 2, 0, 0, 0],
-            &[(Counter::Undelivered, 2)],
-        ),
+        ("cpumap_kthread", [42, 8, 2, 0, 0, 0], &[(Counter::Undelivered, 2)]),
         ("cpumap_kthread", [41, 8, 2, 0, 0, 0], &[]),
-        (
-            "redirect_failed",
-            [0, 0, 0, 0, 0, 42],
-            &[(Counter::RedirectFailed, 1)],
-        ),
+        ("redirect_failed", [0, 0, 0, 0, 0, 42], &[(Counter::RedirectFailed, 1)]),
         ("redirect_failed", [0, 0, 0, 0, 0, 41], &[]),
     ] {
         let before = bench.cells();
@@ -512,9 +287,7 @@ fn tracepoints_count_only_the_watched_map() {
         program.test_run(options).unwrap();
         let after = bench.cells();
         let mut wanted = before;
-        expected
-            .iter()
-            .for_each(|(counter, n)| wanted.add(*counter, *n));
+        expected.iter().for_each(|(counter, n)| wanted.add(*counter, *n));
         assert_eq!(after, wanted, "{name} {arguments:?}");
     }
 }

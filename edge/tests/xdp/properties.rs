@@ -20,9 +20,9 @@ proptest! {
         let packet = Packet {
             source: random_address(&mut random, is_ipv4),
             destination: random_address(&mut random, is_ipv4),
-            tags: (0..tags).map(|tag| [0x8100, 0x88a8][(random.next() as usize + tag) % 2]).collect(),
+            tags: (0..tags).map(|tag| [0x8100, 0x88a8][(random.word() as usize + tag) % 2]).collect(),
             options,
-            extensions: (0..extensions).map(|_| ([0, 43, 60][random.next() as usize % 3], (random.next() % 8) as u8)).collect(),
+            extensions: (0..extensions).map(|_| ([0, 43, 60][random.word() as usize % 3], (random.word() % 8) as u8)).collect(),
             payload: tail,
             ..Packet::new("0.0.0.0:0", "0.0.0.0:0")
         };
@@ -69,12 +69,7 @@ proptest! {
 
 fn one_client() -> Vec<Flow> {
     let flow = Packet::new("192.0.2.7:1", "198.51.100.1:443").flow();
-    (0..DAY_OF_PORTS)
-        .map(|port| Flow {
-            source_port: 32_768 + port,
-            ..flow
-        })
-        .collect()
+    (0..DAY_OF_PORTS).map(|port| Flow { source_port: 32_768 + port, ..flow }).collect()
 }
 
 /// The flow hash is part of what running nodes agree on with their maps: its values stay.
@@ -83,10 +78,7 @@ fn known_hashes() {
     let four = Packet::new("192.0.2.7:40000", "198.51.100.1:443").flow();
     let six = Packet::new("[2001:db8::7]:40000", "[2001:db8::1]:443").flow();
     let back = Packet::new("198.51.100.1:443", "192.0.2.7:40000").flow();
-    assert_eq!(
-        [four.hash(1), six.hash(1), back.hash(1), four.hash(2)],
-        KNOWN
-    );
+    assert_eq!([four.hash(1), six.hash(1), back.hash(1), four.hash(2)], KNOWN);
     assert_eq!(four.bucket(1), four.hash(1) & 0xff);
 }
 

@@ -14,8 +14,7 @@ use edge::xdp::{Globals, Kind, Outcome, Report, cpu_count, load, start};
 use edge_ebpf::STEERING_COUNT;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket,
-    sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
 };
 use nix::unistd::Pid;
 
@@ -30,18 +29,12 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const HOLD: &str = "EDGE_TEST_HOLD_INTERFACE";
 
 fn config(mode: XdpMode, steering: Steering) -> Xdp {
-    Xdp {
-        interface: EDGE.into(),
-        mode,
-        steering,
-    }
+    Xdp { interface: EDGE.into(), mode, steering }
 }
 
 fn cpus() -> Vec<usize> {
     let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
-    (0..CpuSet::count())
-        .filter(|cpu| allowed.is_set(*cpu).unwrap())
-        .collect()
+    (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap()).collect()
 }
 
 fn pin(cpu: usize) {
@@ -51,16 +44,22 @@ fn pin(cpu: usize) {
 }
 
 fn reuseport_listener(address: SocketAddr) -> TcpListener {
-    let family = if address.is_ipv4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
-    };
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let fd: OwnedFd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
     setsockopt(&fd, sockopt::ReusePort, &true).unwrap();
     bind(fd.as_raw_fd(), &SockaddrStorage::from(address)).unwrap();
     listen(&fd, Backlog::new(128).unwrap()).unwrap();
     fd.into()
+}
+
+/// Waits until a program is attached, or none is. A child that another test is just starting may hold
+/// a copy of the link's descriptor for a moment.
+fn wait_for_attached(state: bool) {
+    let deadline = Instant::now() + TIMEOUT;
+    while shell(&format!("ip link show {EDGE}")).contains("xdp") != state {
+        assert!(Instant::now() < deadline, "never came to attached = {state}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// The CPU that processed the last packet of a connection.
@@ -103,9 +102,7 @@ fn serve(listener: &TcpListener, cpu: usize, tally: &Tally, stop: &AtomicBool) {
         stream.set_nodelay(true).unwrap();
         tally.connections.fetch_add(1, Relaxed);
         let is_local = |stream: &TcpStream| u64::from(incoming_cpu(stream) == cpu);
-        tally
-            .connections_local
-            .fetch_add(is_local(&stream), Relaxed);
+        tally.connections_local.fetch_add(is_local(&stream), Relaxed);
         let mut byte = [0];
         while stream.read(&mut byte).unwrap() == 1 {
             tally.requests.fetch_add(1, Relaxed);
@@ -143,10 +140,8 @@ struct Run {
 fn run(config: Option<Xdp>) -> Run {
     let (edge, client) = pair();
     let cpus = cpus();
-    let addresses: [SocketAddr; 2] = [
-        format!("{EDGE_4}:{PORT}").parse().unwrap(),
-        format!("[{EDGE_6}]:{PORT}").parse().unwrap(),
-    ];
+    let addresses: [SocketAddr; 2] =
+        [format!("{EDGE_4}:{PORT}").parse().unwrap(), format!("[{EDGE_6}]:{PORT}").parse().unwrap()];
     let stop = Arc::new(AtomicBool::new(false));
     let server = {
         let (stop, cpus) = (stop.clone(), cpus.clone());
@@ -155,19 +150,12 @@ fn run(config: Option<Xdp>) -> Run {
             let tallies: Vec<Arc<Tally>> = cpus.iter().map(|_| Arc::default()).collect();
             let mut threads = Vec::new();
             for address in addresses {
-                let listeners: Vec<TcpListener> =
-                    cpus.iter().map(|_| reuseport_listener(address)).collect();
-                let sockets: Vec<_> = cpus
-                    .iter()
-                    .copied()
-                    .zip(listeners.iter().map(AsFd::as_fd))
-                    .collect();
+                let listeners: Vec<TcpListener> = cpus.iter().map(|_| reuseport_listener(address)).collect();
+                let sockets: Vec<_> = cpus.iter().copied().zip(listeners.iter().map(AsFd::as_fd)).collect();
                 steering.join(address, &sockets);
                 for ((listener, cpu), tally) in listeners.into_iter().zip(&cpus).zip(&tallies) {
                     let (stop, tally, cpu) = (stop.clone(), tally.clone(), *cpu);
-                    threads.push(std::thread::spawn(move || {
-                        serve(&listener, cpu, &tally, &stop)
-                    }));
+                    threads.push(std::thread::spawn(move || serve(&listener, cpu, &tally, &stop)));
                 }
             }
             (steering, tallies, threads)
@@ -186,35 +174,20 @@ fn run(config: Option<Xdp>) -> Run {
                 })
             })
             .collect();
-        visitors
-            .into_iter()
-            .map(|visitor| visitor.join())
-            .filter(Result::is_err)
-            .count()
+        visitors.into_iter().map(|visitor| visitor.join()).filter(Result::is_err).count()
     });
     stop.store(true, Relaxed);
-    threads
-        .into_iter()
-        .for_each(|thread| thread.join().unwrap());
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
     let report = edge.run(move || {
         let report = steering.report();
         drop(steering);
-        assert!(
-            !shell(&format!("ip link show {EDGE}")).contains("xdp"),
-            "still attached after drop"
-        );
+        wait_for_attached(false);
         report
     });
-    let per_cpu: Vec<u64> = tallies
-        .iter()
-        .map(|tally| tally.connections.load(Relaxed))
-        .collect();
+    let per_cpu: Vec<u64> = tallies.iter().map(|tally| tally.connections.load(Relaxed)).collect();
     let share = |part: fn(&Tally) -> &AtomicU64, whole: fn(&Tally) -> &AtomicU64| {
         let sum = |cell: fn(&Tally) -> &AtomicU64| {
-            tallies
-                .iter()
-                .map(|tally| cell(tally).load(Relaxed))
-                .sum::<u64>()
+            tallies.iter().map(|tally| cell(tally).load(Relaxed)).sum::<u64>()
         };
         sum(part) as f64 / sum(whole) as f64
     };
@@ -230,57 +203,29 @@ fn run(config: Option<Xdp>) -> Run {
 }
 
 fn outcome(report: &Report, step: &str) -> Option<Outcome> {
-    report
-        .steps
-        .iter()
-        .find(|found| found.step == step)
-        .map(|found| found.outcome)
+    report.steps.iter().find(|found| found.step == step).map(|found| found.outcome)
 }
 
 fn check_steered(run: &Run, xdp: &str) {
     let connections = (cpus().len() * 2 * (CONNECTIONS / 4)) as u64;
     assert_eq!((run.report.xdp, run.report.steering), (xdp, Kind::Cpumap));
     assert_eq!(run.per_cpu.iter().sum::<u64>(), connections);
-    assert!(
-        run.connections_local >= 0.99,
-        "{} of connections are local",
-        run.connections_local
-    );
-    assert!(
-        run.requests_local >= 0.99,
-        "{} of requests are local",
-        run.requests_local
-    );
+    assert!(run.connections_local >= 0.99, "{} of connections are local", run.connections_local);
+    assert!(run.requests_local >= 0.99, "{} of requests are local", run.requests_local);
     let fair = connections as f64 / run.per_cpu.len() as f64;
     for n in &run.per_cpu {
-        assert!(
-            (*n as f64) > fair * 0.5 && (*n as f64) < fair * 1.5,
-            "{:?}",
-            run.per_cpu
-        );
+        assert!((*n as f64) > fair * 0.5 && (*n as f64) < fair * 1.5, "{:?}", run.per_cpu);
     }
     let counters = &run.report.counters;
     // SYN, ACK, three requests, FIN at the least.
-    assert!(
-        counters["served_steered"] >= 6 * connections,
-        "{counters:?}"
-    );
+    assert!(counters["served_steered"] >= 6 * connections, "{counters:?}");
     assert_eq!(
         counters["served_steered"],
-        run.report
-            .per_cpu
-            .iter()
-            .map(|cpu| cpu.steered_here)
-            .sum::<u64>()
+        run.report.per_cpu.iter().map(|cpu| cpu.steered_here).sum::<u64>()
     );
     assert_eq!(counters["picked"], connections);
-    for lost in [
-        "served_unsteered",
-        "cpumap_queue_full",
-        "cpumap_undelivered",
-        "redirect_failed",
-        "unpicked",
-    ] {
+    for lost in ["served_unsteered", "cpumap_queue_full", "cpumap_undelivered", "redirect_failed", "unpicked"]
+    {
         assert_eq!(counters[lost], 0, "{lost}");
     }
     assert_eq!(run.report.buckets.values().sum::<u32>(), edge_ebpf::BUCKETS);
@@ -293,15 +238,8 @@ fn native_cpumap_keeps_connections_on_their_cpu() {
     }
     let run = run(Some(config(XdpMode::Auto, Steering::Auto)));
     check_steered(&run, "native");
-    assert_eq!(
-        run.report.counters["cpumap_enqueued"],
-        run.report.counters["served_steered"]
-    );
-    assert_eq!(
-        outcome(&run.report, "queue priority"),
-        None,
-        "the threads' priority was raised"
-    );
+    assert_eq!(run.report.counters["cpumap_enqueued"], run.report.counters["served_steered"]);
+    assert_eq!(outcome(&run.report, "queue priority"), None, "the threads' priority was raised");
 }
 
 #[test]
@@ -309,10 +247,7 @@ fn generic_cpumap_keeps_connections_on_their_cpu() {
     if !crate::has_kernel("generic_cpumap_keeps_connections_on_their_cpu") {
         return;
     }
-    check_steered(
-        &run(Some(config(XdpMode::Generic, Steering::Cpumap))),
-        "generic",
-    );
+    check_steered(&run(Some(config(XdpMode::Generic, Steering::Cpumap))), "generic");
 }
 
 #[test]
@@ -322,16 +257,8 @@ fn without_xdp_pick_still_serves_on_the_processing_cpu() {
     }
     let run = run(None);
     assert_eq!((run.report.xdp, run.report.steering), ("none", Kind::None));
-    assert!(
-        run.report
-            .listeners
-            .iter()
-            .all(|listener| listener.choice == "pick")
-    );
-    assert_eq!(
-        run.report.counters["picked"],
-        run.per_cpu.iter().sum::<u64>()
-    );
+    assert!(run.report.listeners.iter().all(|listener| listener.choice == "pick"));
+    assert_eq!(run.report.counters["picked"], run.per_cpu.iter().sum::<u64>());
     assert_eq!(run.report.counters["unpicked"], 0);
 }
 
@@ -341,19 +268,10 @@ fn steering_off_counts_and_passes() {
         return;
     }
     let run = run(Some(config(XdpMode::Native, Steering::Off)));
-    assert_eq!(
-        (run.report.xdp, run.report.steering),
-        ("native", Kind::None)
-    );
+    assert_eq!((run.report.xdp, run.report.steering), ("native", Kind::None));
     let counters = &run.report.counters;
-    assert!(
-        counters["served_passed"] >= 6 * counters["picked"],
-        "{counters:?}"
-    );
-    assert_eq!(
-        (counters["served_steered"], counters["cpumap_enqueued"]),
-        (0, 0)
-    );
+    assert!(counters["served_passed"] >= 6 * counters["picked"], "{counters:?}");
+    assert_eq!((counters["served_steered"], counters["cpumap_enqueued"]), (0, 0));
 }
 
 #[test]
@@ -365,8 +283,7 @@ fn rps_spreads_over_the_workers_and_is_restored() {
     let cpus = cpus();
     edge.run(move || {
         let file = format!("/sys/class/net/{EDGE}/queues/rx-0/rps_cpus");
-        let mask =
-            || u32::from_str_radix(std::fs::read_to_string(&file).unwrap().trim(), 16).unwrap();
+        let mask = || u32::from_str_radix(std::fs::read_to_string(&file).unwrap().trim(), 16).unwrap();
         let before = mask();
         let steering = start(Some(&config(XdpMode::Off, Steering::Rps)), &[], &cpus);
         assert_eq!(steering.report().steering, Kind::Rps);
@@ -397,29 +314,15 @@ fn a_foreign_program_is_reported_and_left_in_place() {
             let steering = start(Some(&config(ours, Steering::Cpumap)), &[], &cpus());
             let report = steering.report();
             assert_eq!(report.xdp, "none", "{theirs:?} {ours:?}");
-            let step = if ours == XdpMode::Generic {
-                "generic"
-            } else {
-                "native"
-            };
-            let reason = &report
-                .steps
-                .iter()
-                .find(|found| found.step == step)
-                .unwrap()
-                .reason;
-            assert!(
-                reason.contains("left in place"),
-                "{theirs:?} {ours:?}: {reason}"
-            );
+            let step = if ours == XdpMode::Generic { "generic" } else { "native" };
+            let reason = &report.steps.iter().find(|found| found.step == step).unwrap().reason;
+            assert!(reason.contains("left in place"), "{theirs:?} {ours:?}: {reason}");
             assert_eq!(report.steering, Kind::Rps, "the next step is taken");
             drop(steering);
             let shown = shell(&format!("ip -d link show {EDGE}"));
-            assert!(
-                shown.contains(&format!("prog/xdp id {id} ")),
-                "displaced: {shown}"
-            );
+            assert!(shown.contains(&format!("prog/xdp id {id} ")), "displaced: {shown}");
             program.detach(link).unwrap();
+            wait_for_attached(false);
         }
     });
 }
@@ -438,21 +341,10 @@ fn a_killed_process_leaves_the_interface_clean() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let is_attached = || shell(&format!("ip link show {EDGE}")).contains("xdp");
-        let wait_for = |state: bool| {
-            let deadline = Instant::now() + TIMEOUT;
-            while is_attached() != state {
-                assert!(
-                    Instant::now() < deadline,
-                    "the interface never came to attached = {state}"
-                );
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        };
-        wait_for(true);
+        wait_for_attached(true);
         child.kill().unwrap();
         child.wait().unwrap();
-        wait_for(false);
+        wait_for_attached(false);
     });
 }
 
@@ -475,35 +367,19 @@ fn without_capabilities_the_classic_filter_chooses() {
     let cpus = cpus();
     let address: SocketAddr = format!("{EDGE_4}:{PORT}").parse().unwrap();
     let listeners = edge.run(move || {
-        let listeners: Vec<TcpListener> =
-            cpus.iter().map(|_| reuseport_listener(address)).collect();
-        let sockets: Vec<_> = cpus
-            .iter()
-            .copied()
-            .zip(listeners.iter().map(AsFd::as_fd))
-            .collect();
+        let listeners: Vec<TcpListener> = cpus.iter().map(|_| reuseport_listener(address)).collect();
+        let sockets: Vec<_> = cpus.iter().copied().zip(listeners.iter().map(AsFd::as_fd)).collect();
         // Capabilities belong to threads; this one ends with the namespace.
         drop_capabilities();
-        let mut steering = start(
-            Some(&config(XdpMode::Auto, Steering::Cpumap)),
-            &[address],
-            &cpus,
-        );
+        let mut steering = start(Some(&config(XdpMode::Auto, Steering::Cpumap)), &[address], &cpus);
         steering.join(address, &sockets);
         let report = steering.report();
         println!("{report:#?}");
         assert_eq!((report.xdp, report.steering), ("none", Kind::None));
         assert_eq!(report.listeners[0].choice, "classic");
-        let native = report
-            .steps
-            .iter()
-            .find(|step| step.step == "native")
-            .unwrap();
+        let native = report.steps.iter().find(|step| step.step == "native").unwrap();
         for reason in [&native.reason, &report.listeners[0].reason] {
-            assert!(
-                reason.contains("CAP_BPF") && reason.contains("AmbientCapabilities"),
-                "{reason}"
-            );
+            assert!(reason.contains("CAP_BPF") && reason.contains("AmbientCapabilities"), "{reason}");
         }
         listeners
     });
@@ -514,9 +390,7 @@ fn without_capabilities_the_classic_filter_chooses() {
         });
         // veth processes packets where they were sent, so the socket of that CPU has it.
         listeners[index].set_nonblocking(true).unwrap();
-        listeners[index]
-            .accept()
-            .unwrap_or_else(|error| panic!("CPU {cpu}: {error}"));
+        listeners[index].accept().unwrap_or_else(|error| panic!("CPU {cpu}: {error}"));
     }
 }
 

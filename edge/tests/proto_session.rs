@@ -1,0 +1,699 @@
+//! Sessions by script: what arrives, what the client gets, what is asked of control.
+
+mod proto_client;
+
+use edge::proto::freshness::Storing;
+use edge::proto::session::Input;
+use proto_client::{Client, DATE, Record, START, record};
+
+const GET: &str = "GET /a HTTP/1.1\r\nHost: a\r\n\r\n";
+
+fn fresh() -> Record {
+    let lines = format!(
+        "Date: {DATE}\nCache-Control: max-age=60\nETag: \"v1\"\nLast-Modified: Tue, 14 Nov 2023 20:00:00 GMT\nX-A: b"
+    );
+    record(GET, 200, &lines, "0123456789", START.unix_s)
+}
+
+fn get(fields: &str) -> String {
+    format!("GET /a HTTP/1.1\r\nHost: a\r\n{fields}\r\n")
+}
+
+const STORED_LINES: &str = "date: Tue, 14 Nov 2023 22:13:20 GMT\r\ncache-control: max-age=60\r\netag: \"v1\"\r\nlast-modified: Tue, 14 Nov 2023 20:00:00 GMT\r\nx-a: b\r\n";
+
+#[test]
+fn hit() {
+    let mut client = Client::new(vec![fresh()]);
+    client.pass_ms(7_000).send(GET);
+    assert_eq!(
+        client.wire(),
+        format!(
+            "HTTP/1.1 200 OK\r\nAge: 7\r\nCache-Status: edge; hit\r\ncontent-length: 10\r\n{STORED_LINES}\r\n0123456789"
+        )
+    );
+    assert_eq!(client.log(), "Done");
+    assert!(client.session.wants_input());
+}
+
+#[test]
+fn hits_of_a_pipeline_come_in_order() {
+    let mut other = fresh();
+    other.key = b"http://a/b".to_vec();
+    other.body = b"abcdefghij".to_vec();
+    let mut client = Client::new(vec![fresh(), other]);
+    let all = [GET, &GET.replace("/a", "/b"), GET, &GET.replace("GET", "HEAD")].concat();
+    for cut in 0..all.len() {
+        let mut client = Client::new(client.records.clone());
+        client.send(&all[..cut]).send(&all[cut..]);
+        assert_eq!(client.log(), "Done Done Done Done", "cut at {cut}");
+        let wire = client.wire();
+        let bodies: Vec<_> = wire.split("\r\n\r\n").skip(1).map(|part| &part[..10.min(part.len())]).collect();
+        assert_eq!(bodies, ["0123456789", "abcdefghij", "0123456789", ""], "cut at {cut}");
+    }
+    // A client that only asks and never reads is not read from for ever.
+    client.send(GET.repeat(40));
+    assert_eq!(client.log().split(' ').count(), 16);
+    assert!(!client.session.wants_input());
+    client.drained();
+    assert_eq!(client.log().split(' ').count(), 16);
+    client.drained();
+    assert_eq!(client.log().split(' ').count(), 8);
+}
+
+#[test]
+fn head_is_answered_from_a_stored_get() {
+    let mut client = Client::new(vec![fresh()]);
+    client.send(GET.replace("GET", "HEAD"));
+    let wire = client.wire();
+    assert!(wire.contains("content-length: 10\r\n") && wire.ends_with("\r\n\r\n"), "{wire}");
+    let mut client = Client::new(vec![]);
+    client.send(GET.replace("GET", "HEAD"));
+    assert_eq!(client.log(), "Pass");
+    client.origin(200, "Content-Length: 10", Storing::No("method")).give(Input::End);
+    let wire = client.wire();
+    assert!(wire.contains("Content-Length: 10\r\n") && wire.ends_with("\r\n\r\n"), "{wire}");
+    assert_eq!(client.log(), "Done");
+}
+
+/// One request against the fresh record, a second after it was stored.
+fn answer(fields: &str) -> (String, String) {
+    let mut client = Client::new(vec![fresh()]);
+    client.send(get(fields));
+    (client.wire(), client.log())
+}
+
+#[test]
+fn conditions() {
+    let same = "Tue, 14 Nov 2023 20:00:00 GMT";
+    for (fields, status) in [
+        ("If-None-Match: \"v1\"\r\n".to_string(), 304),
+        ("If-None-Match: W/\"v1\"\r\n".into(), 304),
+        ("If-None-Match: \"x\", \"v1\"\r\n".into(), 304),
+        ("If-None-Match: \"x\"\r\nIf-None-Match: \"v1\"\r\n".into(), 304),
+        ("If-None-Match: *\r\n".into(), 304),
+        ("If-None-Match: \"v2\"\r\n".into(), 200),
+        ("If-None-Match: v1\r\n".into(), 200),
+        ("If-None-Match:\r\n".into(), 200),
+        (format!("If-Modified-Since: {same}\r\n"), 304),
+        ("If-Modified-Since: Tue, 14 Nov 2023 20:00:01 GMT\r\n".into(), 304),
+        ("If-Modified-Since: Tuesday, 14-Nov-23 20:00:01 GMT\r\n".into(), 304),
+        ("If-Modified-Since: Tue Nov 14 20:00:01 2023\r\n".into(), 304),
+        ("If-Modified-Since: Tue, 14 Nov 2023 19:59:59 GMT\r\n".into(), 200),
+        ("If-Modified-Since: yesterday\r\n".into(), 200),
+        (format!("If-Modified-Since: {same}\r\nIf-Modified-Since: {same}\r\n"), 200),
+        (format!("If-None-Match: \"v2\"\r\nIf-Modified-Since: {same}\r\n"), 200),
+        ("If-None-Match: \"v1\"\r\nIf-Modified-Since: Tue, 14 Nov 2023 19:00:00 GMT\r\n".into(), 304),
+        ("If-None-Match: \"v1\"\r\nRange: bytes=0-1\r\n".into(), 304),
+    ] {
+        let (wire, log) = answer(&fields);
+        assert!(wire.starts_with(&format!("HTTP/1.1 {status} ")), "{fields}: {wire}");
+        assert_eq!(log, "Done", "{fields}");
+        if status == 304 {
+            // RFC 9110 section 15.4.5: these fields and no others of the 200.
+            let want = format!(
+                "HTTP/1.1 304 Not Modified\r\nAge: 0\r\nCache-Status: edge; hit\r\ndate: {DATE}\r\ncache-control: max-age=60\r\netag: \"v1\"\r\n\r\n"
+            );
+            assert_eq!(wire, want, "{fields}");
+        }
+    }
+    // Only the origin can judge these.
+    for fields in ["If-Match: \"v1\"\r\n", "If-Unmodified-Since: Tue, 14 Nov 2023 20:00:00 GMT\r\n"] {
+        assert_eq!(answer(fields), (String::new(), "Pass".into()), "{fields}");
+    }
+}
+
+#[test]
+fn ranges() {
+    let (wire, _) = answer("Range: bytes=2-4\r\n");
+    assert_eq!(
+        wire,
+        format!(
+            "HTTP/1.1 206 Partial Content\r\nAge: 0\r\nCache-Status: edge; hit\r\nContent-Range: bytes 2-4/10\r\nContent-Length: 3\r\n{STORED_LINES}\r\n234"
+        )
+    );
+    let (wire, _) = answer("Range: bytes=10-\r\n");
+    assert_eq!(
+        wire,
+        format!(
+            "HTTP/1.1 416 Range Not Satisfiable\r\nAge: 0\r\nCache-Status: edge; hit\r\nDate: {DATE}\r\nContent-Range: bytes */10\r\nContent-Length: 0\r\n\r\n"
+        )
+    );
+    for (fields, status, body) in [
+        ("Range: bytes=-3\r\n", 206, "789"),
+        ("Range: bytes=0-0,2-3\r\n", 200, "0123456789"),
+        ("Range: bytes=0-1\r\nRange: bytes=2-3\r\n", 200, "0123456789"),
+        ("Range: bytes=1-2\r\nIf-Range: \"v1\"\r\n", 206, "12"),
+        ("Range: bytes=1-2\r\nIf-Range: W/\"v1\"\r\n", 200, "0123456789"),
+        ("Range: bytes=1-2\r\nIf-Range: \"v2\"\r\n", 200, "0123456789"),
+        ("Range: bytes=99-\r\nIf-Range: \"v2\"\r\n", 200, "0123456789"),
+        ("Range: bytes=1-2\r\nIf-Range: Tue, 14 Nov 2023 20:00:00 GMT\r\n", 206, "12"),
+        ("Range: bytes=1-2\r\nIf-Range: Tue, 14 Nov 2023 20:00:01 GMT\r\n", 200, "0123456789"),
+        ("Range: bytes=1-2\r\nIf-Range: soon\r\n", 200, "0123456789"),
+        ("If-Range: \"v1\"\r\n", 200, "0123456789"),
+        ("Range: bytes=1-2\r\nIf-None-Match: \"v2\"\r\n", 206, "12"),
+    ] {
+        let (wire, log) = answer(fields);
+        assert!(wire.starts_with(&format!("HTTP/1.1 {status} ")), "{fields}: {wire}");
+        assert!(wire.ends_with(&format!("\r\n\r\n{body}")), "{fields}: {wire}");
+        assert!(wire.contains(&format!(
+            "ontent-{}ength: {}\r\n",
+            if status == 206 { "L" } else { "l" },
+            body.len()
+        )));
+        assert_eq!(log, "Done");
+    }
+    let mut client = Client::new(vec![fresh()]);
+    client.send(get("Range: bytes=1-2\r\n").replace("GET", "HEAD"));
+    assert!(client.wire().starts_with("HTTP/1.1 200 "));
+}
+
+/// A miss: the kind of fetch and the Cache-Status of what the origin answers.
+fn forwarded(records: Vec<Record>, later_ms: u64, asked: &str) -> (String, String) {
+    let mut client = Client::new(records);
+    client.pass_ms(later_ms).send(asked);
+    let kind = client.log();
+    client.origin(200, "Content-Length: 0", Storing::No("no-freshness")).give(Input::End);
+    let wire = client.wire();
+    let status =
+        wire.split("Cache-Status: edge; ").nth(1).unwrap_or("none").split("\r\n").next().unwrap_or_default();
+    (kind, status.to_string())
+}
+
+#[test]
+fn what_is_fetched_and_why() {
+    let varied = || {
+        let lines = format!("Date: {DATE}\nCache-Control: max-age=60\nVary: X-V");
+        record(&get("X-V: 1\r\n"), 200, &lines, "v", START.unix_s)
+    };
+    let shared = || {
+        let lines = format!("Date: {DATE}\nCache-Control: public, max-age=60");
+        record(GET, 200, &lines, "v", START.unix_s)
+    };
+    let unvalidated =
+        || record(GET, 200, &format!("Date: {DATE}\nCache-Control: max-age=60"), "v", START.unix_s);
+    let no_cache = || {
+        record(
+            GET,
+            200,
+            &format!("Date: {DATE}\nCache-Control: max-age=60, no-cache\nETag: \"v\""),
+            "v",
+            START.unix_s,
+        )
+    };
+    for (name, records, later_ms, asked, kind, status) in [
+        ("nothing stored", vec![], 0, GET.to_string(), "Fill", "fwd=uri-miss; fwd-status=200"),
+        ("another variant", vec![varied()], 0, GET.into(), "Fill", "fwd=vary-miss; fwd-status=200"),
+        ("this variant", vec![varied()], 0, get("X-V:  1\r\n"), "Done", "hit"),
+        ("last fresh second", vec![fresh()], 59_000, GET.into(), "Done", "hit"),
+        ("first stale second", vec![fresh()], 60_000, GET.into(), "Revalidate", "fwd=stale; fwd-status=200"),
+        (
+            "stale without validator",
+            vec![unvalidated()],
+            60_000,
+            GET.into(),
+            "Fill",
+            "fwd=stale; fwd-status=200",
+        ),
+        ("no-cache stored", vec![no_cache()], 0, GET.into(), "Revalidate", "fwd=stale; fwd-status=200"),
+        (
+            "request no-cache",
+            vec![fresh()],
+            0,
+            get("Cache-Control: no-cache\r\n"),
+            "Revalidate",
+            "fwd=request; fwd-status=200",
+        ),
+        (
+            "request pragma",
+            vec![fresh()],
+            0,
+            get("Pragma: no-cache\r\n"),
+            "Revalidate",
+            "fwd=request; fwd-status=200",
+        ),
+        (
+            "pragma beside cache-control",
+            vec![fresh()],
+            0,
+            get("Pragma: no-cache\r\nCache-Control: x\r\n"),
+            "Done",
+            "hit",
+        ),
+        (
+            "request max-age",
+            vec![fresh()],
+            9_000,
+            get("Cache-Control: max-age=8\r\n"),
+            "Revalidate",
+            "fwd=request; fwd-status=200",
+        ),
+        ("request max-age kept", vec![fresh()], 9_000, get("Cache-Control: max-age=9\r\n"), "Done", "hit"),
+        (
+            "request min-fresh",
+            vec![fresh()],
+            9_000,
+            get("Cache-Control: min-fresh=52\r\n"),
+            "Revalidate",
+            "fwd=request; fwd-status=200",
+        ),
+        (
+            "request min-fresh kept",
+            vec![fresh()],
+            9_000,
+            get("Cache-Control: min-fresh=51\r\n"),
+            "Done",
+            "hit",
+        ),
+        (
+            "request no-store",
+            vec![],
+            0,
+            get("Cache-Control: no-store\r\n"),
+            "Pass",
+            "fwd=uri-miss; fwd-status=200",
+        ),
+        ("request no-store, fresh", vec![fresh()], 0, get("Cache-Control: no-store\r\n"), "Done", "hit"),
+        (
+            "authorization",
+            vec![fresh()],
+            0,
+            get("Authorization: x\r\n"),
+            "Pass",
+            "fwd=request; fwd-status=200",
+        ),
+        ("authorization, public", vec![shared()], 0, get("Authorization: x\r\n"), "Done", "hit"),
+        (
+            "range, nothing stored",
+            vec![],
+            0,
+            get("Range: bytes=0-1\r\n"),
+            "Pass",
+            "fwd=uri-miss; fwd-status=200",
+        ),
+        (
+            "range, stale",
+            vec![fresh()],
+            60_000,
+            get("Range: bytes=0-1\r\n"),
+            "Pass",
+            "fwd=stale; fwd-status=200",
+        ),
+        (
+            "condition, nothing stored",
+            vec![],
+            0,
+            get("If-None-Match: \"x\"\r\n"),
+            "Pass",
+            "fwd=uri-miss; fwd-status=200",
+        ),
+        (
+            "condition, stale",
+            vec![fresh()],
+            60_000,
+            get("If-None-Match: \"x\"\r\n"),
+            "Revalidate",
+            "fwd=stale; fwd-status=200",
+        ),
+        (
+            "body of a GET",
+            vec![fresh()],
+            0,
+            get("Content-Length: 1\r\n") + "x",
+            "Pass ForwardEnd",
+            "fwd=bypass; fwd-status=200",
+        ),
+        ("method", vec![fresh()], 0, GET.replace("GET", "DELETE"), "Pass", "fwd=method; fwd-status=200"),
+        ("only-if-cached", vec![], 0, get("Cache-Control: only-if-cached\r\n"), "Done", "none"),
+        ("only-if-cached, fresh", vec![fresh()], 0, get("Cache-Control: only-if-cached\r\n"), "Done", "hit"),
+    ] {
+        let got = forwarded(records, later_ms, &asked);
+        assert_eq!(got, (kind.to_string(), status.to_string()), "{name}");
+    }
+    let mut client = Client::new(vec![]);
+    client.send(get("Cache-Control: only-if-cached\r\n"));
+    assert!(client.wire().starts_with("HTTP/1.1 504 "));
+}
+
+#[test]
+fn a_fill_is_streamed() {
+    let mut client = Client::new(vec![]);
+    client.send(GET);
+    assert_eq!(client.log(), "Fill");
+    assert_eq!(client.due_ms(), u64::MAX, "control has its own timeouts");
+    client.send(GET);
+    assert_eq!(client.unread, GET.as_bytes(), "the next request waits");
+    client.origin(
+        200,
+        &format!("Date: {DATE}\nContent-Length: 5\nConnection: X-B\nX-B: 1\nX-C: 2\nAge: 3"),
+        Storing::Store,
+    );
+    client.piece("ab").piece("cde");
+    assert_eq!(client.log(), "");
+    client.give(Input::End).send("");
+    assert_eq!(
+        client.wire(),
+        format!(
+            "HTTP/1.1 200 OK\r\ndate: {DATE}\r\nx-c: 2\r\nAge: 3\r\nCache-Status: edge; fwd=uri-miss; fwd-status=200; stored\r\nContent-Length: 5\r\n\r\nabcde"
+        )
+    );
+    assert_eq!(client.log(), "Done Fill");
+}
+
+#[test]
+fn a_body_of_unknown_length_is_chunked() {
+    let mut client = Client::new(vec![]);
+    client.send(GET).origin(200, &format!("Date: {DATE}"), Storing::No("no-store"));
+    client.wire();
+    client.piece("0123456789abcdef!").piece("").piece("x").give(Input::End);
+    assert_eq!(client.wire(), "11\r\n0123456789abcdef!\r\n1\r\nx\r\n0\r\n\r\n");
+    assert_eq!(client.log(), "Fill Done");
+
+    let mut client = Client::new(vec![]);
+    client.send("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").origin(
+        200,
+        &format!("Date: {DATE}"),
+        Storing::No("no-store"),
+    );
+    client.piece("abc").give(Input::End);
+    assert_eq!(
+        client.wire(),
+        format!(
+            "HTTP/1.1 200 OK\r\ndate: {DATE}\r\nCache-Status: edge; fwd=uri-miss; fwd-status=200\r\nConnection: close\r\n\r\nabc"
+        )
+    );
+    assert_eq!(client.log(), "Fill Done Close");
+}
+
+#[test]
+fn responses_without_body() {
+    for (status, lines) in [(204, "Content-Length: 5"), (304, "Content-Length: 5\nETag: \"x\"")] {
+        let mut client = Client::new(vec![]);
+        client.send(GET).origin(status, lines, Storing::No("status")).give(Input::End);
+        let wire = client.wire();
+        assert!(wire.ends_with("\r\n\r\n") && !wire.to_lowercase().contains("content-length"), "{wire}");
+        assert_eq!(client.log(), "Fill Done");
+    }
+    let mut client = Client::new(vec![record(GET, 204, "Cache-Control: max-age=60", "", START.unix_s)]);
+    client.send(GET);
+    let wire = client.wire();
+    assert!(wire.starts_with("HTTP/1.1 204 No Content\r\n") && !wire.contains("content-length"), "{wire}");
+}
+
+#[test]
+fn a_broken_response_never_looks_whole() {
+    type Step = fn(&mut Client);
+    let steps: [(&str, Step); 5] = [
+        ("broken", |c| {
+            c.origin(200, "Content-Length: 5", Storing::Store).piece("ab").give(Input::Broken);
+        }),
+        ("short", |c| {
+            c.origin(200, "Content-Length: 5", Storing::Store).piece("ab").give(Input::End);
+        }),
+        ("long", |c| {
+            c.origin(200, "Content-Length: 5", Storing::Store).piece("abcdef");
+        }),
+        ("chunked", |c| {
+            c.origin(200, "", Storing::Store).piece("ab").give(Input::Broken);
+        }),
+        ("empty", |c| {
+            c.origin(200, "", Storing::Store).give(Input::Broken);
+        }),
+    ];
+    for (name, step) in steps {
+        let mut client = Client::new(vec![]);
+        client.send(GET);
+        step(&mut client);
+        assert_eq!(client.log(), "Fill Abort", "{name}");
+        assert!(!client.wire().ends_with("0\r\n\r\n"), "{name}");
+        client.piece("x").give(Input::End).give(Input::PeerClosed).send(GET);
+        assert_eq!(
+            (client.log(), client.wire()),
+            (String::new(), String::new()),
+            "{name}: nothing after the end"
+        );
+    }
+}
+
+#[test]
+fn validated_and_filled_records_answer_once() {
+    // The stale record was validated: control stored it anew.
+    let mut client = Client::new(vec![fresh()]);
+    client.pass_ms(100_000).send(GET);
+    assert_eq!(client.log(), "Revalidate");
+    client.records =
+        vec![record(GET, 200, "Cache-Control: no-cache\nETag: \"v1\"", "0123456789", client.now.unix_s)];
+    client.again(true);
+    assert_eq!(client.log(), "Done");
+    let wire = client.wire();
+    assert!(
+        wire.contains("Cache-Status: edge; fwd=stale; fwd-status=304\r\n") && wire.ends_with("0123456789"),
+        "{wire}"
+    );
+    client.send(GET);
+    assert_eq!(client.log(), "Revalidate", "no-cache is validated each time");
+
+    // A condition of the client is judged against the validated record.
+    client = Client::new(vec![fresh()]);
+    client.pass_ms(100_000).send(get("If-None-Match: \"v1\"\r\n")).again(true);
+    assert!(client.wire().starts_with("HTTP/1.1 304 "));
+
+    // The fill ended before this request could join it.
+    client = Client::new(vec![]);
+    client.send(GET).pass_ms(2_000);
+    client.records = vec![record(GET, 200, "ETag: \"v1\"", "0123456789", client.now.unix_s)];
+    client.again(false);
+    assert!(client.wire().contains("Cache-Status: edge; fwd=uri-miss; stored\r\n"));
+    assert_eq!(client.log(), "Fill Done");
+}
+
+#[test]
+fn looking_again_never_goes_in_circles() {
+    let mut client = Client::new(vec![]);
+    client.send(GET).again(false);
+    assert_eq!(client.log(), "Fill Pass", "gone again: this client alone");
+    client.again(false);
+    assert!(client.wire().starts_with("HTTP/1.1 502 "));
+    assert_eq!(client.log(), "Done");
+    // A record older than the request, and stale, is not what was fetched for it.
+    let mut client = Client::new(vec![fresh()]);
+    client.pass_ms(100_000).send(GET).again(false);
+    assert_eq!(client.log(), "Revalidate Pass");
+}
+
+#[test]
+fn refusals_of_control() {
+    for (status, want, more) in [
+        (404, 404, "\r\nContent-Type"),
+        (502, 502, "\r\nCache-Status: edge; fwd=uri-miss\r\n"),
+        (503, 503, "\r\nRetry-After: 1\r\n"),
+        (504, 504, "\r\nCache-Status: edge; fwd=uri-miss\r\n"),
+        (200, 502, "\r\nCache-Status: edge; fwd=uri-miss\r\n"),
+        (0, 502, "\r\nCache-Status: edge; fwd=uri-miss\r\n"),
+    ] {
+        let mut client = Client::new(vec![]);
+        client.send(GET).give(Input::Refused(status));
+        let wire = client.wire();
+        assert!(wire.starts_with(&format!("HTTP/1.1 {want} ")) && wire.contains(more), "{wire}");
+        assert!(wire.contains(&format!("\r\nDate: {DATE}\r\n")), "{wire}");
+        let (head, body) = wire.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("\r\nContent-Length: {}", body.len())), "{wire}");
+        assert_eq!(client.log(), "Fill Done", "the connection stays");
+        client.send(GET);
+        assert_eq!(client.log(), "Fill");
+    }
+    let mut client = Client::new(vec![]);
+    client.send(GET.replace("GET", "HEAD")).give(Input::Refused(503));
+    assert!(client.wire().ends_with("\r\n\r\n"), "no body for HEAD");
+}
+
+#[test]
+fn bad_heads_close() {
+    for (input, status) in [
+        ("GET / HTTP/1.1\r\n\r\n", "400 Bad Request"),
+        ("GET / HTTP/2.0\r\n\r\n", "505 HTTP Version Not Supported"),
+        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", "501 Not Implemented"),
+        ("GET / HTTP/1.1\r\nHost: a\r\nExpect: x\r\n\r\n", "417 Expectation Failed"),
+    ] {
+        for parts in [vec![input], input.split_inclusive("").collect()] {
+            let mut client = Client::new(vec![fresh()]);
+            for part in parts {
+                client.send(part);
+            }
+            client.send(GET);
+            assert_eq!(
+                client.wire(),
+                format!(
+                    "HTTP/1.1 {status}\r\nDate: {DATE}\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{status}\n",
+                    status.len() + 1
+                )
+            );
+            assert_eq!(client.log(), "Done Close");
+            assert!(!client.session.wants_input());
+        }
+    }
+    let mut client = Client::new(vec![fresh()]);
+    client.send([GET, "bad\r\n", GET].concat());
+    assert_eq!(client.log(), "Done Done Close", "the good one before it is answered");
+}
+
+#[test]
+fn request_bodies_are_handed_over() {
+    let post = "POST /a HTTP/1.1\r\nHost: a\r\n";
+    let counted = format!("{post}Content-Length: 5\r\n\r\nhello");
+    let chunked =
+        format!("{post}Transfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3;x\r\nllo\r\n0\r\nT: v\r\n\r\n");
+    for input in [counted, chunked] {
+        let all = [input.as_str(), GET].concat();
+        for cut in 0..all.len() {
+            let mut client = Client::new(vec![fresh()]);
+            client.send(&all[..cut]).send(&all[cut..]);
+            assert_eq!(client.log(), "Pass ForwardEnd", "cut at {cut}");
+            assert_eq!(client.forwarded, b"hello");
+            client
+                .origin(201, "Content-Length: 2", Storing::No("method"))
+                .piece("ok")
+                .give(Input::End)
+                .send("");
+            let wire = client.wire();
+            assert!(
+                wire.contains("HTTP/1.1 201 Created") && wire.contains("fwd=method; fwd-status=201\r\n"),
+                "{wire}"
+            );
+            assert!(wire.contains("okHTTP/1.1 200 OK"), "{wire}");
+            assert_eq!(client.log(), "Done Done");
+        }
+    }
+    // Many small chunks are taken in turns.
+    let mut client = Client::new(vec![]);
+    client.send(format!("{post}Transfer-Encoding: chunked\r\n\r\n{}0\r\n\r\n", "1\r\nx\r\n".repeat(1000)));
+    assert_eq!(client.forwarded, vec![b'x'; 1000]);
+    assert_eq!(client.log(), "Pass ForwardEnd");
+}
+
+#[test]
+fn broken_request_bodies() {
+    let start = "POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let mut client = Client::new(vec![]);
+    client.send(start).send("2\r\nab\r\nx");
+    assert!(client.wire().starts_with("HTTP/1.1 400 "));
+    assert_eq!(client.log(), "Pass Close", "control has to be told");
+    // The response has begun: it must not look whole, nor be followed by another.
+    let mut client = Client::new(vec![]);
+    client.send(start).origin(200, "Content-Length: 5", Storing::No("method")).send("x");
+    assert_eq!(client.log(), "Pass Abort");
+    // A response that ends before the request does: the rest cannot be told from a next request.
+    let mut client = Client::new(vec![]);
+    client.send(start).origin(413, "Content-Length: 0", Storing::No("method")).give(Input::End);
+    assert_eq!(client.log(), "Pass Done Close");
+    let mut client = Client::new(vec![]);
+    client.send(start).give(Input::Refused(503));
+    assert!(client.wire().contains("Connection: close\r\n"));
+    assert_eq!(client.log(), "Pass Done Close");
+}
+
+#[test]
+fn expect_continue() {
+    let mut client = Client::new(vec![]);
+    client.send("PUT /a HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n");
+    assert_eq!(client.wire(), "HTTP/1.1 100 Continue\r\n\r\n");
+    client.send("ok");
+    assert_eq!(client.forwarded, b"ok");
+    client.origin(200, "Content-Length: 0", Storing::No("method")).give(Input::End);
+    assert_eq!(client.log(), "Pass ForwardEnd Done");
+}
+
+#[test]
+fn persistence() {
+    for (asked, field, end) in [
+        ("GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "Connection: close\r\n", "Done Close"),
+        ("GET /a HTTP/1.0\r\nHost: a\r\n\r\n", "Connection: close\r\n", "Done Close"),
+        (
+            "GET /a HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n",
+            "Connection: keep-alive\r\n",
+            "Done",
+        ),
+    ] {
+        let mut client = Client::new(vec![fresh()]);
+        client.send(asked);
+        assert!(client.wire().contains(field), "{asked}");
+        assert_eq!(client.log(), end, "{asked}");
+    }
+}
+
+#[test]
+fn deadlines() {
+    let edge_ms = |seconds: u64| seconds * 1000;
+    // Nothing ever came.
+    let mut client = Client::new(vec![fresh()]);
+    assert_eq!(client.due_ms(), edge_ms(10));
+    client.pass_ms(10_000).give(Input::Deadline);
+    assert_eq!((client.log(), client.wire()), ("Close".into(), String::new()));
+    // A head that trickles in: the time runs from its first byte.
+    let mut client = Client::new(vec![fresh()]);
+    client.pass_ms(9_000).send("GET / HT");
+    assert_eq!(client.due_ms(), edge_ms(10));
+    client.pass_ms(9_000).send("TP/1.1\r\n");
+    assert_eq!(client.due_ms(), edge_ms(1));
+    client.pass_ms(1_000).give(Input::Deadline);
+    assert!(client.wire().starts_with("HTTP/1.1 408 "));
+    assert_eq!(client.log(), "Done Close");
+    assert_eq!(client.due_ms(), edge_ms(30), "for sending");
+    client.pass_ms(30_000).give(Input::Deadline);
+    assert_eq!(client.log(), "Abort");
+    // Sending makes no progress.
+    let mut client = Client::new(vec![fresh()]);
+    client.send(GET);
+    assert_eq!(client.due_ms(), edge_ms(30));
+    client.pass_ms(29_000).give(Input::Sent { drained: false });
+    assert_eq!(client.due_ms(), edge_ms(30));
+    client.pass_ms(30_000).give(Input::Deadline);
+    assert_eq!(client.log(), "Done Abort");
+    // Idle.
+    let mut client = Client::new(vec![fresh()]);
+    client.send(GET).drained();
+    assert_eq!(client.due_ms(), edge_ms(60));
+    client.pass_ms(60_000).give(Input::Deadline);
+    assert_eq!(client.log(), "Done Close");
+    // A body that stops.
+    let mut client = Client::new(vec![]);
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n").pass_ms(29_000).send("a");
+    assert_eq!(client.due_ms(), edge_ms(30));
+    client.session.hold();
+    assert_eq!(client.due_ms(), u64::MAX);
+    client.pass_ms(100_000).send("b").pass_ms(30_000).give(Input::Deadline);
+    assert!(client.wire().starts_with("HTTP/1.1 408 "));
+    assert_eq!(client.log(), "Pass Close");
+}
+
+#[test]
+fn the_peer_closes() {
+    let mut client = Client::new(vec![fresh()]);
+    client.give(Input::PeerClosed);
+    assert_eq!(client.log(), "Close");
+    let mut client = Client::new(vec![fresh()]);
+    client.send(&GET[..20]).give(Input::PeerClosed);
+    assert!(client.wire().starts_with("HTTP/1.1 400 "), "a truncated head");
+    assert_eq!(client.log(), "Done Close");
+    // Half-closed: the answer is still owed.
+    let mut client = Client::new(vec![]);
+    client.send(GET).give(Input::PeerClosed);
+    assert_eq!(client.log(), "Fill");
+    client.origin(200, "Content-Length: 2", Storing::Store).piece("ok").give(Input::End);
+    assert!(client.wire().contains("Connection: close\r\n"));
+    assert_eq!(client.log(), "Done Close");
+    // A truncated body.
+    let mut client = Client::new(vec![]);
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab").give(Input::PeerClosed);
+    assert!(client.wire().starts_with("HTTP/1.1 400 "));
+    assert_eq!(client.log(), "Pass Close");
+}
+
+#[test]
+fn corrupt_records_are_not_there() {
+    let whole = fresh();
+    for len in 0..whole.meta.len() {
+        let mut client = Client::new(vec![Record { meta: whole.meta[..len].to_vec(), ..whole.clone() }]);
+        client.send(GET);
+        assert_eq!(client.log(), "Fill", "{len} bytes");
+    }
+}
