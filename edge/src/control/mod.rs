@@ -27,6 +27,7 @@ use crate::proto::request::RequestHead;
 use crate::proto::session::FetchKind;
 use crate::shard;
 use crate::stats::{Cells, Counter};
+use crate::sys::readiness::Event;
 use mailbox::{Mailbox, StreamId, Ticket, ToControl, ToWorker};
 use origin::{Bounds, FetchError, Origin};
 use outbox::Outbox;
@@ -34,13 +35,13 @@ use std::cell::{Cell, Ref, RefCell};
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
+
+#[cfg(test)]
+mod tests;
 
 /// What the control thread starts with.
 pub struct Start {
@@ -279,10 +280,9 @@ fn begin(start: Start, admin: Option<TcpListener>) -> io::Result<Rc<Node>> {
     let latency = metrics::latency();
     let node = Node::new(start, latency.clone()).map_err(io::Error::other)?;
     for worker in 0..node.workers() {
-        let event = Event(node.outboxes[worker].mailbox().clone());
-        let event = AsyncFd::register_with_interest(event, Interest::READABLE)?;
+        let event = Event::new(node.outboxes[worker].mailbox().to_control.event())?;
         let receiver = node.clone();
-        tokio_uring::spawn(async move { receive(&receiver, event).await });
+        tokio_uring::spawn(async move { receive(&receiver, worker, event).await });
         let pump = node.clone();
         tokio_uring::spawn(async move { pump.outboxes[worker].pump().await });
     }
@@ -296,18 +296,9 @@ fn begin(start: Start, admin: Option<TcpListener>) -> io::Result<Rc<Node>> {
     Ok(node)
 }
 
-/// The eventfd a mailbox wakes this thread with.
-struct Event(Arc<Mailbox>);
-
-impl AsFd for Event {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.to_control.event()
-    }
-}
-
 /// Takes one worker's messages for as long as the thread runs.
-async fn receive(node: &Rc<Node>, event: AsyncFd<Event>) {
-    let queue = &event.get_ref().0.to_control;
+async fn receive(node: &Rc<Node>, worker: usize, event: Event) {
+    let queue = &node.outboxes[worker].mailbox().to_control;
     loop {
         let mut taken = 0;
         while let Some(message) = queue.pop() {
@@ -317,16 +308,9 @@ async fn receive(node: &Rc<Node>, event: AsyncFd<Event>) {
                 tokio::task::yield_now().await;
             }
         }
-        if !queue.sleep() {
-            continue;
+        if queue.sleep() && event.fired().await.is_err() {
+            return;
         }
-        // An error here means that the runtime is shutting down.
-        let Ok(mut readable) = event.readable().await else { return };
-        // Reading until the counter is empty is what clears readiness; an extra turn costs one empty pop.
-        let _ = readable.try_io(|event| {
-            let mut count = [0; 8];
-            Ok(nix::unistd::read(event.get_ref().as_fd(), &mut count)?)
-        });
     }
 }
 

@@ -5,6 +5,7 @@ pub mod cpu;
 pub mod mapping;
 pub mod outbox;
 pub mod privilege;
+pub mod readiness;
 pub mod ring;
 pub mod signals;
 pub mod socket;
