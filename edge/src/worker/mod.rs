@@ -216,6 +216,8 @@ impl Worker {
             let target = Token::new(Op::Accept, 0, number as u32);
             self.ring.cancel(target, Token::new(Op::Unwatched, 0, 0));
         }
+        // Whoever comes now is refused at once and can go elsewhere.
+        self.listeners.clear();
         for slot in 0..self.table.len() as u32 {
             if self.table[slot as usize].phase == Phase::Open {
                 self.advance(slot);
