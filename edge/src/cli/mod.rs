@@ -43,7 +43,7 @@ pub enum Command {
     /// Show what a running node does: steering and why not better, workers, hit ratio, store, origins
     #[command(after_help = "Example:\n  edge status\n  edge status --json | jq .steering")]
     Status {
-        /// Which node
+        /// Whom to ask
         #[command(flatten)]
         admin: AdminAddress,
         /// Print the node's answer as it came
@@ -59,7 +59,7 @@ pub enum Command {
         /// Keep the objects, but ask the origin before the next use
         #[arg(long)]
         soft: bool,
-        /// Which node
+        /// Whom to ask
         #[command(flatten)]
         admin: AdminAddress,
     },
