@@ -215,6 +215,8 @@ impl Worker {
         for number in 0..self.listeners.len() {
             let target = Token::new(Op::Accept, 0, number as u32);
             self.ring.cancel(target, Token::new(Op::Unwatched, 0, 0));
+            // Else the kernel would still complete handshakes, for clients that nobody will answer.
+            sys::socket::stop_listening(self.listeners[number].socket.as_fd());
         }
         // Whoever comes now is refused at once and can go elsewhere.
         self.listeners.clear();
