@@ -69,9 +69,12 @@ fn main() {
     }
 }
 
-/// Runs the nested build and returns the path of the object.
+/// Runs the nested build and returns the path of the object, a copy in `out`.
 fn build(toolchain: &bpf::Toolchain, workspace: &Path, out: &Path) -> PathBuf {
-    let target = out.join("bpf");
+    // One nested directory for all profiles, beside them in the target directory, which cargo marks
+    // with a tag. It cannot be the target directory itself: the outer build holds its lock.
+    let target = out.ancestors().find(|directory| directory.join("CACHEDIR.TAG").is_file());
+    let target = target.unwrap_or(out).join("bpf");
     let flags = [
         "-Cdebuginfo=2".to_owned(),
         // Jumps and moves of 32 bits: without them the verifier loses track of ranges.
@@ -79,7 +82,12 @@ fn build(toolchain: &bpf::Toolchain, workspace: &Path, out: &Path) -> PathBuf {
         "-Clink-arg=--btf".to_owned(),
         format!("-Clinker={}", toolchain.linker.display()),
     ];
-    let mut command = Command::new(std::env::var_os("CARGO").expect("cargo sets it"));
+    // Building `core` takes the cargo that belongs to the compiler.
+    let cargo = match toolchain.is_core_built {
+        true => toolchain.rustc.with_file_name("cargo").into(),
+        false => std::env::var_os("CARGO").expect("cargo sets it"),
+    };
+    let mut command = Command::new(cargo);
     command.env_clear();
     for (name, value) in std::env::vars_os() {
         let text = name.to_string_lossy();
@@ -108,5 +116,10 @@ fn build(toolchain: &bpf::Toolchain, workspace: &Path, out: &Path) -> PathBuf {
         toolchain.rustc.display(),
         String::from_utf8_lossy(&output.stderr)
     );
-    target.join(bpf::TARGET).join("bpf/edge-ebpf")
+    let object = out.join("edge-ebpf");
+    let built = std::fs::read(target.join(bpf::TARGET).join("bpf/edge-ebpf")).expect("cargo built it");
+    if std::fs::read(&object).ok().as_ref() != Some(&built) {
+        std::fs::write(&object, built).expect("OUT_DIR can be written");
+    }
+    object
 }

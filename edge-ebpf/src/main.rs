@@ -15,8 +15,8 @@ use aya_ebpf::{
     programs::{RawTracePointContext, SkReuseportContext, XdpContext},
 };
 use edge_ebpf::{
-    BUCKETS, CPUS_MAX, Cells, Counter, Flow, Head, Pass, SERVICES_MAX, STEERING_COUNT,
-    STEERING_CPUMAP, Service, packet,
+    BUCKETS, CPUS_MAX, Cells, Counter, Flow, Head, Pass, SERVICES_MAX, STEERING_COUNT, STEERING_CPUMAP,
+    Service, packet,
 };
 
 /// What is done with packets of served flows; set once, before the program is loaded.
@@ -68,9 +68,23 @@ impl Head for Frame {
     }
 }
 
-/// Parses, then steers packets of served flows; passes all others. Never drops.
+/// The program for drivers. It takes packets in several buffers, as jumbo frames arrive.
 #[xdp(frags)]
 fn edge(ctx: XdpContext) -> u32 {
+    decide(&ctx)
+}
+
+/// The program for generic mode. It does not take several buffers: for programs that do, the network
+/// stack copies the packet and forgets the length of its link header, and what is then redirected to
+/// another CPU arrives with its network header misplaced (seen with Linux 6.18).
+#[xdp]
+fn edge_generic(ctx: XdpContext) -> u32 {
+    decide(&ctx)
+}
+
+/// Parses, then steers packets of served flows; passes all others. Never drops.
+#[inline(always)]
+fn decide(ctx: &XdpContext) -> u32 {
     let Some(cells) = COUNTERS.get_ptr_mut(0) else {
         return xdp_action::XDP_PASS;
     };

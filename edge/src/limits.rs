@@ -18,6 +18,9 @@ pub const CHUNK_BYTES: usize = 1024 * 1024;
 /// Bytes of a segment: the unit of reclaim.
 pub const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
 
+/// Packets that wait for one CPU between the XDP program and the network stack. Full: dropped, counted.
+pub const CPUMAP_QUEUE_PACKETS: u32 = 2048;
+
 /// Messages from one worker to control. Full: the request is answered 503.
 pub const TO_CONTROL_MESSAGES_MAX: usize = 4096;
 /// Messages from control to one worker. Full: control waits.
@@ -48,6 +51,7 @@ pub const ORIGIN_BODY_TIMEOUT_MS: u64 = 30_000;
 /// Milliseconds an unused origin connection is kept; below the 5 s after which common origins close.
 pub const ORIGIN_IDLE_TIMEOUT_MS: u64 = 4_000;
 
+const _: () = assert!(CHUNK_BYTES + REQUEST_TARGET_BYTES_MAX + RESPONSE_HEAD_BYTES_MAX < SEGMENT_BYTES);
 /// Messages for one worker kept in control while that worker's queue is full, before its streams wait too.
 pub const OUTBOX_MESSAGES_MAX: usize = 1024;
 /// Milliseconds a worker may leave its queue full before its streams are broken off.
@@ -148,10 +152,6 @@ pub struct Shape {
     pub connections_max: usize,
     /// Bytes of one connection slot.
     pub connection_bytes: usize,
-    /// Provided receive buffers of one worker, in bytes together.
-    pub receive_bytes: usize,
-    /// Ring memory and other fixed buffers of one worker, in bytes.
-    pub worker_bytes: usize,
     /// Bytes of one message from a worker to control, without the request it points to.
     pub to_control_message_bytes: usize,
     /// Bytes of one message from control to a worker; bodies are counted with their fetch.
@@ -187,16 +187,22 @@ pub fn worst_case(shape: &Shape) -> Vec<Row> {
         bytes_each: bytes_each as u64,
     };
     let request = REQUEST_HEAD_BYTES_MAX + KEY_BYTES_MAX;
-    // A fill keeps at most the chunk it has not sealed yet, a pass its window: one fetch is one of the two.
-    let fetch =
-        request + RESPONSE_HEAD_BYTES_MAX + CHUNK_BYTES.max(PASS_WINDOW_BYTES) + REQUEST_BODY_WINDOW_BYTES;
+    // A worker's pieces of a fill are shared with control and with other workers, so they count once. One
+    // fetch is either a fill or a pass.
+    let body = STREAM_WINDOW_BYTES.max(PASS_WINDOW_BYTES) + REQUEST_BODY_WINDOW_BYTES;
+    let fetch = request + RESPONSE_HEAD_BYTES_MAX + body;
     let to_control = TO_CONTROL_MESSAGES_MAX * (shape.to_control_message_bytes + request);
+    let to_worker = TO_WORKER_MESSAGES_MAX * shape.to_worker_message_bytes;
+    // 64 bytes a submission, and 16 a completion, of which there are four times as many.
+    let ring = RING_ENTRIES as usize * (64 + 4 * 16);
+    let connections = shape.workers * shape.connections_max;
     vec![
-        row("connection slots", shape.workers * shape.connections_max, shape.connection_bytes),
-        row("receive buffers of a worker", shape.workers, shape.receive_bytes),
-        row("ring and scratch of a worker", shape.workers, shape.worker_bytes),
+        row("connection slots", connections, shape.connection_bytes),
+        row("unread input of a connection", connections, STASH_BYTES_MAX),
+        row("receive buffers of a worker", shape.workers, RECEIVE_BUFFERS as usize * RECEIVE_BUFFER_BYTES),
+        row("ring of a worker", shape.workers, ring),
         row("queue to control, full of requests", shape.workers, to_control),
-        row("queue to a worker", shape.workers, TO_WORKER_MESSAGES_MAX * shape.to_worker_message_bytes),
+        row("queue to a worker", shape.workers, to_worker),
         row("origin requests running", FETCHES_RUNNING_MAX, fetch),
         row("origin requests waiting", FETCHES_WAITING_MAX, request),
         Row { what: "store index", count: 1, bytes_each: shape.index_bytes },
@@ -222,8 +228,6 @@ mod tests {
             workers: 2,
             connections_max: 1000,
             connection_bytes: 256,
-            receive_bytes: 1 << 20,
-            worker_bytes: 1 << 16,
             to_control_message_bytes: 64,
             to_worker_message_bytes: 96,
             index_bytes: 1 << 24,
@@ -232,9 +236,10 @@ mod tests {
         let base = sum(&shape);
         assert_eq!(sum(&Shape { connection_bytes: 257, ..shape }) - base, 2000);
         assert_eq!(sum(&Shape { index_bytes: (1 << 24) + 5, ..shape }) - base, 5);
-        assert_eq!(sum(&Shape { receive_bytes: (1 << 20) + 7, ..shape }) - base, 14);
-        assert_eq!(sum(&Shape { worker_bytes: (1 << 16) + 1, ..shape }) - base, 2);
-        assert!(sum(&Shape { workers: 3, ..shape }) > base + (1 << 20));
+        let more = sum(&Shape { to_worker_message_bytes: 97, ..shape }) - base;
+        assert_eq!(more, 2 * TO_WORKER_MESSAGES_MAX as u64);
+        let per_worker = RECEIVE_BUFFERS as u64 * RECEIVE_BUFFER_BYTES as u64 + 1000 * STASH_BYTES_MAX as u64;
+        assert!(sum(&Shape { workers: 3, ..shape }) > base + per_worker);
         let text = announce(&worst_case(&shape));
         assert_eq!(text.lines().count(), worst_case(&shape).len() + 1);
         assert!(text.contains("2000 × connection slots"), "{text}");

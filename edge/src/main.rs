@@ -1,1 +1,231 @@
-fn main() {}
+//! Boot, in one visible order: configuration → preflight → memory → steering → threads → signals. After that the
+//! main thread only waits for signals and watches that every worker advances.
+#![forbid(unsafe_code)]
+
+use anyhow::{Context, Result};
+use edge::config::{self, Config};
+use edge::control::mailbox::{Mailbox, ToControl, ToWorker};
+use edge::proto::session::Timeouts;
+use edge::stats::{Cells, Counter};
+use edge::sys::signals::{Request, Signals};
+use edge::worker::Setup;
+use edge::{cli, clock, control, limits, notify, preflight, shard, sys, worker, xdp};
+use serde_json::json;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tracing::{info, warn};
+
+fn main() -> ExitCode {
+    cli::execute(cli::parse(), |path, config| match serve(path, config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("edge: {error:#}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+fn serve(path: &Path, config: Config) -> Result<()> {
+    let log = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).with_target(false).init();
+    let signals = Signals::block().context("block signals")?;
+    let config = Arc::new(config);
+    let cpus = worker_cpus(&config)?;
+    let connections_max = look_over(&config, &cpus)?;
+
+    let store = shard::Options {
+        path: config.store.path.clone(),
+        size_bytes: config.store.size_bytes,
+        readers: cpus.len(),
+    };
+    let (writer, readers, opened) = shard::open(&store)?;
+    info!("{}: {} objects, opened in {} ms", store.path.display(), opened.objects, opened.took_ms);
+    announce_memory(&config, cpus.len(), writer.usage().index_bytes);
+
+    let mut steering = xdp::start(config.xdp.as_ref(), &config.http, &cpus);
+    let mut listeners: Vec<Vec<OwnedFd>> = cpus.iter().map(|_| Vec::new()).collect();
+    for &address in &config.http {
+        listen(address, &cpus, &mut steering, &mut listeners)?;
+    }
+    // What follows needs no privilege: descriptors are open, programs attached, memory mapped.
+    sys::privilege::drop_all().context("drop capabilities")?;
+
+    let cells: Vec<Arc<Cells>> = cpus.iter().map(|_| Arc::default()).collect();
+    let mailboxes = cpus.iter().map(|_| Mailbox::new()).collect::<std::io::Result<Vec<_>>>()?;
+    let drain = Arc::new(AtomicBool::new(false));
+    let mut workers = Vec::new();
+    for (((number, &cpu), reader), listeners) in cpus.iter().enumerate().zip(readers).zip(listeners) {
+        let setup = Setup {
+            number: number as u16,
+            cpu,
+            listeners,
+            connections_max,
+            timeouts: timeouts(&config),
+            reader,
+            mailbox: mailboxes[number].clone(),
+            cells: cells[number].clone(),
+            drain: drain.clone(),
+        };
+        workers.push(worker::spawn(setup).with_context(|| format!("start worker {number} on CPU {cpu}"))?);
+    }
+    let (threads, rings): (Vec<_>, Vec<_>) = workers.into_iter().unzip();
+
+    let shown = json!({ "workers": workers_status(&cpus, &cells), "ring": rings.first() });
+    let steering = Mutex::new(steering);
+    let shown_cells = cells.clone();
+    let shown_cpus = cpus.clone();
+    let control = control::spawn(control::Start {
+        config: config.clone(),
+        writer,
+        opened,
+        mailboxes,
+        worker_cells: cells.clone(),
+        cells: Arc::default(),
+        status: Box::new(move || {
+            let mut status = shown.clone();
+            status["workers"] = workers_status(&shown_cpus, &shown_cells);
+            status["steering"] = json!(steering.lock().unwrap_or_else(PoisonError::into_inner).report());
+            status
+        }),
+    })
+    .context("start the control thread")?;
+
+    notify::ready(&format!("{} workers", cpus.len()));
+    info!("serving on {:?} with workers on CPUs {cpus:?}", config.http);
+    wait(&signals, path, &config, &control, &cells)?;
+
+    notify::stopping();
+    info!("draining");
+    drain.store(true, Ordering::Relaxed);
+    for thread in threads {
+        thread.join().map_err(|_| anyhow::anyhow!("a worker panicked"))?;
+    }
+    control.stop().context("stop the control thread")?;
+    info!("stopped");
+    Ok(())
+}
+
+/// One worker for each CPU: those configured, else all the process may use.
+fn worker_cpus(config: &Config) -> Result<Vec<usize>> {
+    let allowed = sys::cpu::allowed().context("read the CPUs this process may use")?;
+    let Some(wanted) = &config.cpus else { return Ok(allowed) };
+    if let Some(cpu) = wanted.iter().find(|cpu| !allowed.contains(cpu)) {
+        anyhow::bail!(
+            "[node] cpus names CPU {cpu}, but this process may only use {allowed:?}: change cpus, or AllowedCPUs= of the unit"
+        );
+    }
+    Ok(wanted.clone())
+}
+
+/// Says what the machine lacks, raises what may be raised, and returns how many connections a worker can have.
+fn look_over(config: &Config, cpus: &[usize]) -> Result<usize> {
+    let nofile = preflight::nofile_needed(cpus.len(), config.connections_max);
+    let nofile = preflight::raise_nofile(nofile).context("raise the limit of descriptors")?;
+    for finding in preflight::judge(&preflight::probe(&config.store.path), config) {
+        if finding.severity == preflight::Severity::Fatal {
+            anyhow::bail!("{finding}");
+        }
+        warn!("{finding}");
+    }
+    Ok(config.connections_max.min(nofile as usize))
+}
+
+fn announce_memory(config: &Config, workers: usize, index_bytes: u64) {
+    let shape = limits::Shape {
+        workers,
+        connections_max: config.connections_max,
+        connection_bytes: worker::CONNECTION_BYTES,
+        to_control_message_bytes: size_of::<ToControl>(),
+        to_worker_message_bytes: size_of::<ToWorker>(),
+        index_bytes,
+    };
+    info!("memory at worst:\n{}", limits::announce(&limits::worst_case(&shape)));
+}
+
+/// One socket for each worker, in the workers' order: a classic steering filter counts them so.
+fn listen(
+    address: std::net::SocketAddr,
+    cpus: &[usize],
+    steering: &mut xdp::Steering,
+    listeners: &mut [Vec<OwnedFd>],
+) -> Result<()> {
+    let socket = || sys::socket::listener(address).with_context(|| format!("listen on {address}"));
+    let sockets = cpus.iter().map(|_| socket()).collect::<Result<Vec<_>>>()?;
+    let joined: Vec<_> = cpus.iter().copied().zip(sockets.iter().map(AsFd::as_fd)).collect();
+    steering.join(address, &joined);
+    for (own, socket) in listeners.iter_mut().zip(sockets) {
+        own.push(socket);
+    }
+    Ok(())
+}
+
+fn timeouts(config: &Config) -> Timeouts {
+    let config::Timeouts { head_ms, idle_ms, body_ms, send_ms } = config.timeouts;
+    Timeouts { head_ms, idle_ms, body_ms, send_ms }
+}
+
+fn workers_status(cpus: &[usize], cells: &[Arc<Cells>]) -> serde_json::Value {
+    let worker = |(number, (cpu, cells)): (usize, (&usize, &Arc<Cells>))| {
+        json!({
+            "worker": number,
+            "cpu": cpu,
+            "connections": cells.get(Counter::Accepted) - cells.get(Counter::Closed).min(cells.get(Counter::Accepted)),
+            "accepted": cells.get(Counter::Accepted),
+            "requests": cells.get(Counter::Requests),
+            "hits": cells.get(Counter::Hits),
+            "ring_enters": cells.get(Counter::Enters),
+            "connections_sampled": cells.get(Counter::ConnectionsSampled),
+            "connections_on_own_cpu": cells.get(Counter::ConnectionsLocal),
+            "requests_sampled": cells.get(Counter::LocalitySampled),
+            "requests_on_own_cpu": cells.get(Counter::LocalityLocal),
+        })
+    };
+    cpus.iter().zip(cells).enumerate().map(worker).collect()
+}
+
+/// Serves signals until one asks to stop, and feeds the watchdog while every worker advances.
+fn wait(
+    signals: &Signals,
+    path: &Path,
+    config: &Config,
+    control: &control::Handle,
+    cells: &[Arc<Cells>],
+) -> Result<()> {
+    let period = notify::watchdog_period().unwrap_or(Duration::from_secs(1)).min(Duration::from_secs(1));
+    let mut watch = notify::Watch::new(cells.len(), clock::now());
+    let mut stuck = false;
+    loop {
+        match signals.next(period)? {
+            Some(Request::Stop) => return Ok(()),
+            Some(Request::Reload) => reload(path, config, control),
+            None => {}
+        }
+        let verdict = watch.look(cells.iter().map(|cells| cells.get(Counter::Enters)), clock::now());
+        if let notify::Verdict::Stuck(workers) = &verdict
+            && !std::mem::replace(&mut stuck, true)
+        {
+            warn!("workers {workers:?} do not advance; the watchdog is not fed any more");
+        }
+        stuck &= verdict != notify::Verdict::Advancing;
+        notify::feed(&verdict);
+    }
+}
+
+/// A file that is wrong changes nothing and is reported.
+fn reload(path: &Path, running: &Config, control: &control::Handle) {
+    let new = match config::load(path) {
+        Ok(new) => new,
+        Err(problems) => return warn!("reload: nothing was changed:\n{problems}"),
+    };
+    for what in running.needs_restart(&new) {
+        warn!("reload: {what} changed and takes effect at a restart");
+    }
+    match control.reload(Arc::new(new)) {
+        Ok(()) => info!("reload: origins and routes are in force"),
+        Err(error) => warn!("reload: nothing was changed: {error}"),
+    }
+}

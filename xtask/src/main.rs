@@ -1,17 +1,26 @@
 //! `cargo xtask <task>`: all automation of the project, one file a task. Only the choice of the task lives
 //! here.
 #![forbid(unsafe_code)]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the ban on reading time is for the node, which must run under virtual time; tasks wait for real processes"
+)]
 
 mod bench;
+mod bpf;
 mod build;
+mod check;
+mod demo;
 mod http;
 mod machine;
 mod node;
 mod process;
 mod setup;
+mod test;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use std::process::ExitCode;
 
 const EXAMPLES: &str = "Examples:
   cargo xtask demo --once            a node in namespaces, shown and ended
@@ -31,16 +40,40 @@ enum Task {
     Setup,
     /// Build the release binaries.
     Build,
+    /// Show a node at work: namespaces, a real origin, XDP, wrk.
+    Demo(demo::Options),
+    /// Format, lints and the rules of the tree.
+    Check,
+    /// Run every test.
+    Test(test::Options),
     /// Measure what a cache hit costs, against peers and the practical limit.
     Bench(bench::Options),
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    match run(arguments.task) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The shell's code for a program that Ctrl-C ended.
+        Err(_) if process::interrupted() => {
+            eprintln!("interrupted; everything that was started is ended");
+            ExitCode::from(130)
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
     process::watch_signals()?;
-    match arguments.task {
+    match task {
         Task::Setup => setup::run(),
         Task::Build => build::run(),
+        Task::Demo(options) => demo::run(&options),
+        Task::Check => check::run(),
+        Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(options),
     }
 }

@@ -44,7 +44,8 @@ impl Node<'_> {
     /// Writes the file and its store directory, and gives the command that runs the node.
     pub fn command(&self, scratch: &Scratch, name: &str) -> Result<Command> {
         let store = scratch.directory(&format!("{name}-store"))?;
-        let file: PathBuf = scratch.write(&format!("{name}.toml"), self.text(&store.display().to_string()))?;
+        let file: PathBuf =
+            scratch.write(&format!("{name}.toml"), self.text(&store.display().to_string()))?;
         let mut command = Command::new(build::release_binary("edge")?);
         command.args(["run", "--config"]).arg(file);
         Ok(command)

@@ -64,9 +64,15 @@ pub fn wait_until(time: Duration, mut done: impl FnMut() -> Result<bool>) -> Res
     }
 }
 
+/// Tells what is being done, as a heading of what follows.
+pub fn step(text: &str) {
+    eprintln!("\n==> {text}");
+}
+
 /// The command line as a user would type it.
 pub fn shown(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let program = Path::new(command.get_program());
+    let words = std::iter::once(program.file_name().unwrap_or_default()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
@@ -111,6 +117,28 @@ fn drain(mut pipe: Box<dyn std::io::Read + Send>) -> std::thread::JoinHandle<Str
     })
 }
 
+/// A command whose standard output we read while it runs.
+pub struct Piped(Owned);
+
+impl Piped {
+    /// Starts it; its standard output must have been set to a pipe.
+    pub fn start(command: &mut Command) -> Result<Self> {
+        proceed()?;
+        let child = command.spawn().with_context(|| format!("start `{}`", shown(command)))?;
+        Ok(Piped(Owned(child)))
+    }
+
+    /// The pipe; once.
+    pub fn output(&mut self) -> Result<std::process::ChildStdout> {
+        self.0.0.stdout.take().context("standard output is no pipe")
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> Result<std::process::ExitStatus> {
+        self.0.wait()
+    }
+}
+
 /// A child that does not outlive its value.
 struct Owned(Child);
 
@@ -119,7 +147,7 @@ impl Owned {
         loop {
             if let Some(status) = self.0.try_wait()? {
                 // Ctrl-C reaches the whole foreground group: the child's death is ours.
-                if matches!(status.signal(), Some(libc_sigint) if libc_sigint == Signal::SIGINT as i32) {
+                if status.signal() == Some(Signal::SIGINT as i32) {
                     bail!("interrupted");
                 }
                 return Ok(status);
@@ -242,6 +270,7 @@ impl Scratch {
         let shm = Path::new("/dev/shm");
         let parent = if shm.is_dir() { shm.to_path_buf() } else { std::env::temp_dir() };
         let path = parent.join(format!("edge-{name}-{}", std::process::id()));
+        sweep(&parent, &format!("edge-{name}-"));
         fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
         Ok(Scratch(path))
     }
@@ -264,6 +293,22 @@ impl Scratch {
         fs::write(&path, content).with_context(|| format!("write {}", path.display()))?;
         Ok(path)
     }
+}
+
+/// Removes what a killed run left behind: directories of that name whose process is gone.
+fn sweep(parent: &Path, prefix: &str) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix(prefix)).and_then(|pid| pid.parse().ok());
+        if owner.is_some_and(|pid: u32| !is_running(pid)) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Whether a process of that id exists.
+pub fn is_running(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
 }
 
 impl Drop for Scratch {
@@ -296,6 +341,18 @@ mod tests {
         assert!(!Path::new(&format!("/proc/{pid}")).exists());
         drop(scratch);
         assert!(!directory.exists());
+    }
+
+    #[test]
+    fn directories_of_killed_runs_are_removed_and_those_of_running_ones_stay() {
+        let mut gone = Command::new("true").spawn().unwrap();
+        gone.wait().unwrap();
+        let parent = Scratch::create("process-sweep").unwrap();
+        let left = parent.directory(&format!("edge-x-{}", gone.id())).unwrap();
+        let ours = parent.directory(&format!("edge-x-{}", std::process::id())).unwrap();
+        let other = parent.directory(&format!("edge-y-{}", gone.id())).unwrap();
+        sweep(&parent.path(""), "edge-x-");
+        assert_eq!([left, ours, other].map(|path| path.exists()), [false, true, true]);
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! From a TOML document to a [`Config`]: every key of the file, its default, and the checks between keys.
+#![forbid(unsafe_code)]
 
 use super::problem::{Sink, nearest};
 use super::read::{Item, Section};

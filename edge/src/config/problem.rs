@@ -1,5 +1,6 @@
 //! What is wrong with a configuration file and where: `file:line:col: what; what would be right`.
 //! Never decides what is right; that is in `read` and `value`.
+#![forbid(unsafe_code)]
 
 use std::fmt;
 use std::ops::Range;

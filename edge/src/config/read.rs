@@ -1,4 +1,5 @@
 //! Walks a parsed TOML document: typed access, unknown keys, missing keys, positions. Knows no key by name.
+#![forbid(unsafe_code)]
 
 use super::problem::{Sink, nearest};
 use super::value::Parsed;

@@ -1,5 +1,6 @@
 //! What a single value means: sizes, durations, CPU lists, addresses, server URLs, hosts, paths. Pure
 //! functions from text; an error says what is wrong and what would be right. Positions are not known here.
+#![forbid(unsafe_code)]
 
 use crate::limits;
 use std::net::{IpAddr, SocketAddr};

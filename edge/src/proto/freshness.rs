@@ -22,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 use super::cache_control::{RequestControl, ResponseControl, SECONDS_MAX, seconds};
+use super::io::FetchKind;
 use super::request::{Marks, Method, RequestHead};
 use super::stored::{Flags, Meta};
 use http::HeaderMap;
@@ -265,9 +266,186 @@ pub fn reuse(meta: &Meta<'_>, request: &RequestHead, now_s: u64) -> Reuse {
     Reuse::Fresh { age_s }
 }
 
+/// Whom to ask when nothing stored can answer: whether the answer may be shared with others and stored.
+/// `validator`: something stored can be validated. `None`: the request wants no answer but from the store.
+pub(super) fn fetch_kind(request: &RequestHead, validator: bool) -> Option<FetchKind> {
+    const ALONE: Marks = Marks::RANGE.and(Marks::IF_RANGE).and(Marks::AUTHORIZATION);
+    const CONDITIONS: Marks = Marks::IF_NONE_MATCH.and(Marks::IF_MODIFIED_SINCE);
+    let control = request_control(request);
+    if control.only_if_cached {
+        return None;
+    }
+    Some(if request.method != Method::Get || control.no_store || request.marks.has(ALONE) {
+        FetchKind::Pass
+    } else if validator {
+        // The client's own conditions are judged against the record once it is validated.
+        FetchKind::Revalidate
+    } else if request.marks.has(CONDITIONS) {
+        FetchKind::Pass
+    } else {
+        FetchKind::Fill
+    })
+}
+
 /// Whether this response to this request makes what is stored under its key invalid (RFC 9111 section 4.4):
 /// a method that is not known to be safe, answered without error.
 pub fn invalidates(request: &RequestHead, status: u16) -> bool {
     let safe = ["GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH", "QUERY", "PRI"];
     (200..400).contains(&status) && !safe.contains(&request.method_name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_S: u64 = 1_700_000_000;
+    const NOW: &str = "Date: Tue, 14 Nov 2023 22:13:20 GMT";
+
+    fn headers(lines: &[&str]) -> HeaderMap {
+        let mut fields = HeaderMap::new();
+        for line in lines {
+            let (name, value) = line.split_once(": ").unwrap();
+            fields.append(header::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+        }
+        fields
+    }
+
+    fn judge(request: &str, status: u16, lines: &[&str]) -> (Storing, Facts) {
+        let mut head = RequestHead::default();
+        let (method, fields) = request.split_once(' ').unwrap_or((request, ""));
+        head.parse(format!("{method} / HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes()).unwrap().unwrap();
+        decide(&head, status, &headers(lines), Exchange { request_s: NOW_S, response_s: NOW_S })
+    }
+
+    #[test]
+    fn storing() {
+        use Storing::{No, Store};
+        let modified = "Last-Modified: Tue, 14 Nov 2023 20:00:00 GMT";
+        let fresh = "Cache-Control: max-age=60";
+        let table: &[(&str, u16, &[&str], Storing)] = &[
+            ("GET", 200, &[NOW, fresh], Store),
+            ("GET", 200, &[fresh], Store),
+            ("GET", 200, &[NOW, "Cache-Control: s-maxage=60"], Store),
+            ("GET", 200, &[NOW, "Expires: Tue, 14 Nov 2023 22:13:21 GMT"], Store),
+            ("GET", 200, &[NOW, "Expires: Tue, 14 Nov 2023 22:13:20 GMT"], No("no-freshness")),
+            ("GET", 200, &[NOW, "Expires: 0"], No("no-freshness")),
+            ("GET", 200, &[NOW, "Expires: 0", "ETag: \"x\""], Store),
+            ("GET", 200, &[NOW], No("no-freshness")),
+            ("GET", 200, &[NOW, "ETag: \"x\""], Store),
+            ("GET", 200, &[NOW, modified], Store),
+            ("GET", 200, &[NOW, "Last-Modified: yesterday"], No("no-freshness")),
+            ("GET", 200, &[NOW, "Cache-Control: max-age=0"], No("no-freshness")),
+            ("GET", 200, &[NOW, "Cache-Control: max-age=x"], No("no-freshness")),
+            ("GET", 200, &[NOW, "Cache-Control: max-age=0", modified], Store),
+            ("GET", 200, &[NOW, "Cache-Control: public"], No("no-freshness")),
+            ("GET", 200, &[NOW, fresh, "Age: 60"], No("no-freshness")),
+            ("GET", 200, &[NOW, fresh, "Age: 59"], Store),
+            ("GET", 200, &[NOW, "Cache-Control: max-age=60, no-store"], No("no-store")),
+            ("GET", 200, &[NOW, fresh, "Cache-Control: No-Store"], No("no-store")),
+            ("GET", 200, &[NOW, "Cache-Control: max-age=60, private"], No("private")),
+            ("GET", 200, &[NOW, "Cache-Control: max-age=60, private=\"x\""], No("private")),
+            ("GET", 200, &[NOW, "Cache-Control: max-age=60, no-cache"], No("no-freshness")),
+            ("GET", 200, &[NOW, "Cache-Control: max-age=60, no-cache", "ETag: \"x\""], Store),
+            ("GET", 200, &[NOW, fresh, "Vary: *"], No("vary-star")),
+            ("GET", 200, &[NOW, fresh, "Vary: A", "Vary: b, *"], No("vary-star")),
+            ("GET", 200, &[NOW, fresh, "Vary: A, b"], Store),
+            ("GET", 200, &[NOW, fresh, "Set-Cookie: a=b"], Store),
+            ("GET", 206, &[NOW, fresh], No("status")),
+            ("GET", 304, &[NOW, fresh], No("status")),
+            ("GET", 103, &[NOW, fresh], No("status")),
+            ("GET", 204, &[NOW, fresh], Store),
+            ("GET", 302, &[NOW, fresh], Store),
+            ("GET", 404, &[NOW, fresh], Store),
+            ("GET", 499, &[NOW, fresh], Store),
+            ("GET", 503, &[NOW, fresh], Store),
+            ("GET", 404, &[NOW, "ETag: \"x\""], Store),
+            ("GET", 302, &[NOW, "ETag: \"x\""], No("status")),
+            ("GET", 503, &[NOW, modified], No("status")),
+            ("GET", 503, &[NOW, modified, "Cache-Control: max-age=0"], Store),
+            ("HEAD", 200, &[NOW, fresh], No("method")),
+            ("POST", 200, &[NOW, fresh], No("method")),
+            ("GET Cache-Control: no-store\r\n", 200, &[NOW, fresh], No("request-no-store")),
+            ("GET Authorization: x\r\n", 200, &[NOW, fresh], No("authorization")),
+            ("GET Authorization: x\r\n", 200, &[NOW, "Cache-Control: max-age=60, public"], Store),
+            ("GET Authorization: x\r\n", 200, &[NOW, "Cache-Control: s-maxage=60"], Store),
+            ("GET Authorization: x\r\n", 200, &[NOW, "Cache-Control: max-age=60, must-revalidate"], Store),
+            (
+                "GET Authorization: x\r\n",
+                200,
+                &[NOW, "Cache-Control: max-age=60, proxy-revalidate"],
+                No("authorization"),
+            ),
+        ];
+        for (request, status, lines, want) in table {
+            assert_eq!(judge(request, *status, lines).0, *want, "{request:?} {status} {lines:?}");
+        }
+    }
+
+    #[test]
+    fn lifetimes_and_ages() {
+        let table: &[(&[&str], u32, u32)] = &[
+            (&[NOW, "Cache-Control: max-age=60"], 60, 0),
+            (&[NOW, "Cache-Control: max-age=60, s-maxage=5"], 5, 0),
+            (&[NOW, "Cache-Control: max-age=60, s-maxage=x"], 0, 0),
+            (&[NOW, "Cache-Control: max-age=60", "Expires: Tue, 14 Nov 2023 22:13:21 GMT"], 60, 0),
+            (&[NOW, "Cache-Control: max-age=x", "Expires: Wed, 14 Nov 2029 22:13:21 GMT"], 0, 0),
+            (&[NOW, "Cache-Control: max-age=60, max-age=61"], 0, 0),
+            (&[NOW, "Expires: Tue, 14 Nov 2023 22:14:20 GMT"], 60, 0),
+            (&[NOW, "Expires: Tuesday, 14-Nov-23 22:14:20 GMT"], 60, 0),
+            (&[NOW, "Expires: Tue Nov 14 22:14:20 2023"], 60, 0),
+            (&[NOW, "Expires: Tue, 14 Nov 2023 22:12:20 GMT"], 0, 0),
+            (&[NOW, "Expires: Tue, 14 Nov 2023 22:14:20 UTC"], 0, 0),
+            (
+                &[NOW, "Expires: Tue, 14 Nov 2023 22:14:20 GMT", "Expires: Tue, 14 Nov 2023 22:14:21 GMT"],
+                0,
+                0,
+            ),
+            // Without Date the time of arrival counts.
+            (&["Expires: Tue, 14 Nov 2023 22:14:20 GMT"], 60, 0),
+            // A Date that lies back is apparent age; one that lies ahead is none.
+            (&["Date: Tue, 14 Nov 2023 22:13:10 GMT", "Cache-Control: max-age=60"], 60, 10),
+            (&["Date: Tue, 14 Nov 2023 22:13:30 GMT", "Cache-Control: max-age=60"], 60, 0),
+            (&["Date: Tue, 14 Nov 2023 22:13:10 GMT", "Expires: Tue, 14 Nov 2023 22:13:40 GMT"], 30, 10),
+            (&[NOW, "Age: 30"], 0, 30),
+            (&["Date: Tue, 14 Nov 2023 22:13:10 GMT", "Age: 5"], 0, 10),
+            (&[NOW, "Age: 30, 40"], 0, 30),
+            (&[NOW, "Age: x"], 0, 0),
+            (&[NOW, "Age: -1"], 0, 0),
+            (&[NOW, "Age: 99999999999999999999"], 0, 1 << 31),
+            (&[NOW, "Cache-Control: max-age=99999999999999999999"], 1 << 31, 0),
+        ];
+        for (lines, lifetime_s, age_s) in table {
+            let facts = judge("GET", 200, lines).1;
+            assert_eq!((facts.lifetime_s, facts.initial_age_s), (*lifetime_s, *age_s), "{lines:?}");
+        }
+        // The time of the exchange counts for Age (RFC 9111 section 4.2.3).
+        let mut head = RequestHead::default();
+        head.parse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let exchange = Exchange { request_s: NOW_S - 4, response_s: NOW_S };
+        assert_eq!(decide(&head, 200, &headers(&[NOW, "Age: 30"]), exchange).1.initial_age_s, 34);
+    }
+
+    #[test]
+    fn vary_names_are_sorted_once() {
+        let facts = judge("GET", 200, &[NOW, "Vary: Cookie, accept-encoding", "Vary: ,COOKIE"]).1;
+        assert_eq!(facts.vary, ["accept-encoding", "cookie"]);
+    }
+
+    #[test]
+    fn unsafe_methods_invalidate() {
+        let mut head = RequestHead::default();
+        for (method, status, want) in [
+            ("POST", 200, true),
+            ("PUT", 201, true),
+            ("DELETE", 204, true),
+            ("M-SEARCH", 302, true),
+            ("POST", 404, false),
+            ("POST", 500, false),
+            ("GET", 200, false),
+            ("OPTIONS", 200, false),
+        ] {
+            head.parse(format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).unwrap();
+            assert_eq!(invalidates(&head, status), want, "{method} {status}");
+        }
+    }
 }

@@ -125,3 +125,133 @@ fn merged(head: &[u8], update: &HeaderMap) -> Option<HeaderMap> {
     }
     Some(fields)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_S: u64 = 1_700_000_000;
+    const LATER: Exchange = Exchange { request_s: NOW_S + 100, response_s: NOW_S + 100 };
+
+    fn headers(lines: &[&str]) -> HeaderMap {
+        let mut fields = HeaderMap::new();
+        for line in lines {
+            let (name, value) = line.split_once(": ").unwrap();
+            fields.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+        }
+        fields
+    }
+
+    fn request() -> RequestHead {
+        let mut head = RequestHead::default();
+        head.parse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap().unwrap();
+        head
+    }
+
+    fn stored(lines: &[&str]) -> (Vec<u8>, Vec<u8>) {
+        let (fields, exchange) = (headers(lines), Exchange { request_s: NOW_S, response_s: NOW_S });
+        let (storing, facts) = freshness::decide(&request(), 200, &fields, exchange);
+        let origin = response::OriginHead::from_origin(200, &fields, storing, NOW_S).unwrap();
+        let head = stored::head(200, 10, &origin.lines);
+        (stored::encode(&facts, &request(), &head, 10), head)
+    }
+
+    const OLD: [&str; 6] = [
+        "Date: Tue, 14 Nov 2023 22:13:20 GMT",
+        "ETag: \"v1\"",
+        "Last-Modified: Tue, 14 Nov 2023 20:00:00 GMT",
+        "Content-Encoding: gzip",
+        "X-A: 1",
+        "X-B: 1",
+    ];
+
+    #[test]
+    fn conditions_for_the_origin() {
+        let (meta, head) = stored(&OLD);
+        let mut fields =
+            headers(&["If-Match: \"z\"", "If-None-Match: \"client\"", "Range: bytes=0-1", "X-C: 1"]);
+        assert!(condition(&meta, &head, &mut fields));
+        assert_eq!(fields["if-none-match"], "\"v1\"");
+        assert_eq!(fields["if-modified-since"], "Tue, 14 Nov 2023 20:00:00 GMT");
+        assert_eq!(fields.len(), 3, "those of the client are gone, but for X-C");
+
+        let (meta, head) = stored(&["Cache-Control: max-age=1"]);
+        assert!(!condition(&meta, &head, &mut HeaderMap::new()));
+        assert!(!condition(b"nonsense", b"", &mut HeaderMap::new()));
+    }
+
+    #[test]
+    fn a_304_updates_the_stored_head() {
+        let (meta, head) = stored(&OLD);
+        let update = headers(&[
+            "Date: Tue, 14 Nov 2023 22:15:00 GMT",
+            "ETag: \"v1\"",
+            "Cache-Control: max-age=60",
+            "Content-Length: 0",
+            "Content-Encoding: br",
+            "X-A: 2",
+            "X-A: 3",
+            "Connection: X-Hop",
+            "X-Hop: 1",
+            "Age: 7",
+        ]);
+        let new = freshen(&meta, &head, &request(), &update, LATER).unwrap();
+        assert_eq!(new.storing, Storing::Store);
+        let lines: Vec<String> = stored::fields(&new.head)
+            .map(|(name, value)| format!("{}: {}", name.escape_ascii(), value.escape_ascii()))
+            .collect();
+        for line in [
+            "content-length: 10",
+            "date: Tue, 14 Nov 2023 22:15:00 GMT",
+            "content-encoding: gzip",
+            "cache-control: max-age=60",
+            "x-a: 2",
+            "x-a: 3",
+            "x-b: 1",
+        ] {
+            assert!(lines.iter().any(|have| have == line), "{line} in {lines:?}");
+        }
+        assert_eq!(lines.len(), 9, "{lines:?}");
+        let meta = Meta::read(&new.meta).unwrap();
+        assert_eq!((meta.status(), meta.body_bytes()), (200, 10));
+        assert_eq!((meta.lifetime_s(), meta.initial_age_s(), meta.response_s()), (60, 7, NOW_S + 100));
+        assert_eq!(meta.etag(&new.head), Some(&b"\"v1\""[..]));
+    }
+
+    #[test]
+    fn which_304_fits() {
+        for (old, update, fits) in [
+            (&OLD[..], &["ETag: \"v1\""][..], true),
+            (&OLD, &["ETag: W/\"v1\""], true),
+            (&OLD, &[], true),
+            (&OLD, &["ETag: \"v2\""], false),
+            (&OLD[2..3], &["ETag: \"v1\""], false),
+            (&OLD[2..3], &["Last-Modified: Tue, 14 Nov 2023 20:00:00 GMT"], true),
+            (&OLD[2..3], &["Last-Modified: Tue, 14 Nov 2023 20:00:01 GMT"], false),
+        ] {
+            let (meta, head) = stored(old);
+            let got = freshen(&meta, &head, &request(), &headers(update), LATER);
+            assert_eq!(got.is_ok(), fits, "{old:?} {update:?}");
+        }
+        assert_eq!(freshen(b"x", b"", &request(), &HeaderMap::new(), LATER).unwrap_err(), Unusable::Stored);
+    }
+
+    #[test]
+    fn a_304_without_date_is_of_now() {
+        let (meta, head) = stored(&OLD);
+        let new = freshen(&meta, &head, &request(), &headers(&["Cache-Control: max-age=60"]), LATER).unwrap();
+        let meta = Meta::read(&new.meta).unwrap();
+        assert_eq!(meta.initial_age_s(), 0);
+        assert!(new.head.windows(35).any(|line| line == b"Date: Tue, 14 Nov 2023 22:15:00 GMT"));
+    }
+
+    #[test]
+    fn a_304_that_forbids_storing_is_never_fresh() {
+        let (meta, head) = stored(&OLD);
+        let update = headers(&["Cache-Control: no-store, max-age=60"]);
+        let new = freshen(&meta, &head, &request(), &update, LATER).unwrap();
+        assert_eq!(new.storing, Storing::No("no-store"));
+        let meta = Meta::read(&new.meta).unwrap();
+        assert_eq!(freshness::reuse(&meta, &request(), NOW_S + 100), freshness::Reuse::Stale);
+    }
+}

@@ -1,5 +1,6 @@
 //! All of user space's `unsafe`, behind APIs that are safe to call.
 
+pub mod atomics;
 pub mod buffers;
 pub mod cpu;
 pub mod mapping;
@@ -7,4 +8,6 @@ pub mod outbox;
 pub mod privilege;
 pub mod readiness;
 pub mod ring;
+pub mod signals;
 pub mod socket;
+pub mod steering;

@@ -5,8 +5,8 @@
 use super::origin::{Origin, path};
 use super::peers::{self, Kind, Peer, Stage};
 use crate::http::Connection;
-use crate::process::{self, Scratch};
 use crate::machine;
+use crate::process::{self, Scratch};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use std::net::TcpStream;
@@ -50,7 +50,9 @@ pub fn run(options: &Options) -> Result<()> {
         eprintln!("{}: {} connections held", kind.name(), options.connections);
         rows.push((kind, grown, grown as f64 / f64::from(options.connections)));
     }
-    println!("\n| server | idle connections | growth of anonymous memory | bytes per connection |\n|---|---|---|---|");
+    println!(
+        "\n| server | idle connections | growth of anonymous memory | bytes per connection |\n|---|---|---|---|"
+    );
     for (kind, grown, each) in &rows {
         println!("| {} | {} | {} KiB | {each:.0} |", kind.name(), options.connections, grown / 1024);
     }

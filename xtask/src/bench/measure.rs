@@ -79,7 +79,12 @@ pub fn window(peer: &Peer, bytes: usize, load: Load) -> Result<Sample> {
 pub fn wrk(load: Load, to: SocketAddr, path: &str) -> Result<Wrk> {
     let mut command = Command::new("taskset");
     command.args(["--cpu-list", &load.cpu.to_string(), "wrk", "--threads", "1", "--latency"]);
-    command.args(["--connections", &load.connections.to_string(), "--duration", &format!("{}s", load.seconds)]);
+    command.args([
+        "--connections",
+        &load.connections.to_string(),
+        "--duration",
+        &format!("{}s", load.seconds),
+    ]);
     command.arg(format!("http://{to}{path}"));
     parse_wrk(&process::output(&mut command)?)
 }

@@ -15,6 +15,7 @@ use crate::{build, machine, process, setup};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use measure::Load;
+pub use measure::parse_wrk;
 use origin::Origin;
 use peers::{Kind, Peer, Stage};
 use report::Report;
@@ -116,7 +117,9 @@ fn hits(options: &Hits) -> Result<()> {
         for _ in 0..rounds {
             for (index, peer) in peers.iter().enumerate() {
                 let sample = measure::window(peer, *bytes, load);
-                runs[first + index].2.push(sample.with_context(|| format!("measuring {}", peer.kind.name()))?);
+                runs[first + index]
+                    .2
+                    .push(sample.with_context(|| format!("measuring {}", peer.kind.name()))?);
             }
         }
         if origin.requests() != asked {

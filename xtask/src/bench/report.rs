@@ -26,7 +26,8 @@ impl Spread {
         values.sort_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
         let half = values.len() / 2;
-        let median = if values.len() % 2 == 1 { values[half] } else { (values[half - 1] + values[half]) / 2.0 };
+        let median =
+            if values.len() % 2 == 1 { values[half] } else { (values[half - 1] + values[half]) / 2.0 };
         Some(Spread { median, min, max })
     }
 }
@@ -80,8 +81,14 @@ pub struct Report {
 
 impl Report {
     /// From the samples of each server and size; all must have the same number of rounds.
-    pub fn new(cpus: (usize, usize), connections: u32, seconds: u32, runs: &[(Kind, usize, Vec<Sample>)]) -> Self {
-        let rows = runs.iter().filter_map(|(kind, bytes, samples)| row(*kind, *bytes, samples, runs)).collect();
+    pub fn new(
+        cpus: (usize, usize),
+        connections: u32,
+        seconds: u32,
+        runs: &[(Kind, usize, Vec<Sample>)],
+    ) -> Self {
+        let rows =
+            runs.iter().filter_map(|(kind, bytes, samples)| row(*kind, *bytes, samples, runs)).collect();
         let (server_cpu, client_cpu) = cpus;
         let (kernel, processor) = (machine::kernel(), machine::processor());
         Report { kernel, processor, server_cpu, client_cpu, connections, seconds, rows }

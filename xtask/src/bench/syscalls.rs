@@ -5,8 +5,8 @@
 use super::measure::{self, Load};
 use super::origin::{self, Origin};
 use super::peers::{self, Kind, Stage};
-use crate::process::{Scratch, Server};
 use crate::machine;
+use crate::process::{Scratch, Server};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
@@ -30,7 +30,8 @@ pub fn run() -> Result<()> {
     let target = edge.endpoint(BYTES)?;
     let load = Load { cpu: client, connections: CONNECTIONS, seconds: 1 };
     let path = origin::path(BYTES);
-    let worker = busiest_thread(target.server.pid(), || measure::wrk(load, target.address, &path).map(|_| ()))?;
+    let worker =
+        busiest_thread(target.server.pid(), || measure::wrk(load, target.address, &path).map(|_| ()))?;
 
     let table = scratch.path("strace");
     let mut command = Command::new("strace");
@@ -55,7 +56,8 @@ pub fn run() -> Result<()> {
 
 /// The thread of the process that used most CPU time meanwhile: under load, that is the worker.
 fn busiest_thread(pid: u32, mut load: impl FnMut() -> Result<()>) -> Result<u32> {
-    let before: BTreeMap<u32, u64> = machine::threads(pid)?.iter().map(|thread| (thread.id, thread.ticks)).collect();
+    let before: BTreeMap<u32, u64> =
+        machine::threads(pid)?.iter().map(|thread| (thread.id, thread.ticks)).collect();
     load()?;
     let after = machine::threads(pid)?;
     let spent = |thread: &machine::Thread| thread.ticks - before.get(&thread.id).copied().unwrap_or(0);

@@ -1,0 +1,121 @@
+//! Reads what `judge` needs from the running machine. Decides nothing; what cannot be read stays unknown.
+#![forbid(unsafe_code)]
+
+use super::{Machine, StoreDisk};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::fs;
+use std::path::Path;
+use std::str::FromStr;
+
+/// Reads the machine. `store` is the configured directory; it need not exist.
+pub fn probe(store: &Path) -> Machine {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    Machine {
+        kernel: kernel_version(&fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default()),
+        ring_error: ring_error(),
+        io_uring_disabled: number("/proc/sys/kernel/io_uring_disabled"),
+        nofile: getrlimit(Resource::RLIMIT_NOFILE).ok(),
+        memlock_bytes: getrlimit(Resource::RLIMIT_MEMLOCK).ok().map(|(soft, _)| soft),
+        capabilities: field(&status, "CapEff:").and_then(|hex| u64::from_str_radix(hex, 16).ok()),
+        cpus: allowed_cpus(),
+        somaxconn: number("/proc/sys/net/core/somaxconn"),
+        unprivileged_port_start: number("/proc/sys/net/ipv4/ip_unprivileged_port_start"),
+        interfaces: interfaces(),
+        store: store_disk(store),
+        memory_available_bytes: memory_available_bytes(
+            &fs::read_to_string("/proc/meminfo").unwrap_or_default(),
+        ),
+    }
+}
+
+/// Raises the soft limit of descriptors to `needed`, and the hard one where that is allowed. Returns the
+/// soft limit in force.
+///
+/// # Errors
+/// What the kernel said when not even the limits could be read.
+pub fn raise_nofile(needed: u64) -> std::io::Result<u64> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft >= needed {
+        return Ok(soft);
+    }
+    if hard < needed && setrlimit(Resource::RLIMIT_NOFILE, needed, needed).is_ok() {
+        return Ok(needed);
+    }
+    let reachable = needed.min(hard);
+    setrlimit(Resource::RLIMIT_NOFILE, reachable, hard)?;
+    Ok(reachable)
+}
+
+pub(super) fn kernel_version(release: &str) -> Option<(u32, u32)> {
+    let mut parts = release.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// A field of `/proc/self/status` or `/proc/meminfo`: the first word after its name.
+fn field<'t>(text: &'t str, name: &str) -> Option<&'t str> {
+    text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()
+}
+
+pub(super) fn memory_available_bytes(meminfo: &str) -> Option<u64> {
+    field(meminfo, "MemAvailable:")?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+fn number<T: FromStr>(path: &str) -> Option<T> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// Makes a ring as small as possible with the flags the workers use, to hear the kernel's own reason.
+fn ring_error() -> Option<String> {
+    let ring: std::io::Result<io_uring::IoUring> =
+        io_uring::IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(4);
+    ring.err().map(|error| error.to_string())
+}
+
+fn allowed_cpus() -> Vec<usize> {
+    let Ok(set) = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)) else {
+        return Vec::new();
+    };
+    (0..nix::sched::CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).collect()
+}
+
+fn interfaces() -> Vec<String> {
+    let entries = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
+
+fn store_disk(path: &Path) -> Option<StoreDisk> {
+    let existing = path.ancestors().find(|ancestor| ancestor.exists())?;
+    let stat = nix::sys::statfs::statfs(existing).ok()?;
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let files = entries.filter_map(|entry| entry.metadata().ok()).filter(|meta| meta.is_file());
+    Some(StoreDisk {
+        kind: file_system(stat.filesystem_type().0),
+        free_bytes: stat.blocks_available().saturating_mul(u64::try_from(stat.block_size()).unwrap_or(0)),
+        own_bytes: files.map(|meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512).sum(),
+        writable: existing.is_dir() && nix::unistd::access(existing, nix::unistd::AccessFlags::W_OK).is_ok(),
+    })
+}
+
+/// Names from `linux/magic.h` for what a store is likely to stand on, or should not.
+fn file_system(magic: i64) -> String {
+    let name = match magic {
+        0x0102_1994 => "tmpfs",
+        0x8584_58f6 => "ramfs",
+        0x9584_58f6 => "hugetlbfs",
+        0xef53 => "ext4",
+        0x5846_5342 => "xfs",
+        0x9123_683e => "btrfs",
+        0x2fc1_2fc1 => "zfs",
+        0x794c_7630 => "overlay",
+        0x6969 => "nfs",
+        0xff53_4d42 => "cifs",
+        0xfe53_4d42 => "smb2",
+        0x6573_5546 => "fuse",
+        0x00c3_6400 => "ceph",
+        0x0102_1997 => "9p",
+        other => return format!("{other:#x}"),
+    };
+    name.into()
+}

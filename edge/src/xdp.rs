@@ -1,2 +1,0 @@
-//! x
-include!(concat!(env!("OUT_DIR"), "/bpf.rs"));

@@ -1,0 +1,226 @@
+//! What may be reused and for how long, as seen from outside: counted at the origin.
+
+use crate::support::{Answer, Edge, Origin, Response, content, eventually};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+/// Makes a path say in its body which request it answers, with these fields.
+fn numbered(origin: &Origin, path: &str, fields: &[(&str, &str)]) {
+    let fields: Vec<_> = fields.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
+    origin.script(path, move |exchange| {
+        let answer = Answer::new(200).body(exchange.earlier.to_string());
+        exchange.answer(&fields.iter().fold(answer, |answer, (name, value)| answer.field(name, value)))
+    });
+}
+
+fn start() -> (Origin, Edge) {
+    let origin = Origin::start();
+    let edge = Edge::start(origin.address());
+    (origin, edge)
+}
+
+fn number(response: &Response) -> usize {
+    String::from_utf8_lossy(&response.body).parse().expect("a number")
+}
+
+fn http_date(offset_s: i64) -> String {
+    let now = SystemTime::now();
+    let by = Duration::from_secs(offset_s.unsigned_abs());
+    httpdate::fmt_http_date(if offset_s < 0 { now - by } else { now + by })
+}
+
+#[test]
+fn responses_that_must_not_be_reused() {
+    let expired = http_date(-60);
+    let cases: &[&[(&str, &str)]] = &[
+        &[("Cache-Control", "no-store")],
+        &[("Cache-Control", "no-store, max-age=60")],
+        &[("Cache-Control", "private, max-age=60")],
+        &[("Cache-Control", "no-cache, max-age=60")],
+        &[("Cache-Control", "max-age=0")],
+        &[("Cache-Control", "s-maxage=0, max-age=60")],
+        &[("Expires", &expired)],
+        &[("Expires", "0")],
+        &[("Cache-Control", "max-age=60"), ("Age", "61")],
+        &[("Cache-Control", "max-age=60"), ("Vary", "*")],
+        &[],
+    ];
+    let (origin, edge) = start();
+    for (case, fields) in cases.iter().enumerate() {
+        let path = format!("/{case}");
+        numbered(&origin, &path, fields);
+        for wanted in 0..3 {
+            let response = edge.get(&path);
+            assert_eq!(number(&response), wanted, "{fields:?}");
+            assert!(!response.head.is_hit(), "{fields:?}: {:?}", response.head);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(origin.count(&path), 3, "{fields:?}");
+    }
+}
+
+#[test]
+fn responses_that_are_reused() {
+    let future = http_date(60);
+    let cases: &[&[(&str, &str)]] = &[
+        &[("Cache-Control", "max-age=60")],
+        &[("Cache-Control", "max-age=0, s-maxage=60")],
+        &[("Cache-Control", "MAX-AGE=60")],
+        &[("Cache-Control", "public, max-age=60")],
+        &[("Expires", &future)],
+        &[("Expires", "0"), ("Cache-Control", "max-age=60")],
+        &[("Cache-Control", "max-age=60"), ("Age", "10")],
+    ];
+    let (origin, edge) = start();
+    for (case, fields) in cases.iter().enumerate() {
+        let path = format!("/{case}");
+        numbered(&origin, &path, fields);
+        edge.get(&path);
+        let hit = edge.get_hit(&path);
+        assert_eq!(number(&hit), 0, "{fields:?}");
+        assert_eq!(origin.count(&path), 1, "{fields:?}");
+        if fields.iter().any(|(name, _)| *name == "Age") {
+            assert!((10..15).contains(&hit.age()), "Age is reckoned on: {}", hit.age());
+        }
+    }
+}
+
+#[test]
+fn authorization_is_not_shared() {
+    let (origin, edge) = start();
+    numbered(&origin, "/a", &[("Cache-Control", "max-age=60")]);
+    for wanted in 0..2 {
+        let response = edge.client().request("GET", "/a", &[("Authorization", "Basic Zm9vOmJhcg==")]);
+        assert_eq!(number(&response), wanted);
+    }
+    assert_eq!(origin.seen("/a")[0].field("authorization"), Some("Basic Zm9vOmJhcg=="));
+    assert_eq!(number(&edge.get("/a")), 2, "nothing was stored for others");
+}
+
+#[test]
+fn no_cache_is_validated_every_time() {
+    let origin = Origin::start();
+    origin.script("/a", |exchange| {
+        let fields = |answer: Answer| answer.field("ETag", "\"v1\"").field("Cache-Control", "no-cache");
+        if exchange.request.field("if-none-match") == Some("\"v1\"") {
+            return exchange.answer(&fields(Answer::new(304)));
+        }
+        exchange.answer(&fields(Answer::new(200).pattern("/a", 4000)))
+    });
+    let edge = Edge::start(origin.address());
+    let wanted = content::part(content::seed("/a"), 0, 4000);
+    assert_eq!(edge.get("/a").body, wanted);
+    eventually("the object is stored and validated", || {
+        assert_eq!(edge.get("/a").body, wanted);
+        origin.seen("/a").last().is_some_and(|seen| seen.field("if-none-match").is_some())
+    });
+    let before = origin.count("/a");
+    for _ in 0..3 {
+        let response = edge.get("/a");
+        assert_eq!((response.status(), response.body), (200, wanted.clone()));
+    }
+    let seen = origin.seen("/a");
+    assert_eq!(seen.len(), before + 3);
+    assert!(seen[before..].iter().all(|s| s.field("if-none-match") == Some("\"v1\"")), "{seen:?}");
+}
+
+/// Serves `/a` fresh for a second, version by version; 304 when the client has the current one.
+fn versioned(origin: &Origin, version: &Arc<AtomicUsize>) {
+    let version = version.clone();
+    origin.script("/a", move |exchange| {
+        let version = version.load(Ordering::SeqCst);
+        let etag = format!("\"{version}\"");
+        let unchanged = exchange.request.field("if-none-match") == Some(&etag);
+        let asked = exchange.earlier.to_string();
+        let answer = Answer::new(if unchanged { 304 } else { 200 })
+            .field("ETag", &etag)
+            .field("Cache-Control", "max-age=1")
+            .field("X-Asked", &asked);
+        exchange.answer(&answer.pattern(&format!("version {version}"), 3000))
+    });
+}
+
+#[test]
+fn expired_objects_are_validated_and_refreshed() {
+    let origin = Origin::start();
+    let version = Arc::new(AtomicUsize::new(1));
+    versioned(&origin, &version);
+    let edge = Edge::start(origin.address());
+    let first = edge.get("/a");
+    edge.get_hit("/a");
+    assert_eq!(origin.count("/a"), 1);
+    std::thread::sleep(Duration::from_millis(2100));
+
+    let validated = edge.get("/a");
+    assert_eq!((validated.status(), &validated.body), (200, &first.body));
+    assert_eq!(validated.field("x-asked"), Some("1"), "the fields of the 304 are taken over");
+    let seen = origin.seen("/a");
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    assert_eq!(seen[1].field("if-none-match"), Some("\"1\""));
+    let again = edge.get_hit("/a");
+    assert_eq!((again.field("x-asked"), &again.body), (Some("1"), &first.body));
+    assert!(again.age() <= 1, "the validation made it new: {}", again.age());
+    assert_eq!(origin.count("/a"), 2, "fresh once more");
+
+    std::thread::sleep(Duration::from_millis(2100));
+    version.store(2, Ordering::SeqCst);
+    let replaced = edge.get("/a");
+    let wanted = content::part(content::seed("version 2"), 0, 3000);
+    assert_eq!((&replaced.body, replaced.field("etag")), (&wanted, Some("\"2\"")));
+    let hit = edge.get_hit("/a");
+    assert_eq!((&hit.body, hit.field("etag")), (&wanted, Some("\"2\"")));
+    let seen = origin.seen("/a");
+    assert_eq!((seen.len(), seen[2].field("if-none-match")), (3, Some("\"1\"")));
+}
+
+#[test]
+fn expired_objects_without_validator_are_fetched_anew() {
+    let (origin, edge) = start();
+    numbered(&origin, "/a", &[("Cache-Control", "max-age=1")]);
+    edge.get("/a");
+    assert_eq!(number(&edge.get_hit("/a")), 0);
+    std::thread::sleep(Duration::from_millis(2100));
+    assert_eq!(number(&edge.get("/a")), 1);
+    assert!(origin.seen("/a")[1].fields.iter().all(|(name, _)| !name.starts_with("if-")));
+}
+
+#[test]
+fn variants_are_kept_side_by_side() {
+    let origin = Origin::start();
+    origin.script("/a", |exchange| {
+        let language = exchange.request.field("accept-language").unwrap_or("none").to_string();
+        let answer = Answer::new(200).field("Cache-Control", "max-age=60").field("Vary", "Accept-Language");
+        exchange.answer(&answer.body(language))
+    });
+    let edge = Edge::start(origin.address());
+    let ask = |language: &str| {
+        let response = edge.client().request("GET", "/a", &[("Accept-Language", language)]);
+        assert_eq!(String::from_utf8_lossy(&response.body), language);
+        response.head.is_hit()
+    };
+    assert!(!ask("de"));
+    assert!(!ask("en"));
+    eventually("both variants are hits", || ask("de") && ask("en"));
+    assert_eq!(origin.count("/a"), 2);
+    assert_eq!(
+        String::from_utf8_lossy(&edge.get("/a").body),
+        "none",
+        "a request without the field is a third"
+    );
+    assert_eq!(origin.count("/a"), 3);
+    eventually("all three are hits", || ask("de") && ask("en") && edge.get("/a").head.is_hit());
+    assert_eq!(origin.count("/a"), 3);
+}
+
+#[test]
+fn unsafe_methods_invalidate() {
+    let (origin, edge) = start();
+    numbered(&origin, "/a", &[("Cache-Control", "max-age=60")]);
+    edge.get("/a");
+    assert_eq!(number(&edge.get_hit("/a")), 0);
+    let posted = edge.client().request("POST", "/a", &[("Content-Length", "0")]);
+    assert_eq!(number(&posted), 1);
+    eventually("the stored response is gone (RFC 9111 section 4.4)", || number(&edge.get("/a")) == 2);
+    assert_eq!(origin.count("/a"), 3);
+}

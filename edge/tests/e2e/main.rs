@@ -1,0 +1,26 @@
+//! End to end: the real binary between real sockets, a scripted origin behind it. Every test counts
+//! requests or compares bytes; none measures speed. `EDGE_BIN` names another build to run against.
+//!
+//! Modules in the order of what they put to the proof; `support` is the harness.
+
+mod support;
+
+mod hit;
+
+mod freshness;
+
+mod passing;
+
+mod fills;
+
+mod crash;
+
+mod failures;
+
+mod hostile;
+
+mod admin;
+
+mod config_file;
+
+mod kernel;

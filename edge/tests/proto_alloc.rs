@@ -1,0 +1,95 @@
+//! The hit path allocates nothing once its buffers have grown: parse, key, lookup answer, actions.
+
+mod proto_client;
+
+use edge::proto::request::RequestHead;
+use edge::proto::session::{Action, Found, Input, Out, Session};
+use edge::proto::stored;
+use proto_client::{DATE, Record, START, record, timeouts};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: every call goes to the system allocator unchanged; counting touches a constant-initialised
+// thread-local without a destructor, which never allocates.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller keeps to the contract of `alloc`, which is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: `pointer` came from `alloc` above, that is from the system allocator.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations(work: impl FnOnce()) -> u64 {
+    let before = ALLOCATIONS.with(Cell::get);
+    work();
+    ALLOCATIONS.with(Cell::get) - before
+}
+
+/// One request, answered from `record`; says how many body bytes it queued.
+fn answer(session: &mut Session, out: &mut Out, input: &[u8], record: &Record) -> u64 {
+    out.clear();
+    session.on(Input::Received(input), START, out);
+    assert_eq!(out.consumed, input.len());
+    assert_eq!(out.actions, [Action::Lookup]);
+    assert_eq!(out.request.key, record.key);
+    assert!(stored::matches(&record.meta, &out.request));
+    out.clear();
+    session.on(Input::Found(Some(Found { meta: &record.meta, head: &record.head })), START, out);
+    assert_eq!(out.actions.last(), Some(&Action::Done));
+    let body = out.actions.iter().find_map(|action| match action {
+        Action::StoredBody(range) => Some(range.end - range.start),
+        _ => None,
+    });
+    out.clear();
+    session.on(Input::Sent { drained: true }, START, out);
+    body.unwrap_or(0)
+}
+
+#[test]
+fn a_hit_allocates_nothing() {
+    let plain = "GET /some/path?and=query HTTP/1.1\r\nHost: www.example.com\r\n";
+    let browser = "User-Agent: Mozilla/5.0 (X11; Linux x86_64) Gecko/20100101 Firefox/141.0\r\nAccept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\nAccept-Language: en-US,en;q=0.5\r\nAccept-Encoding: gzip, deflate, br, zstd\r\nCookie: a=b; c=d\r\nConnection: keep-alive\r\n";
+    let lines = format!("Date: {DATE}\nCache-Control: max-age=60\nETag: \"v1\"\nVary: Accept-Encoding");
+    let stored = record(&format!("{plain}{browser}\r\n"), 200, &lines, "0123456789", START.unix_s);
+    let requests = [
+        (format!("{plain}{browser}\r\n"), 10),
+        (format!("{plain}{browser}Range: bytes=1-3\r\n\r\n"), 3),
+        (format!("{plain}{browser}If-None-Match: \"x\", \"v1\"\r\n\r\n"), 0),
+        (format!("{plain}{browser}Cache-Control: max-age=5\r\n\r\n"), 10),
+        (format!("{}{browser}\r\n", plain.replace("GET", "HEAD")), 0),
+    ];
+    let mut out = Out {
+        actions: Vec::new(),
+        bytes: Vec::new(),
+        consumed: 0,
+        request: RequestHead::default(),
+        timeouts: timeouts(),
+    };
+    let mut session = Session::new(START, &timeouts());
+    for (input, body) in &requests {
+        assert_eq!(answer(&mut session, &mut out, input.as_bytes(), &stored), *body);
+    }
+    assert!(allocations(|| drop(std::hint::black_box(vec![1u8; 10]))) > 0, "the counter counts");
+    let counted = allocations(|| {
+        for _ in 0..100 {
+            for (input, body) in &requests {
+                assert_eq!(answer(&mut session, &mut out, input.as_bytes(), &stored), *body);
+            }
+        }
+    });
+    assert_eq!(counted, 0, "allocations in {} hits", 100 * requests.len());
+}
