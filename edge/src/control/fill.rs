@@ -276,13 +276,7 @@ fn share(node: &Rc<Node>, fill: &Rc<Fill>, leader: Ticket, mut filling: Filling)
 }
 
 /// The response may not be stored: it belongs to the one whose request was sent.
-fn not_stored(
-    node: &Rc<Node>,
-    fill: &Rc<Fill>,
-    leader: Ticket,
-    head: Arc<OriginHead>,
-    response: Response,
-) {
+fn not_stored(node: &Rc<Node>, fill: &Rc<Fill>, leader: Ticket, head: Arc<OriginHead>, response: Response) {
     node.fills.uncacheable.borrow_mut().remember(fill.hash, clock::now().mono_ms);
     let mut leads = false;
     for waiter in fill.take_waiters(node) {
