@@ -206,6 +206,7 @@ impl Worker {
                 received.sealed_bytes = sealed_bytes;
                 received.pieces.clear();
             }
+            ToWorker::Unstored { stream } => assert!(self.streams.contains_key(&stream)),
             ToWorker::End { stream } => self.streams.get_mut(&stream).expect("open").state = State::Whole,
             ToWorker::Broken { stream } => self.streams.get_mut(&stream).expect("open").state = State::Broken,
             ToWorker::Again { ticket, revalidated, .. } => {
