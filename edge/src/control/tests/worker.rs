@@ -208,7 +208,9 @@ impl Worker {
             }
             ToWorker::End { stream } => self.streams.get_mut(&stream).expect("open").state = State::Whole,
             ToWorker::Broken { stream } => self.streams.get_mut(&stream).expect("open").state = State::Broken,
-            ToWorker::Again { ticket, revalidated, .. } => self.settle(ticket, Outcome::Again { revalidated }),
+            ToWorker::Again { ticket, revalidated, .. } => {
+                self.settle(ticket, Outcome::Again { revalidated })
+            }
             ToWorker::Refused { ticket, status } => self.settle(ticket, Outcome::Refused(status)),
             ToWorker::BodyCredit { ticket, bytes } => *self.body_credit.entry(ticket).or_default() += bytes,
         }
