@@ -82,7 +82,12 @@ fn build(toolchain: &bpf::Toolchain, workspace: &Path, out: &Path) -> PathBuf {
         "-Clink-arg=--btf".to_owned(),
         format!("-Clinker={}", toolchain.linker.display()),
     ];
-    let mut command = Command::new(std::env::var_os("CARGO").expect("cargo sets it"));
+    // Building `core` takes the cargo that belongs to the compiler.
+    let cargo = match toolchain.is_core_built {
+        true => toolchain.rustc.with_file_name("cargo").into(),
+        false => std::env::var_os("CARGO").expect("cargo sets it"),
+    };
+    let mut command = Command::new(cargo);
     command.env_clear();
     for (name, value) in std::env::vars_os() {
         let text = name.to_string_lossy();

@@ -35,7 +35,7 @@ fn serve(path: &Path, config: Config) -> Result<()> {
     let signals = Signals::block().context("block signals")?;
     let config = Arc::new(config);
     let cpus = worker_cpus(&config)?;
-    look_over(&config, &cpus);
+    let connections_max = look_over(&config, &cpus)?;
 
     let store = shard::Options {
         path: config.store.path.clone(),
@@ -63,7 +63,7 @@ fn serve(path: &Path, config: Config) -> Result<()> {
             number: number as u16,
             cpu,
             listeners,
-            connections_max: config.connections_max,
+            connections_max,
             timeouts: timeouts(&config),
             reader,
             mailbox: mailboxes[number].clone(),
@@ -121,14 +121,17 @@ fn worker_cpus(config: &Config) -> Result<Vec<usize>> {
     Ok(wanted.clone())
 }
 
-fn look_over(config: &Config, cpus: &[usize]) {
+/// Says what the machine lacks, raises what may be raised, and returns how many connections a worker can have.
+fn look_over(config: &Config, cpus: &[usize]) -> Result<usize> {
     let nofile = preflight::nofile_needed(cpus.len(), config.connections_max);
-    if let Err(error) = preflight::raise_nofile(nofile) {
-        warn!("{error}");
-    }
+    let nofile = preflight::raise_nofile(nofile).context("raise the limit of descriptors")?;
     for finding in preflight::judge(&preflight::probe(&config.store.path), config) {
+        if finding.severity == preflight::Severity::Fatal {
+            anyhow::bail!("{finding}");
+        }
         warn!("{finding}");
     }
+    Ok(config.connections_max.min(nofile as usize))
 }
 
 fn announce_memory(config: &Config, workers: usize, index_bytes: u64) {

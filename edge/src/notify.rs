@@ -62,11 +62,6 @@ pub fn ready(status: &str) {
     send(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// Replaces the line that `systemctl status` shows.
-pub fn status(status: &str) {
-    send(&[NotifyState::Status(status)]);
-}
-
 /// The node drains and stops.
 pub fn stopping() {
     send(&[NotifyState::Stopping, NotifyState::Status("draining")]);

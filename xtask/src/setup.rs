@@ -86,7 +86,7 @@ fn prepare(task: &str, needs: &[Need]) -> Result<()> {
     process::step(&format!("set-up for {task}"));
     let mut packages: Vec<&str> = missing.iter().flat_map(|program| program.1.split(' ')).collect();
     for Program(file, package, why, _) in &missing {
-        eprintln!("missing: {file}, which {why} (package {package})");
+        eprintln!("missing: {file} (package {package}): {why}");
     }
     if !has_bpf {
         eprintln!(

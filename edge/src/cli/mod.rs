@@ -43,6 +43,7 @@ pub enum Command {
     /// Show what a running node does: steering and why not better, workers, hit ratio, store, origins
     #[command(after_help = "Example:\n  edge status\n  edge status --json | jq .steering")]
     Status {
+        /// Whom to ask
         #[command(flatten)]
         admin: AdminAddress,
         /// Print the node's answer as it came
@@ -52,11 +53,13 @@ pub enum Command {
     /// Make a running node forget objects
     #[command(after_help = "Example:\n  edge purge --url http://www.example.com/logo.svg")]
     Purge {
+        /// Which objects
         #[command(flatten)]
         what: PurgeWhat,
         /// Keep the objects, but ask the origin before the next use
         #[arg(long)]
         soft: bool,
+        /// Whom to ask
         #[command(flatten)]
         admin: AdminAddress,
     },

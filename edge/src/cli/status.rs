@@ -23,16 +23,16 @@ pub(super) fn add_hit_ratio(status: &mut Value) {
 pub(super) fn render(value: &Value) -> String {
     let mut out = String::new();
     match value {
-        Value::Object(map) => object(map, 0, &mut out),
+        Value::Object(map) => object("", map, 0, &mut out),
         other => out = format!("{}\n", scalar("", other)),
     }
     out
 }
 
 /// Simple fields as an aligned list, then each nested one under its heading.
-fn object(map: &Map<String, Value>, indent: usize, out: &mut String) {
+fn object(name: &str, map: &Map<String, Value>, indent: usize, out: &mut String) {
     let rank = |key: &str| FIRST.iter().position(|first| *first == key).unwrap_or(FIRST.len());
-    let mut fields: Vec<(&String, &Value)> = map.iter().collect();
+    let mut fields = shown(name, map);
     fields.sort_by_key(|(key, _)| rank(key));
     let (nested, simple): (Vec<_>, Vec<_>) = fields.into_iter().partition(|(_, value)| is_nested(value));
     let width = simple.iter().map(|(key, _)| title(key).chars().count()).max().unwrap_or(0);
@@ -42,7 +42,7 @@ fn object(map: &Map<String, Value>, indent: usize, out: &mut String) {
     for (key, value) in nested {
         let _ = writeln!(out, "{:indent$}{}", "", title(key));
         match value {
-            Value::Object(map) => object(map, indent + 2, out),
+            Value::Object(map) => object(key, map, indent + 2, out),
             Value::Array(items) => table(items, indent + 2, out),
             _ => {}
         }
@@ -65,6 +65,7 @@ fn table(items: &[Value], indent: usize, out: &mut String) {
             columns.push(key);
         }
     }
+    columns.sort_by_key(|key| column_rank(key));
     let mut rows = vec![columns.iter().map(|key| title(key)).collect::<Vec<_>>()];
     for item in items {
         match item.as_object() {
@@ -81,6 +82,23 @@ fn table(items: &[Value], indent: usize, out: &mut String) {
             row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         let _ = writeln!(out, "{:indent$}{}", "", cells.join("  ").trim_end());
     }
+}
+
+/// What names a line comes first, and sentences last.
+fn column_rank(key: &str) -> usize {
+    match key {
+        "worker" | "name" | "step" | "address" => 0,
+        "cpu" | "outcome" => 1,
+        "reason" => 4,
+        "counters" => 3,
+        _ => 2,
+    }
+}
+
+/// Of counters only those that counted something.
+fn shown<'a>(name: &str, map: &'a Map<String, Value>) -> Vec<(&'a String, &'a Value)> {
+    let is_idle = |value: &Value| name == "counters" && value.as_u64() == Some(0);
+    map.iter().filter(|(_, value)| !is_idle(value)).collect()
 }
 
 /// Units that stand with the value rather than in the name.
@@ -102,10 +120,10 @@ fn scalar(key: &str, value: &Value) -> String {
         Value::Number(number) => quantity(key, number.as_f64().unwrap_or(0.0), &number.to_string()),
         Value::Array(items) if items.is_empty() => "none".into(),
         Value::Array(items) => items.iter().map(|item| scalar(key, item)).collect::<Vec<_>>().join(", "),
-        Value::Object(map) if map.is_empty() => "none".into(),
+        Value::Object(map) if shown(key, map).is_empty() => "none".into(),
         Value::Object(map) => {
             let field = |(key, value): (&String, &Value)| format!("{} {}", title(key), scalar(key, value));
-            map.iter().map(field).collect::<Vec<_>>().join(", ")
+            shown(key, map).into_iter().map(field).collect::<Vec<_>>().join(", ")
         }
     }
 }
@@ -163,6 +181,27 @@ store
   used  512 B
   opened
     took  7 ms
+";
+        assert_eq!(render(&value), expected);
+    }
+
+    #[test]
+    fn counters_that_counted_nothing_are_left_out_and_what_names_a_line_comes_first() {
+        let value = json!({
+            "counters": {"hits": 0, "misses": 2},
+            "per_cpu": [{"counters": {"a": 0}, "cpu": 1}, {"counters": {"a": 3, "b": 0}, "cpu": 2}],
+            "steps": [{"outcome": "taken", "reason": "all is well", "step": "pick", "x": 0}],
+        });
+        let expected = "\
+counters
+  misses  2
+per cpu
+  cpu  counters
+  1    none
+  2    a 3
+steps
+  step  outcome  x  reason
+  pick  taken    0  all is well
 ";
         assert_eq!(render(&value), expected);
     }

@@ -249,8 +249,8 @@ async fn fetch_and_share(
             share(node, fill, leader, Filling::new(stream, judged.head, facts, request));
             sealing::run(node, fill, request, response.body).await;
         }
-        Some(_) => not_stored(node, fill, leader, rules::unstored(&judged.head, "too-large"), response).await,
-        None => not_stored(node, fill, leader, judged.head, response).await,
+        Some(_) => not_stored(node, fill, leader, rules::unstored(&judged.head, "too-large"), response),
+        None => not_stored(node, fill, leader, judged.head, response),
     }
     Ok(())
 }
@@ -276,7 +276,7 @@ fn share(node: &Rc<Node>, fill: &Rc<Fill>, leader: Ticket, mut filling: Filling)
 }
 
 /// The response may not be stored: it belongs to the one whose request was sent.
-async fn not_stored(
+fn not_stored(
     node: &Rc<Node>,
     fill: &Rc<Fill>,
     leader: Ticket,
@@ -293,7 +293,7 @@ async fn not_stored(
         }
     }
     if leads {
-        pass::take_over(node, leader, head, response.body).await;
+        pass::take_over(node, leader, head, response.body);
     }
 }
 

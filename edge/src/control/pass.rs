@@ -127,10 +127,14 @@ pub(super) fn start(node: &Rc<Node>, ticket: Ticket, request: Box<RequestHead>) 
 }
 
 /// Streams a response that a fill may not store to the client that asked first.
-pub(super) async fn take_over(node: &Rc<Node>, ticket: Ticket, head: Arc<OriginHead>, body: ResponseBody) {
+pub(super) fn take_over(node: &Rc<Node>, ticket: Ticket, head: Arc<OriginHead>, body: ResponseBody) {
     let pass = Pass::new(ticket, None);
     node.passes.add(&pass);
-    until_gone(node, &pass, stream(node, &pass, head, body)).await;
+    let task_node = node.clone();
+    node.spawn(async move {
+        let node = task_node;
+        until_gone(&node, &pass, stream(&node, &pass, head, body)).await;
+    });
 }
 
 async fn until_gone(node: &Node, pass: &Pass, work: impl Future<Output = ()>) {

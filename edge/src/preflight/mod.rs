@@ -124,12 +124,14 @@ pub fn judge(machine: &Machine, config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// Descriptors the node may need at once.
+/// The descriptor limit the node needs. Clients' connections are direct descriptors of a worker's ring and
+/// take none of the process; but the kernel bounds each ring's table by the same limit.
 pub fn nofile_needed(workers: usize, connections_max: usize) -> u64 {
-    let each_worker = connections_max + limits::LISTENERS_MAX + 8;
+    let each_worker = limits::LISTENERS_MAX + 8;
     // Shards, logs, maps and programs, admin connections.
     const OTHERS: usize = 256;
-    (workers * each_worker + limits::FETCHES_RUNNING_MAX + OTHERS) as u64
+    let process = workers * each_worker + limits::FETCHES_RUNNING_MAX + OTHERS;
+    process.max(connections_max) as u64
 }
 
 fn kernel(machine: &Machine, findings: &mut Vec<Finding>) {

@@ -4,10 +4,10 @@
 
 use super::Now;
 use super::conditional;
+use super::io::{Action, Found, Out};
 use super::range::{self, Selected};
 use super::request::{Marks, Method};
 use super::response::{self, Delimited, Forwarded, Persistence};
-use super::session::{Action, Found, Out};
 use super::stored::{self, Meta};
 use std::ops::Range;
 

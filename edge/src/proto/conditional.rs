@@ -2,8 +2,8 @@
 //! If-Match and If-Unmodified-Since are the origin's to judge and never come here.
 #![forbid(unsafe_code)]
 
+use super::io::Found;
 use super::request::{Marks, RequestHead};
-use super::session::Found;
 use super::stored::Meta;
 
 /// Whether the client already has this representation: answer 304 (RFC 9110 section 13.2.2).

@@ -22,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 use super::cache_control::{RequestControl, ResponseControl, SECONDS_MAX, seconds};
+use super::io::FetchKind;
 use super::request::{Marks, Method, RequestHead};
 use super::stored::{Flags, Meta};
 use http::HeaderMap;
@@ -263,6 +264,27 @@ pub fn reuse(meta: &Meta<'_>, request: &RequestHead, now_s: u64) -> Reuse {
         }
     }
     Reuse::Fresh { age_s }
+}
+
+/// Whom to ask when nothing stored can answer: whether the answer may be shared with others and stored.
+/// `validator`: something stored can be validated. `None`: the request wants no answer but from the store.
+pub(super) fn fetch_kind(request: &RequestHead, validator: bool) -> Option<FetchKind> {
+    const ALONE: Marks = Marks::RANGE.and(Marks::IF_RANGE).and(Marks::AUTHORIZATION);
+    const CONDITIONS: Marks = Marks::IF_NONE_MATCH.and(Marks::IF_MODIFIED_SINCE);
+    let control = request_control(request);
+    if control.only_if_cached {
+        return None;
+    }
+    Some(if request.method != Method::Get || control.no_store || request.marks.has(ALONE) {
+        FetchKind::Pass
+    } else if validator {
+        // The client's own conditions are judged against the record once it is validated.
+        FetchKind::Revalidate
+    } else if request.marks.has(CONDITIONS) {
+        FetchKind::Pass
+    } else {
+        FetchKind::Fill
+    })
 }
 
 /// Whether this response to this request makes what is stored under its key invalid (RFC 9111 section 4.4):

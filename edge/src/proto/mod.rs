@@ -2,12 +2,14 @@
 //! Imports nothing of ours but `limits`.
 #![forbid(unsafe_code)]
 
-pub mod answer;
+mod answer;
 pub mod body;
 pub mod cache_control;
 pub mod conditional;
+mod delivery;
 pub mod framing;
 pub mod freshness;
+pub mod io;
 pub mod key;
 pub mod range;
 pub mod request;

@@ -4,7 +4,7 @@
 
 use super::framing;
 use super::freshness::{self, Storing};
-use super::session::FetchKind;
+use super::io::FetchKind;
 use crate::limits;
 use http::header::{self, HeaderMap};
 use std::io::Write;
@@ -137,6 +137,19 @@ pub(super) enum Delimited {
     Chunked,
     /// By the end of the connection.
     Close,
+}
+
+impl Delimited {
+    /// For a response of the origin; by the end of the connection only where HTTP/1.0 knows nothing else.
+    pub(super) fn of(head: &OriginHead, head_only: bool, minor_version: u8) -> Delimited {
+        match (may_have_body(head.status), head.body_bytes) {
+            (false, _) => Delimited::None,
+            (true, Some(bytes)) => Delimited::Bytes(bytes),
+            (true, None) if head_only => Delimited::None,
+            (true, None) if minor_version == 0 => Delimited::Close,
+            (true, None) => Delimited::Chunked,
+        }
+    }
 }
 
 /// Status line, Age and Cache-Status of an answer from the store; the fields and the empty line follow.

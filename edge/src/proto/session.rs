@@ -27,131 +27,15 @@
 use super::Now;
 use super::answer::{self, Source};
 use super::body::{Decoder, Step};
+use super::delivery::Delivery;
 use super::framing;
 use super::freshness::{self, Reuse};
-use super::request::{BodyLength, Marks, Method, RequestHead};
+use super::request::{BodyLength, Marks, Method};
 use super::response::{self, Delimited, Forwarded, OriginHead, Persistence};
 use super::stored::Meta;
 use crate::limits;
-use std::ops::Range;
 
-/// What happened to the connection.
-#[derive(Debug)]
-pub enum Input<'a> {
-    /// Bytes from the peer, not consumed before. `out.consumed` says how many were taken now; what is
-    /// left is offered again, with what came since, when the session wants input (see [`Session::wants_input`]).
-    Received(&'a [u8]),
-    /// The peer will send no more.
-    PeerClosed,
-    /// The answer to [`Action::Lookup`], in the same call chain: `out.request` is still the request.
-    Found(Option<Found<'a>>),
-    /// The head of the response that was fetched.
-    OriginHead(&'a OriginHead),
-    /// So many body bytes of the fetched response are next.
-    Piece(usize),
-    /// The fetched response ended whole.
-    End,
-    /// The fetched response broke off.
-    Broken,
-    /// The object is in the shard now: look it up again. The worker has put the request back into `out.request`.
-    Again {
-        /// Whether the origin answered the validation with 304.
-        revalidated: bool,
-    },
-    /// Control (or a full queue) refused the fetch with this status.
-    Refused(u16),
-    /// Queued bytes were sent; `drained`: all of them.
-    Sent {
-        /// Nothing is left to send.
-        drained: bool,
-    },
-    /// [`Session::deadline_ms`] has passed.
-    Deadline,
-}
-
-/// A record that was found under the key and whose Vary matches.
-#[derive(Clone, Copy, Debug)]
-pub struct Found<'a> {
-    /// Meta bytes, see [`super::stored`].
-    pub meta: &'a [u8],
-    /// Stored head lines: `content-length: N\r\n` first, then the others, then the empty line.
-    pub head: &'a [u8],
-}
-
-/// What the worker must do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Look `out.request.key` up (accepting records by `stored::matches`) and answer at once with [`Input::Found`].
-    Lookup,
-    /// Queue these bytes of `out.bytes` for sending.
-    Write(Range<usize>),
-    /// Queue these bytes of the found record's stored head.
-    StoredHead(Range<usize>),
-    /// Queue these bytes of the found object's body.
-    StoredBody(Range<u64>),
-    /// Hand `out.request` to control.
-    Fetch(FetchKind),
-    /// Queue the piece announced by [`Input::Piece`].
-    Piece,
-    /// Hand these bytes of the input (a part of the request's body) to control.
-    Forward(Range<usize>),
-    /// The request's body is complete: tell control.
-    ForwardEnd,
-    /// The response is fully queued; count it, and release what it held once it is sent.
-    Done,
-    /// Close once all that is queued has been sent.
-    Close,
-    /// Close now; what is queued is dropped, so that the peer sees a broken response.
-    Abort,
-}
-
-/// What control is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FetchKind {
-    /// A plain GET that others may share and that may be stored.
-    Fill,
-    /// As [`FetchKind::Fill`], but a stale record with a validator is there: ask conditionally.
-    Revalidate,
-    /// For this client alone: other methods, Range, conditionals, Authorization, no-store.
-    Pass,
-}
-
-/// Timeouts of a connection in milliseconds.
-#[derive(Clone, Copy, Debug)]
-pub struct Timeouts {
-    /// For a complete head, from its first byte.
-    pub head_ms: u64,
-    /// Between requests.
-    pub idle_ms: u64,
-    /// Without progress of the request's body.
-    pub body_ms: u64,
-    /// Without progress of sending.
-    pub send_ms: u64,
-}
-
-/// Where a session leaves its results; one per worker, reused for every input of every connection.
-#[derive(Debug)]
-pub struct Out {
-    /// Actions in order.
-    pub actions: Vec<Action>,
-    /// Bytes that [`Action::Write`] ranges refer to.
-    pub bytes: Vec<u8>,
-    /// How much of [`Input::Received`] was taken.
-    pub consumed: usize,
-    /// The request the actions are about.
-    pub request: RequestHead,
-    /// The timeouts in force.
-    pub timeouts: Timeouts,
-}
-
-impl Out {
-    /// Empties what the last input left (the request stays).
-    pub fn clear(&mut self) {
-        self.actions.clear();
-        self.bytes.clear();
-        self.consumed = 0;
-    }
-}
+pub use super::io::{Action, FetchKind, Found, Input, Out, Timeouts};
 
 /// Responses queued and not yet sent before further pipelined requests are left unread.
 const PIPELINED_MAX: u8 = 16;
@@ -176,29 +60,19 @@ enum State {
     Closing,
 }
 
-/// How the body that is streamed is delimited.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Framing {
-    NoBody,
-    Counted,
-    Chunked,
-    Close,
-}
-
 /// The machine. Small, for there is one per connection, idle ones included (≤ 64 bytes).
 #[derive(Debug)]
 pub struct Session {
     deadline_ms: u64,
     /// Reads the body of the current request.
     body: Decoder,
-    /// Bytes of the response's body still to come, if it is counted.
-    owed_bytes: u64,
+    /// Sends the body of the current response, if it was fetched.
+    delivery: Delivery,
     /// When the current request was read, Unix seconds.
     asked_s: u64,
     /// Bytes of an incomplete head that were looked at.
     seen_bytes: u32,
     state: State,
-    framing: Framing,
     forwarded: Forwarded,
     kind: FetchKind,
     /// Responses queued since all was sent.
@@ -221,11 +95,10 @@ impl Session {
         Session {
             deadline_ms: now.mono_ms.saturating_add(timeouts.head_ms),
             body: Decoder::new(BodyLength::None),
-            owed_bytes: 0,
+            delivery: Delivery::new(Delimited::None, true),
             asked_s: 0,
             seen_bytes: 0,
             state: State::Head,
-            framing: Framing::NoBody,
             forwarded: Forwarded::Bypass,
             kind: FetchKind::Pass,
             unsent: 0,
@@ -395,22 +268,8 @@ impl Session {
 
     /// Nothing stored can answer: whom to ask, and whether the answer may be shared.
     fn missed(&mut self, forwarded: Forwarded, validator: bool, now: Now, out: &mut Out) {
-        const ALONE: Marks = Marks::RANGE.and(Marks::IF_RANGE).and(Marks::AUTHORIZATION);
-        const CONDITIONS: Marks = Marks::IF_NONE_MATCH.and(Marks::IF_MODIFIED_SINCE);
-        let request = &out.request;
-        let control = freshness::request_control(request);
-        if control.only_if_cached {
+        let Some(kind) = freshness::fetch_kind(&out.request, validator) else {
             return self.error(504, None, now, out);
-        }
-        let kind = if self.head_only || control.no_store || request.marks.has(ALONE) {
-            FetchKind::Pass
-        } else if validator {
-            // The client's own conditions are judged against the record once it is validated.
-            FetchKind::Revalidate
-        } else if request.marks.has(CONDITIONS) {
-            FetchKind::Pass
-        } else {
-            FetchKind::Fill
         };
         self.fetch(kind, forwarded, now, out);
     }
@@ -463,26 +322,9 @@ impl Session {
     }
 
     fn origin_head(&mut self, head: &OriginHead, now: Now, out: &mut Out) {
-        let delimited = match (response::may_have_body(head.status), head.body_bytes) {
-            (false, _) => Delimited::None,
-            (true, Some(bytes)) => Delimited::Bytes(bytes),
-            (true, None) if self.head_only => Delimited::None,
-            (true, None) if self.minor_version == 0 => Delimited::Close,
-            (true, None) => Delimited::Chunked,
-        };
-        self.framing = match delimited {
-            _ if self.head_only => Framing::NoBody,
-            Delimited::None => Framing::NoBody,
-            Delimited::Bytes(bytes) => {
-                self.owed_bytes = bytes;
-                Framing::Counted
-            }
-            Delimited::Chunked => Framing::Chunked,
-            Delimited::Close => {
-                self.keep_alive = false;
-                Framing::Close
-            }
-        };
+        let delimited = Delimited::of(head, self.head_only, self.minor_version);
+        self.keep_alive &= delimited != Delimited::Close;
+        self.delivery = Delivery::new(delimited, self.head_only);
         let start = out.bytes.len();
         let persistence = self.persistence();
         response::push_origin(&mut out.bytes, head, self.forwarded, self.kind, delimited, persistence);
@@ -492,41 +334,18 @@ impl Session {
     }
 
     fn piece(&mut self, bytes: usize, now: Now, out: &mut Out) {
-        match self.framing {
-            _ if bytes == 0 => return,
-            Framing::NoBody => return,
-            Framing::Counted => match self.owed_bytes.checked_sub(bytes as u64) {
-                Some(left) => {
-                    self.owed_bytes = left;
-                    out.actions.push(Action::Piece);
-                }
-                // Longer than announced: whatever followed would be read as the next response.
-                None => return self.abort(out),
-            },
-            Framing::Chunked => {
-                let start = out.bytes.len();
-                response::push_chunk_size(&mut out.bytes, bytes);
-                let end = out.bytes.len();
-                out.bytes.extend_from_slice(b"\r\n");
-                out.actions.push(Action::Write(start..end));
-                out.actions.push(Action::Piece);
-                out.actions.push(Action::Write(end..end + 2));
-            }
-            Framing::Close => out.actions.push(Action::Piece),
+        match self.delivery.piece(bytes, out) {
+            Ok(true) => self.queued(now, out),
+            Ok(false) => {}
+            Err(_) => self.abort(out),
         }
-        self.queued(now, out);
     }
 
     fn end(&mut self, now: Now, out: &mut Out) {
-        match self.framing {
-            Framing::Counted if self.owed_bytes > 0 => return self.abort(out),
-            Framing::Chunked => {
-                let start = out.bytes.len();
-                out.bytes.extend_from_slice(b"0\r\n\r\n");
-                out.actions.push(Action::Write(start..out.bytes.len()));
-                self.queued(now, out);
-            }
-            Framing::NoBody | Framing::Counted | Framing::Close => {}
+        match self.delivery.end(out) {
+            Ok(true) => self.queued(now, out),
+            Ok(false) => {}
+            Err(_) => return self.abort(out),
         }
         self.finish(now, out);
     }

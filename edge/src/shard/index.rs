@@ -15,7 +15,8 @@
 //! the entry still is what it was, the segment was not emptied in between and will not be while it is held.
 #![forbid(unsafe_code)]
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sys::atomics::AtomicU64;
+use std::sync::atomic::Ordering;
 
 const BUCKET_ENTRIES: usize = 8;
 const LOCATION_BITS: u32 = 46;

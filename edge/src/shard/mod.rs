@@ -26,6 +26,9 @@ pub use store::Writer;
 use crate::limits;
 use std::path::PathBuf;
 
+/// Bytes of store for each entry of the index: 2 MiB of index for each GiB.
+const BYTES_PER_INDEX_ENTRY: u64 = 4096;
+
 /// How to open a store.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -103,7 +106,7 @@ pub struct Usage {
 /// held. One that another version made, or that is none of ours, is refused and left alone. Blocks until all
 /// is read that must be: after a clean stop the checkpoint, else every record.
 pub fn open(options: &Options) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
-    recover::open(options, limits::SEGMENT_BYTES)
+    recover::open(options, limits::SEGMENT_BYTES, (options.size_bytes / BYTES_PER_INDEX_ENTRY) as usize)
 }
 
 #[cfg(test)]

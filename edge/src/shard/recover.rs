@@ -24,21 +24,18 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 const FILE_NAME: &str = "shard-0";
 /// Segments below which nothing can be reclaimed while records are read and written.
 const SEGMENTS_MIN: usize = 4;
-/// Bytes of store for each index entry: 2 MiB of index for each GiB.
-const BYTES_PER_INDEX_ENTRY: u64 = 4096;
-/// Entries of the smallest index.
-const INDEX_ENTRIES_MIN: usize = 1024;
 /// Threads that scan; a disk has no use for more.
 const SCAN_THREADS_MAX: usize = 8;
 
-/// Opens (or creates) the store, cut into segments of `segment_bytes`.
+/// Opens (or creates) the store, cut into segments of `segment_bytes`, with an index of so many entries.
 pub(super) fn open(
     options: &Options,
     segment_bytes: usize,
+    index_entries: usize,
 ) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
     let started_ms = clock::now().mono_ms;
     let file = ShardFile::prepare(options, segment_bytes)?;
-    let index = Arc::new(Index::new(index_entries(file.geometry)));
+    let index = Arc::new(Index::new(index_entries));
     let checkpoint = file.take_checkpoint(&index)?;
     let scanned =
         if checkpoint.is_none() { scan(&file.map, file.header.id, file.geometry) } else { Vec::new() };
@@ -63,10 +60,6 @@ pub(super) fn open(
     opened.objects = writer.counts.objects;
     opened.took_ms = clock::now().mono_ms - started_ms;
     Ok((writer, readers, opened))
-}
-
-fn index_entries(geometry: Geometry) -> usize {
-    ((geometry.file_bytes() / BYTES_PER_INDEX_ENTRY) as usize).max(INDEX_ENTRIES_MIN)
 }
 
 /// A shard file that is ours, of the right size, and mapped.

@@ -14,6 +14,7 @@
 //! The counting instruction of the reader is the fence as well; a held segment costs one locked instruction
 //! to enter and one to leave, and no cache line is written by two readers.
 
+use super::atomics::AtomicU32;
 use memmap2::{MmapOptions, MmapRaw};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -21,7 +22,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How a mapped file is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! All of user space's `unsafe`, behind APIs that are safe to call.
 
+pub mod atomics;
 pub mod buffers;
 pub mod cpu;
 pub mod mapping;

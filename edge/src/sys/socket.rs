@@ -2,12 +2,12 @@
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, listen, setsockopt,
-    socket, sockopt,
+    AddressFamily, Backlog, Shutdown, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, listen,
+    setsockopt, shutdown, socket, sockopt,
 };
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 /// An eventfd with the counter at 0.
 pub fn eventfd(nonblocking: bool) -> io::Result<OwnedFd> {
@@ -30,4 +30,10 @@ pub fn listener(address: SocketAddr) -> io::Result<OwnedFd> {
     bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
     listen(&fd, Backlog::MAXALLOWABLE)?;
     Ok(fd)
+}
+
+/// Has the kernel refuse connections to a listening socket from now on, and reset those nobody accepted yet.
+pub fn stop_listening(listener: BorrowedFd<'_>) {
+    // It can only fail for a socket that listens no more.
+    let _ = shutdown(listener.as_raw_fd(), Shutdown::Both);
 }

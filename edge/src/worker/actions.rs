@@ -290,6 +290,10 @@ impl Node {
     fn forward(&mut self, connection: &mut Connection, slot: u32, bytes: Bytes, last: bool) {
         if let Some(fetch) = &mut connection.fetch {
             fetch.body_unacked += bytes.len();
+            if fetch.body_unacked >= limits::REQUEST_BODY_WINDOW_BYTES {
+                // It is the origin that is slow; the client must not be blamed for it.
+                connection.session.hold();
+            }
             let ticket = Ticket { worker: self.worker, slot, serial: fetch.serial };
             self.post(ToControl::Body { ticket, bytes, last });
         }

@@ -14,7 +14,9 @@ use crate::sys::ring::Completion;
 
 impl Worker {
     pub(super) fn accepted(&mut self, number: usize, completion: Completion) {
-        self.listeners[number].armed &= completion.more;
+        if let Some(listener) = self.listeners.get_mut(number) {
+            listener.armed &= completion.more;
+        }
         let Ok(file) = u32::try_from(completion.result) else {
             // Out of slots or descriptors: the listener is armed again at the next tick.
             self.node.cells.add(Counter::AcceptRefused, 1);

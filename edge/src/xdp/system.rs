@@ -74,7 +74,9 @@ impl Drop for Rps {
     fn drop(&mut self) {
         for file in &self.changed {
             if let Err(error) = fs::write(file, "0") {
-                tracing::warn!(file = %file.display(), %error, "receive packet steering stays set");
+                // A node that gave up CAP_NET_ADMIN cannot take it back; the next start finds its own mask.
+                let file = file.display();
+                tracing::warn!("receive packet steering stays set ({error}); `echo 0 > {file}` ends it");
             }
         }
     }

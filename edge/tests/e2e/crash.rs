@@ -52,7 +52,7 @@ fn load(address: SocketAddr, turn: u64, stop: &AtomicBool, whole: &AtomicUsize) 
             at += 1;
             let new = at.is_multiple_of(3);
             let (path, bytes) = if new {
-                (format!("/new/{at}"), 200_000)
+                (format!("/new/{at}"), 10_000)
             } else {
                 (format!("/{}", at % OBJECTS), bytes_of(at % OBJECTS))
             };
@@ -78,7 +78,7 @@ fn killed_under_load_then_restarted() {
     let _alone = alone();
     let (origin, mut edge) = filled();
     for at in 0..20_000 {
-        origin.cacheable(&format!("/new/{at}"), 200_000);
+        origin.cacheable(&format!("/new/{at}"), 10_000);
     }
     let (stop, whole) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let address = edge.http();
@@ -107,7 +107,7 @@ fn killed_under_load_then_restarted() {
     assert!(!new.is_empty());
     for path in new.iter().rev().take(50) {
         let response = client.get(path);
-        assert_eq!(response.hash(), content::hash(content::seed(path), 200_000), "{path}");
+        assert_eq!(response.hash(), content::hash(content::seed(path), 10_000), "{path}");
     }
 }
 

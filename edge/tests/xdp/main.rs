@@ -16,12 +16,14 @@ use std::io::Write;
 pub fn has_kernel(test: &str) -> bool {
     let missing = match edge::xdp::OBJECT {
         Err(reason) => reason,
-        Ok(_) if !nix::unistd::geteuid().is_root() => "it needs root",
+        Ok(_) if !nix::unistd::geteuid().is_root() => "it needs root; run the tests as root",
         Ok(_) => return true,
     };
     assert!(std::env::var_os("EDGE_TEST_NO_SKIP").is_none(), "{test} cannot run: {missing}");
-    // Written past the test harness, which shows what passing tests print to nobody.
-    let _ = writeln!(std::io::stderr(), "*** SKIPPED {test}: {missing}");
+    let message = format!("SKIPPED {test}: {missing}\n");
+    print!("{message}");
+    // Once more past the test harness, which shows what passing tests print to nobody.
+    let _ = std::io::stderr().write_all(message.as_bytes());
     false
 }
 

@@ -18,7 +18,7 @@ use nix::sys::socket::{
 };
 use nix::unistd::Pid;
 
-use crate::namespace::{EDGE, EDGE_4, EDGE_6, pair, shell};
+use crate::namespace::{CLIENT, EDGE, EDGE_4, EDGE_6, pair, shell};
 
 const CONNECTIONS: usize = 200;
 const REQUESTS: usize = 3;
@@ -392,6 +392,36 @@ fn without_capabilities_the_classic_filter_chooses() {
         listeners[index].set_nonblocking(true).unwrap();
         listeners[index].accept().unwrap_or_else(|error| panic!("CPU {cpu}: {error}"));
     }
+}
+
+/// A node gives its privileges up once everything is attached. What it counted must still be read, and
+/// its program detached.
+#[test]
+fn the_report_needs_no_capability() {
+    if !crate::has_kernel("the_report_needs_no_capability") {
+        return;
+    }
+    let (edge, client) = pair();
+    let steering = edge.run(|| {
+        let steering = start(Some(&config(XdpMode::Auto, Steering::Cpumap)), &[], &cpus());
+        drop_capabilities();
+        steering
+    });
+    client.run(|| shell(&format!("ip neigh replace {EDGE_4} lladdr 02:00:00:00:00:01 dev {CLIENT}")));
+    client.run(|| {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        (0..10).for_each(|_| drop(socket.send_to(b"x", (EDGE_4, 9)).unwrap()));
+    });
+    edge.run(move || {
+        let report = steering.report();
+        assert_eq!(report.counters["passed_not_tcp"], 10, "{report:#?}");
+        assert_eq!(
+            report.counters["passed_not_tcp"],
+            report.per_cpu.iter().map(|cpu| cpu.counters["passed_not_tcp"]).sum::<u64>()
+        );
+        drop(steering);
+        wait_for_attached(false);
+    });
 }
 
 /// Empties the calling thread's capability sets.

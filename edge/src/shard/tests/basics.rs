@@ -332,7 +332,7 @@ fn refusals_name_the_path_and_the_remedy() {
     std::fs::write(&path, b"short").unwrap();
     check(&fine, &["not a shard file"]);
     std::fs::write(&path, &whole).unwrap();
-    let text = recover::open(&fine, SEGMENT / 2).err().unwrap().to_string();
+    let text = recover::open(&fine, SEGMENT / 2, INDEX_ENTRIES).err().unwrap().to_string();
     assert!(text.contains("segments of 65536 bytes, this edge uses 32768"), "{text}");
     open(&fine);
 

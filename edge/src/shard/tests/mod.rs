@@ -2,6 +2,8 @@
 //! a caller sees step by step. The long ones are beside: against a model, killed, on a torn disk, with threads.
 
 mod basics;
+#[cfg(feature = "interleave")]
+mod interleave;
 mod killed;
 mod model;
 mod threads;
@@ -15,16 +17,18 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Bytes of a segment in tests; holds 59 KiB of records.
 const SEGMENT: usize = 64 << 10;
 
+const INDEX_ENTRIES: usize = 1024;
+
 fn options(scratch: &Scratch, segments: usize) -> Options {
     Options { path: scratch.path().to_path_buf(), size_bytes: (segments * SEGMENT) as u64, readers: 2 }
 }
 
 fn open(options: &Options) -> (Writer, Vec<Reader>, Opened) {
-    recover::open(options, SEGMENT).unwrap()
+    recover::open(options, SEGMENT, INDEX_ENTRIES).unwrap()
 }
 
 fn refusal(options: &Options) -> String {
-    recover::open(options, SEGMENT).err().expect("refused").to_string()
+    recover::open(options, SEGMENT, INDEX_ENTRIES).err().expect("refused").to_string()
 }
 
 /// A small generator of numbers that look random; the same seed gives the same ones.

@@ -1,0 +1,154 @@
+//! The admin endpoint over a real socket, and a real Prometheus that scrapes it.
+
+use super::origin::Origin;
+use super::*;
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+
+struct Reply {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> Reply {
+    let mut socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let length = body.len();
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}");
+    socket.write_all(request.as_bytes()).unwrap();
+    let mut text = String::new();
+    socket.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    Reply { status: head[9..12].parse().unwrap(), head: head.to_owned(), body: body.to_owned() }
+}
+
+#[test]
+fn every_path_answers_and_everything_else_is_refused_with_a_reason() {
+    let origin = Origin::start(|e| e.respond("200 OK", "Cache-Control: max-age=60\r\n", b"x"));
+    let (node, mut workers) = start(2, &[origin.url()]);
+    let address = node.handle.admin().unwrap();
+    let ticket = workers[0].fill("http://a/stored?q");
+    workers[0].run_until(|worker| worker.whole(ticket));
+    node.await_count(Counter::FillsStored, 1);
+
+    let large = format!("{{\"url\": \"{}\"}}", "x".repeat(limits::ADMIN_BODY_BYTES_MAX));
+    let url = r#"{"url": "http://a/stored?q"}"#;
+    for (method, path, body, status, says) in [
+        ("GET", "/healthz", "", 200, "ok"),
+        ("HEAD", "/healthz", "", 200, ""),
+        ("GET", "/readyz", "", 200, "ready"),
+        ("GET", "/status", "", 200, "\"objects\": 1"),
+        ("GET", "/metrics", "", 200, "edge_fills_stored_total 1"),
+        ("GET", "/", "", 404, "/metrics"),
+        ("POST", "/status", "", 405, "GET"),
+        ("GET", "/purge", "", 405, "POST"),
+        ("POST", "/purge", "", 400, "send"),
+        ("POST", "/purge", "{", 400, "send"),
+        ("POST", "/purge", "[]", 400, "send"),
+        ("POST", "/purge", "{}", 400, "exactly one"),
+        ("POST", "/purge", r#"{"url": "http://a/", "tag": "t"}"#, 400, "exactly one"),
+        ("POST", "/purge", r#"{"uri": "http://a/"}"#, 400, "unknown field"),
+        ("POST", "/purge", r#"{"url": 5}"#, 400, "invalid type"),
+        ("POST", "/purge", r#"{"url": "/stored"}"#, 400, "absolute"),
+        ("POST", "/purge", r#"{"tag": "t"}"#, 501, "url only"),
+        ("POST", "/purge", r#"{"prefix": "http://a/"}"#, 501, "url only"),
+        ("POST", "/purge", r#"{"host": "a"}"#, 501, "url only"),
+        ("POST", "/purge", r#"{"url": "http://a/stored?q", "soft": true}"#, 501, "soft"),
+        ("POST", "/purge", &large, 413, "larger"),
+        ("POST", "/purge", r#"{"url": "http://a/other"}"#, 200, "\"purged\":0"),
+        ("POST", "/purge", url, 200, "\"purged\":1"),
+        ("POST", "/purge", url, 200, "\"purged\":0"),
+    ] {
+        let reply = ask(address, method, path, body);
+        assert_eq!(reply.status, status, "{method} {path} {body}: {}", reply.body);
+        assert!(reply.body.contains(says), "{method} {path} {body}: {}", reply.body);
+    }
+    assert_eq!(workers[0].stored("http://a/stored?q", ""), None);
+    assert!(ask(address, "GET", "/metrics", "").head.contains("application/openmetrics-text; version=1.0.0"));
+    let status: Value = serde_json::from_str(&ask(address, "GET", "/status", "").body).unwrap();
+    assert_eq!(status["steering"]["mode"], json!("off"), "what boot adds is merged in");
+    assert_eq!(status["counters"]["purged_objects"], json!(1));
+    assert_eq!(status["store"]["objects"], json!(0));
+    node.handle.stop().unwrap();
+    assert!(TcpStream::connect(address).is_err(), "closed with the thread");
+}
+
+#[test]
+fn an_address_others_could_reach_is_refused() {
+    for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:9180"] {
+        let error = crate::control::admin::listen(address.parse().unwrap()).unwrap_err().to_string();
+        assert!(error.contains("127.0.0.1:"), "{error}");
+    }
+}
+
+/// A child that is killed at the end whatever happens.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_real_prometheus_scrapes_every_metric() {
+    let Ok(found) = Command::new("prometheus").arg("--version").output() else {
+        panic!("prometheus is missing: apt-get install prometheus (cargo xtask setup does it)");
+    };
+    assert!(found.status.success());
+    let origin = Origin::start(|e| e.respond("200 OK", "Cache-Control: max-age=60\r\n", b"x"));
+    let (node, mut workers) = start(2, &[origin.url()]);
+    let ticket = workers[0].fill("http://a/");
+    workers[0].run_until(|worker| worker.whole(ticket));
+    node.await_count(Counter::FillsStored, 1);
+
+    let scratch = Scratch::new();
+    let rules = format!(
+        "global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}\n\
+         scrape_configs: [{{job_name: edge, static_configs: [{{targets: ['{}']}}]}}]\n",
+        node.handle.admin().unwrap()
+    );
+    std::fs::write(scratch.path().join("prometheus.yml"), rules).unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let prometheus = Command::new("prometheus")
+        .arg(format!("--config.file={}", scratch.path().join("prometheus.yml").display()))
+        .arg(format!("--storage.tsdb.path={}", scratch.path().join("data").display()))
+        .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let _prometheus = Killed(prometheus);
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let query = |name: &str| -> Option<f64> {
+        TcpStream::connect(address).ok()?;
+        let reply = ask(address, "GET", &format!("/api/v1/query?query={name}"), "");
+        // The body may come chunked: the document is between the first and the last brace.
+        let json = &reply.body[reply.body.find('{')?..=reply.body.rfind('}')?];
+        let value: Value = serde_json::from_str(json).ok()?;
+        value["data"]["result"][0]["value"][1].as_str()?.parse().ok()
+    };
+    let start = Instant::now();
+    while query("edge_fills_stored_total") != Some(1.0) {
+        assert!(start.elapsed() < PATIENCE, "up is {:?}", query("up"));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(query("up"), Some(1.0));
+    assert_eq!(query("edge_up"), Some(1.0));
+    assert_eq!(query("edge_workers"), Some(2.0));
+    assert_eq!(query("edge_store_objects"), Some(1.0));
+    assert_eq!(query("edge_origin_fetch_seconds_count"), Some(1.0));
+    assert_eq!(query("edge_build_info"), Some(1.0));
+    for (_, name, _) in crate::stats::TABLE {
+        assert!(query(&format!("edge_{name}_total")).is_some(), "{name}");
+    }
+    for (_, name, _) in crate::stats::GAUGES {
+        assert!(query(&format!("edge_{name}")).is_some(), "{name}");
+    }
+    node.handle.stop().unwrap();
+}

@@ -1,0 +1,124 @@
+//! The words between a worker and a session: what it is told, what it asks for. No behaviour.
+#![forbid(unsafe_code)]
+
+use super::request::RequestHead;
+use super::response::OriginHead;
+use std::ops::Range;
+
+/// What happened to the connection.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// Bytes from the peer, not consumed before. `out.consumed` says how many were taken now; what is
+    /// left is offered again, with what came since, when the session wants input (see `Session::wants_input`).
+    Received(&'a [u8]),
+    /// The peer will send no more.
+    PeerClosed,
+    /// The answer to [`Action::Lookup`], in the same call chain: `out.request` is still the request.
+    Found(Option<Found<'a>>),
+    /// The head of the response that was fetched.
+    OriginHead(&'a OriginHead),
+    /// So many body bytes of the fetched response are next.
+    Piece(usize),
+    /// The fetched response ended whole.
+    End,
+    /// The fetched response broke off.
+    Broken,
+    /// The object is in the shard now: look it up again. The worker has put the request back into `out.request`.
+    Again {
+        /// Whether the origin answered the validation with 304.
+        revalidated: bool,
+    },
+    /// Control (or a full queue) refused the fetch with this status.
+    Refused(u16),
+    /// Queued bytes were sent; `drained`: all of them.
+    Sent {
+        /// Nothing is left to send.
+        drained: bool,
+    },
+    /// `Session::deadline_ms` has passed.
+    Deadline,
+}
+
+/// A record that was found under the key and whose Vary matches.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'a> {
+    /// Meta bytes, see [`super::stored`].
+    pub meta: &'a [u8],
+    /// Stored head lines: `content-length: N\r\n` first, then the others, then the empty line.
+    pub head: &'a [u8],
+}
+
+/// What the worker must do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Look `out.request.key` up (accepting records by `stored::matches`) and answer at once with [`Input::Found`].
+    Lookup,
+    /// Queue these bytes of `out.bytes` for sending.
+    Write(Range<usize>),
+    /// Queue these bytes of the found record's stored head.
+    StoredHead(Range<usize>),
+    /// Queue these bytes of the found object's body.
+    StoredBody(Range<u64>),
+    /// Hand `out.request` to control.
+    Fetch(FetchKind),
+    /// Queue the piece announced by [`Input::Piece`].
+    Piece,
+    /// Hand these bytes of the input (a part of the request's body) to control.
+    Forward(Range<usize>),
+    /// The request's body is complete: tell control.
+    ForwardEnd,
+    /// The response is fully queued; count it, and release what it held once it is sent.
+    Done,
+    /// Close once all that is queued has been sent.
+    Close,
+    /// Close now; what is queued is dropped, so that the peer sees a broken response.
+    Abort,
+}
+
+/// What control is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FetchKind {
+    /// A plain GET that others may share and that may be stored.
+    Fill,
+    /// As [`FetchKind::Fill`], but a stale record with a validator is there: ask conditionally.
+    Revalidate,
+    /// For this client alone: other methods, Range, conditionals, Authorization, no-store.
+    Pass,
+}
+
+/// Timeouts of a connection in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// For a complete head, from its first byte.
+    pub head_ms: u64,
+    /// Between requests.
+    pub idle_ms: u64,
+    /// Without progress of the request's body.
+    pub body_ms: u64,
+    /// Without progress of sending.
+    pub send_ms: u64,
+}
+
+/// Where a session leaves its results; one per worker, reused for every input of every connection.
+#[derive(Debug)]
+pub struct Out {
+    /// Actions in order.
+    pub actions: Vec<Action>,
+    /// Bytes that [`Action::Write`] ranges refer to.
+    pub bytes: Vec<u8>,
+    /// How much of [`Input::Received`] was taken.
+    pub consumed: usize,
+    /// The request the actions are about.
+    pub request: RequestHead,
+    /// The timeouts in force.
+    pub timeouts: Timeouts,
+}
+
+impl Out {
+    /// Empties what the last input left (the request stays).
+    pub fn clear(&mut self) {
+        self.actions.clear();
+        self.bytes.clear();
+        self.consumed = 0;
+    }
+}
