@@ -52,30 +52,28 @@ impl Node<'_> {
     }
 }
 
-/// One reading of `/metrics`.
+/// One reading of `/metrics`: every series by its name, summed over its labels.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Metrics(Vec<(String, BTreeMap<String, String>, f64)>);
+pub struct Metrics(BTreeMap<String, f64>);
 
 impl Metrics {
     /// Reads the text exposition; comments and what cannot be read are left out.
     pub fn parse(text: &str) -> Self {
-        Metrics(text.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect())
+        let mut sums = BTreeMap::new();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            if let Some((series, value)) = line.rsplit_once(' ')
+                && let Ok(value) = value.parse::<f64>()
+            {
+                let name = series.split('{').next().unwrap_or_default();
+                *sums.entry(name.to_owned()).or_default() += value;
+            }
+        }
+        Metrics(sums)
     }
 
     /// The sum over all labels; 0 where there is no such metric.
     pub fn sum(&self, name: &str) -> f64 {
-        self.0.iter().filter(|(sample, ..)| sample == name).map(|(.., value)| value).sum()
-    }
-
-    /// The values by one label, in its order.
-    pub fn by_label(&self, name: &str, label: &str) -> BTreeMap<String, f64> {
-        let mut values = BTreeMap::new();
-        for (_, labels, value) in self.0.iter().filter(|(sample, ..)| sample == name) {
-            if let Some(key) = labels.get(label) {
-                *values.entry(key.clone()).or_insert(0.0) += value;
-            }
-        }
-        values
+        self.0.get(name).copied().unwrap_or(0.0)
     }
 
     /// What a counter grew by since `earlier`.
@@ -84,34 +82,18 @@ impl Metrics {
     }
 }
 
-fn sample(line: &str) -> Option<(String, BTreeMap<String, String>, f64)> {
-    let (series, value) = line.rsplit_once(' ')?;
-    let value = value.parse().ok()?;
-    let Some((name, labels)) = series.split_once('{') else {
-        return Some((series.into(), BTreeMap::new(), value));
-    };
-    // Our label values are numbers and names: no commas or escapes in them.
-    let labels = labels.strip_suffix('}')?.split(',').filter_map(|pair| {
-        let (label, value) = pair.split_once('=')?;
-        Some((label.trim().to_owned(), value.trim_matches('"').to_owned()))
-    });
-    Some((name.into(), labels.collect(), value))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn metrics_are_summed_and_split() {
+    fn metrics_are_summed() {
         let text = "# HELP edge_hits Hits.\n# TYPE edge_hits counter\nedge_hits_total{worker=\"0\",cpu=\"1\"} 5\n\
                     edge_hits_total{worker=\"1\",cpu=\"3\"} 7\nedge_requests_total 20\nbroken\n# EOF\n";
         let metrics = Metrics::parse(text);
         assert_eq!(metrics.sum("edge_hits_total"), 12.0);
         assert_eq!(metrics.sum("edge_requests_total"), 20.0);
         assert_eq!(metrics.sum("edge_none_total"), 0.0);
-        let by_cpu: Vec<_> = metrics.by_label("edge_hits_total", "cpu").into_iter().collect();
-        assert_eq!(by_cpu, [("1".to_owned(), 5.0), ("3".to_owned(), 7.0)]);
-        assert_eq!(metrics.growth(&Metrics::default(), "edge_hits_total"), 12.0);
+        assert_eq!(metrics.growth(&Metrics::parse("edge_hits_total 2\n"), "edge_hits_total"), 10.0);
     }
 }

@@ -41,30 +41,45 @@ pub fn run(options: &Options) -> Result<()> {
     let scratch = Scratch::create("idle")?;
     let origin = Origin::start()?;
     let stage = Stage { scratch: &scratch, origin: &origin, cpu, sizes: &[BYTES] };
+    let count = f64::from(options.connections);
     let mut rows = Vec::new();
     for kind in &options.servers {
         // One at a time: the file table and the ports of this machine are shared.
         let peer = peers::start(*kind, &stage)?;
         peer.verify(BYTES, &origin)?;
-        let grown = growth(&peer, options.connections).with_context(|| format!("holding {}", kind.name()))?;
+        let memory = hold(&peer, options.connections).with_context(|| format!("holding {}", kind.name()))?;
         eprintln!("{}: {} connections held", kind.name(), options.connections);
-        rows.push((kind, grown, grown as f64 / f64::from(options.connections)));
+        rows.push((*kind, memory));
     }
-    println!(
-        "\n| server | idle connections | growth of anonymous memory | bytes per connection |\n|---|---|---|---|"
-    );
-    for (kind, grown, each) in &rows {
-        println!("| {} | {} | {} KiB | {each:.0} |", kind.name(), options.connections, grown / 1024);
+    println!("\nAnonymous memory with {count} idle keep-alive connections, one answer each\n");
+    println!("| server | before | with them | growth, bytes a connection | all, bytes a connection |");
+    println!("|---|---|---|---|---|");
+    for (kind, Memory { before, after }) in &rows {
+        println!(
+            "| {} | {} KiB | {} KiB | {:.0} | {:.0} |",
+            kind.name(),
+            before / 1024,
+            after / 1024,
+            after.saturating_sub(*before) as f64 / count,
+            *after as f64 / count,
+        );
     }
     println!();
-    for (kind, _, each) in rows {
-        let fits = *kind != Kind::Edge || each <= EDGE_BYTES_MAX;
+    for (kind, Memory { before, after }) in rows {
+        let each = after.saturating_sub(before) as f64 / count;
+        let fits = kind != Kind::Edge || each <= EDGE_BYTES_MAX;
         ensure!(fits, "edge grew by {each:.0} bytes per idle connection, more than {EDGE_BYTES_MAX}");
     }
     Ok(())
 }
 
-fn growth(peer: &Peer, connections: u32) -> Result<u64> {
+/// Anonymous bytes of all processes of a server.
+struct Memory {
+    before: u64,
+    after: u64,
+}
+
+fn hold(peer: &Peer, connections: u32) -> Result<Memory> {
     let target = peer.endpoint(BYTES)?;
     let pid = target.server.pid();
     process::sleep(SETTLE)?;
@@ -81,7 +96,7 @@ fn growth(peer: &Peer, connections: u32) -> Result<u64> {
     target.server.alive()?;
     let after = machine::anonymous_bytes(pid)?;
     ensure_open(&held)?;
-    Ok(after.saturating_sub(before))
+    Ok(Memory { before, after })
 }
 
 /// A connection that the server closed would not count: none may be.

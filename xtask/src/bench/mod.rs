@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod idle;
-mod measure;
+pub mod measure;
 mod origin;
 mod peers;
 mod report;
@@ -15,7 +15,6 @@ use crate::{build, machine, process, setup};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use measure::Load;
-pub use measure::parse_wrk;
 use origin::Origin;
 use peers::{Kind, Peer, Stage};
 use report::Report;

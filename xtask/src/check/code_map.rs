@@ -67,9 +67,13 @@ fn is_of(name: &str, module: &str) -> bool {
     last.strip_suffix(".rs").unwrap_or(last) == module
 }
 
-/// The modules a path stands for: its folders and its file, without roots of crates and folders.
+/// The modules a path stands for: its folders and its file, without roots of crates and folders, and without
+/// tests, which stand beside what they test.
 fn modules(path: &str) -> Vec<String> {
     let Some(inner) = MAPPED.iter().find_map(|folder| path.strip_prefix(folder)) else { return Vec::new() };
+    if inner.split('/').any(|part| part == "tests" || part == "tests.rs") {
+        return Vec::new();
+    }
     let parts = inner.trim_end_matches(".rs").split('/').filter(|part| !["mod", "lib"].contains(part));
     parts.map(String::from).collect()
 }
@@ -79,8 +83,13 @@ mod tests {
     use super::*;
 
     fn check(map: &str) -> Vec<String> {
-        let paths =
-            ["edge/src/lib.rs", "edge/src/clock.rs", "edge/src/proto/mod.rs", "edge/src/proto/key.rs"];
+        let paths = [
+            "edge/src/lib.rs",
+            "edge/src/clock.rs",
+            "edge/src/proto/mod.rs",
+            "edge/src/proto/key.rs",
+            "edge/src/proto/tests/long.rs",
+        ];
         let sources: Vec<Source> = paths.map(|path| Source::new(path, "//! x\n".into())).into();
         problems(&format!("# edge\nclock.rs\n## Code map\n{map}\n## Next\nkey proto\n"), &sources)
     }

@@ -15,22 +15,35 @@ use std::path::{Path, PathBuf};
 /// Where our Rust files are.
 const FOLDERS: &[&str] = &["edge", "edge-ebpf", "xtask", "benches"];
 
-/// The task.
+type Part = fn() -> Result<()>;
+
+/// The task. Every part runs, whatever an earlier one found.
 pub fn run() -> Result<()> {
-    process::run(&mut build::cargo(&["fmt", "--all", "--check"]))?;
-    own_rules()?;
-    process::run(&mut build::cargo(&[
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--locked",
-        "--",
-        "--deny",
-        "warnings",
-    ]))?;
-    deny()?;
+    let parts: [(&str, Part); 4] =
+        [("format", format), ("rules of the tree", own_rules), ("lints", lints), ("dependencies", deny)];
+    let mut broken = Vec::new();
+    for (name, part) in parts {
+        process::step(name);
+        if let Err(error) = part() {
+            eprintln!("{error:#}");
+            broken.push(name);
+        }
+        process::proceed()?;
+    }
+    if !broken.is_empty() {
+        bail!("check failed: {}", broken.join(", "));
+    }
     println!("check: all rules hold");
     Ok(())
+}
+
+fn format() -> Result<()> {
+    process::run(&mut build::cargo(&["fmt", "--all", "--check"])).context("`cargo fmt --all` repairs it")
+}
+
+fn lints() -> Result<()> {
+    let flags = ["--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"];
+    process::run(build::cargo(&["clippy"]).args(flags))
 }
 
 /// The rules that no tool but ours knows.

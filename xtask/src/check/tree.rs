@@ -44,7 +44,12 @@ fn length(source: &Source) -> Vec<String> {
 fn forbids_unsafe(source: &Source) -> Vec<String> {
     let bound = PURE.iter().any(|module| belongs(source, module)) || source.path.starts_with("xtask/");
     let forbids = source.code.contains("#![forbid(unsafe_code)]");
-    problem(bound && !forbids, source, 1, "add `#![forbid(unsafe_code)]`: this module is pure")
+    problem(
+        bound && !forbids && !is_test(source),
+        source,
+        1,
+        "add `#![forbid(unsafe_code)]`: this module is pure",
+    )
 }
 
 fn no_unsafe(source: &Source) -> Vec<String> {

@@ -6,12 +6,13 @@
 mod net;
 mod show;
 
-use crate::node::{Metrics, Node};
+use crate::node::Node;
 use crate::process::{self, Scratch, Server, step};
 use crate::{build, http, machine, setup};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use net::{Net, Place};
+use serde_json::Value;
 use show::Load;
 use std::net::SocketAddr;
 use std::process::Command;
@@ -173,8 +174,8 @@ impl Site<'_> {
         process::output(&mut fetch(self.net, Place::Edge, &url))
     }
 
-    fn metrics(&self) -> Result<Metrics> {
-        Ok(Metrics::parse(&self.admin("/metrics")?))
+    fn status(&self) -> Result<Value> {
+        serde_json::from_str(&self.admin("/status")?).context("reading /status")
     }
 
     fn start(&self, mode: Mode) -> Result<Server> {
@@ -203,8 +204,7 @@ impl Site<'_> {
     fn show(&self, mode: Mode, seconds: u32) -> Result<Shown> {
         step("Node: edge");
         let server = self.start(mode)?;
-        let status = serde_json::from_str(&self.admin("/status")?).context("reading /status")?;
-        let is_native = show::steering(&status);
+        let is_native = show::steering(&self.status()?);
         step("Misses, then hits; every body compared with the origin's file");
         for (name, _) in OBJECTS {
             self.ask_twice(name)?;
@@ -259,9 +259,9 @@ impl Site<'_> {
         ]);
         wrk.arg("--script").arg(script).arg(format!("http://{}/", self.http())).arg("--");
         wrk.args(OBJECTS[..OBJECTS_UNDER_LOAD].iter().map(|(name, _)| format!("/{name}")));
-        let before = self.metrics()?;
+        let before = self.status()?;
         let report = process::output(&mut wrk)?;
-        let after = self.metrics()?;
+        let after = self.status()?;
         Load::new(&report, &before, &after, &show::pinned(server.pid())?)
     }
 

@@ -2,8 +2,7 @@
 //! Nothing here starts or ends anything.
 #![forbid(unsafe_code)]
 
-use crate::bench::parse_wrk;
-use crate::node::Metrics;
+use crate::bench::measure::{self, parse_wrk};
 use crate::{machine, process};
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -16,15 +15,16 @@ pub struct Load {
     requests_per_second: f64,
     p50_us: f64,
     p99_us: f64,
-    requests: f64,
-    hits: f64,
+    requests: u64,
+    hits: u64,
     workers: Vec<Worker>,
 }
 
 /// One worker's part of a load.
 struct Worker {
-    name: String,
+    number: u64,
     cpu: String,
+    accepted: u64,
     connections: Share,
     requests: Share,
 }
@@ -32,23 +32,11 @@ struct Worker {
 /// How many were looked at, and how many of them came on the worker's own CPU.
 #[derive(Clone, Copy, Default)]
 struct Share {
-    sampled: f64,
-    local: f64,
+    sampled: u64,
+    local: u64,
 }
 
 impl Share {
-    fn of(before: &Metrics, after: &Metrics, kind: &str, worker: &str) -> Self {
-        let grown = |name: &str| {
-            let value =
-                |metrics: &Metrics| metrics.by_label(name, "worker").get(worker).copied().unwrap_or(0.0);
-            value(after) - value(before)
-        };
-        Share {
-            sampled: grown(&format!("edge_locality_sampled_{kind}_total")),
-            local: grown(&format!("edge_locality_local_{kind}_total")),
-        }
-    }
-
     fn sum(shares: impl Iterator<Item = Share>) -> Share {
         shares.fold(Share::default(), |sum, share| Share {
             sampled: sum.sampled + share.sampled,
@@ -57,38 +45,39 @@ impl Share {
     }
 
     fn share(self) -> f64 {
-        self.local / self.sampled
+        self.local as f64 / self.sampled as f64
     }
 
     fn percent(self) -> String {
-        if self.sampled > 0.0 { format!("{:.1} %", 100.0 * self.share()) } else { "not sampled".into() }
+        if self.sampled > 0 { format!("{:.1} %", 100.0 * self.share()) } else { "not sampled".into() }
     }
 }
 
 impl Load {
-    /// From wrk's report, the counters before and after, and the CPUs of threads by name.
-    pub fn new(
-        report: &str,
-        before: &Metrics,
-        after: &Metrics,
-        cpus: &BTreeMap<String, String>,
-    ) -> Result<Self> {
+    /// From wrk's report, the status before and after, and the CPUs of threads by name.
+    pub fn new(report: &str, before: &Value, after: &Value, cpus: &BTreeMap<String, String>) -> Result<Self> {
         let wrk = parse_wrk(report)?;
-        let names = after.by_label("edge_requests_total", "worker").into_keys();
-        let workers = names.map(|name| Worker {
-            cpu: cpus.get(&format!("edge-worker-{name}")).cloned().unwrap_or_else(|| "not pinned".into()),
-            connections: Share::of(before, after, "connections", &name),
-            requests: Share::of(before, after, "requests", &name),
-            name,
-        });
-        Ok(Load {
-            requests_per_second: wrk.requests_per_second,
-            p50_us: wrk.p50_us,
-            p99_us: wrk.p99_us,
-            requests: after.growth(before, "edge_requests_total"),
-            hits: after.growth(before, "edge_hits_total"),
-            workers: workers.collect(),
-        })
+        let all = after["workers"].as_array().context("no workers in the status")?;
+        let (mut requests, mut hits, mut workers) = (0, 0, Vec::new());
+        for (index, worker) in all.iter().enumerate() {
+            let grown = |name: &str| {
+                let value = |status: &Value| status[name].as_u64().unwrap_or(0);
+                value(worker).saturating_sub(value(&before["workers"][index]))
+            };
+            requests += grown("requests");
+            hits += grown("hits");
+            let number = worker["worker"].as_u64().context("a worker without its number")?;
+            let share = |sampled: &str, local: &str| Share { sampled: grown(sampled), local: grown(local) };
+            workers.push(Worker {
+                number,
+                cpu: cpus.get(&format!("edge-worker-{number}")).cloned().unwrap_or_else(|| "any".into()),
+                accepted: grown("accepted"),
+                connections: share("connections_sampled", "connections_on_own_cpu"),
+                requests: share("requests_sampled", "requests_on_own_cpu"),
+            });
+        }
+        let measure::Wrk { requests_per_second, p50_us, p99_us, .. } = wrk;
+        Ok(Load { requests_per_second, p50_us, p99_us, requests, hits, workers })
     }
 
     fn connections(&self) -> Share {
@@ -105,6 +94,13 @@ impl Load {
         if share.is_nan() { 0.0 } else { share }
     }
 
+    /// The part of all new connections that the worker with most of them took.
+    fn busiest_part(&self) -> f64 {
+        let all: u64 = self.workers.iter().map(|worker| worker.accepted).sum();
+        let most = self.workers.iter().map(|worker| worker.accepted).max().unwrap_or(0);
+        most as f64 / all.max(1) as f64
+    }
+
     /// The table of one run.
     pub fn print(&self) {
         println!(
@@ -112,7 +108,7 @@ impl Load {
             self.requests_per_second,
             self.p50_us,
             self.p99_us,
-            100.0 * self.hits / self.requests.max(1.0),
+            100.0 * self.hits as f64 / self.requests.max(1) as f64,
             self.requests
         );
         println!("worker  CPU  connections  on its CPU  requests sampled  on its CPU");
@@ -120,9 +116,9 @@ impl Load {
             let (connections, requests) = (worker.connections, worker.requests);
             println!(
                 "{:>6}  {:>3}  {:>11}  {:>10}  {:>16}  {:>10}",
-                worker.name,
+                worker.number,
                 worker.cpu,
-                connections.sampled,
+                worker.accepted,
                 connections.percent(),
                 requests.sampled,
                 requests.percent()
@@ -134,12 +130,13 @@ impl Load {
 /// Both runs side by side.
 pub fn comparison(with: &Load, without: Option<&Load>) {
     process::step("Share served on the CPU that processed the packets");
-    println!("              connections     requests  requests/s");
+    println!("              connections     requests  busiest worker's part  requests/s");
     let line = |name: &str, load: &Load| {
         println!(
-            "{name:<12}  {:>11}  {:>11}  {:>10.0}",
+            "{name:<12}  {:>11}  {:>11}  {:>20.0} %  {:>10.0}",
             load.connections().percent(),
             load.requests().percent(),
+            100.0 * load.busiest_part(),
             load.requests_per_second
         );
     };
@@ -212,35 +209,27 @@ mod tests {
     const REPORT: &str = "     50%  231.00us\n     99%   21.18ms\n  100 requests in 2.02s, 2MB read\n\
                           Requests/sec: 50.00\n";
 
-    fn metrics(scale: u32) -> Metrics {
-        let text = format!(
-            "edge_requests_total{{worker=\"0\"}} {}\nedge_requests_total{{worker=\"1\"}} {}\n\
-             edge_hits_total{{worker=\"0\"}} {}\n\
-             edge_locality_sampled_connections_total{{worker=\"0\"}} {}\n\
-             edge_locality_local_connections_total{{worker=\"0\"}} {}\n\
-             edge_locality_sampled_requests_total{{worker=\"1\"}} {}\n\
-             edge_locality_local_requests_total{{worker=\"1\"}} {}\n",
-            10 * scale,
-            30 * scale,
-            20 * scale,
-            10 * scale,
-            9 * scale,
-            4 * scale,
-            2 * scale
-        );
-        Metrics::parse(&text)
+    fn status(scale: u32) -> Value {
+        serde_json::json!({"workers": [
+            {"worker": 0, "requests": 10 * scale, "hits": 20 * scale, "accepted": 5 * scale,
+             "connections_sampled": 10 * scale, "connections_on_own_cpu": 9 * scale},
+            {"worker": 1, "requests": 30 * scale,
+             "requests_sampled": 4 * scale, "requests_on_own_cpu": 2 * scale},
+        ]})
     }
 
     #[test]
     fn a_load_is_the_growth_of_the_counters() {
         let cpus = BTreeMap::from([("edge-worker-0".to_owned(), "3".to_owned())]);
-        let load = Load::new(REPORT, &metrics(1), &metrics(3), &cpus).unwrap();
-        assert_eq!((load.requests, load.hits, load.requests_per_second), (80.0, 40.0, 50.0));
-        assert_eq!((load.workers[0].cpu.as_str(), load.workers[1].cpu.as_str()), ("3", "not pinned"));
+        let load = Load::new(REPORT, &status(1), &status(3), &cpus).unwrap();
+        assert_eq!((load.requests, load.hits, load.requests_per_second), (80, 40, 50.0));
+        assert_eq!((load.workers[0].cpu.as_str(), load.workers[1].cpu.as_str()), ("3", "any"));
+        assert_eq!((load.workers[0].accepted, load.busiest_part()), (10, 1.0));
         assert_eq!((load.connections().share(), load.requests().share()), (0.9, 0.5));
         assert_eq!(load.local_share_min(), 0.5);
-        let idle = Load::new(REPORT, &metrics(1), &metrics(1), &cpus).unwrap();
+        let idle = Load::new(REPORT, &status(1), &status(1), &cpus).unwrap();
         assert_eq!(idle.local_share_min(), 0.0);
+        assert!(Load::new(REPORT, &status(1), &serde_json::json!({}), &cpus).is_err());
     }
 
     #[test]

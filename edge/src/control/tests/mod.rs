@@ -1,5 +1,6 @@
 //! The control thread as it runs in the node, with fake workers that drain its mailboxes and real origins on
 //! loopback.
+#![allow(clippy::disallowed_methods, reason = "these tests wait in real time")]
 
 mod admin;
 mod fills;

@@ -48,7 +48,7 @@ fn a_request_body_streams_through_in_both_framings() {
 
 #[test]
 fn an_origin_that_does_not_read_gets_no_more_than_the_window() {
-    let origin = Origin::start(|exchange| exchange.stall());
+    let origin = Origin::start(|exchange| exchange.hang());
     let (node, mut workers) = start(1, &[origin.url()]);
     let worker = &mut workers[0];
     let ticket = worker.pass("PUT", "http://a/", "Content-Length: 1000000000\r\n");
