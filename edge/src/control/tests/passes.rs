@@ -212,7 +212,7 @@ fn responses_without_a_body_end_at_once_and_the_connection_is_used_again() {
         worker.run_until(|worker| worker.whole(ticket));
         assert_eq!((worker.head(ticket).status, worker.head(ticket).body_bytes), (status, length));
         assert_eq!(worker.body(ticket), b"");
-        worker.run_for(Duration::from_millis(50));
+        worker.run_for(Duration::from_millis(200));
     }
     assert_eq!(origin.connections(), 1);
     node.handle.stop().unwrap();
@@ -352,17 +352,20 @@ fn a_request_that_was_sent_is_never_sent_again() {
 
 #[test]
 fn an_idle_connection_the_origin_closes_does_no_harm() {
-    let origin = Origin::start(|exchange| {
+    let closed = Arc::new(AtomicUsize::new(0));
+    let count = closed.clone();
+    let origin = Origin::start(move |exchange| {
         exchange.respond("200 OK", "", b"x");
         exchange.close();
+        count.fetch_add(1, Ordering::Relaxed);
     });
     let (node, mut workers) = start(1, &[origin.url()]);
     let worker = &mut workers[0];
     for i in 0..20 {
         let ticket = worker.pass("GET", &format!("http://a/{i}"), "");
-        worker.run_until(|worker| worker.whole(ticket));
+        worker.run_until(|worker| worker.whole(ticket) && closed.load(Ordering::Relaxed) > i);
         // Time for the close to arrive: what is sent into a closing connection is lost, and not sent again.
-        worker.run_for(Duration::from_millis(20));
+        worker.run_for(Duration::from_millis(50));
     }
     assert_eq!(origin.requests().len(), 20);
     node.handle.stop().unwrap();
