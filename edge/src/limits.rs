@@ -85,6 +85,8 @@ pub const ORIGIN_READ_BUFFER_BYTES: usize = 256 * 1024;
 pub const FLUSH_INTERVAL_MS: u64 = 3_000;
 /// Milliseconds running fetches get to end at a clean stop before they are broken off.
 pub const STOP_GRACE_MS: u64 = 5_000;
+/// Commands to the control thread, such as a reload, that wait at once.
+pub const CONTROL_COMMANDS_MAX: usize = 16;
 /// Connections to the admin endpoint at once.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// Bytes of an admin request's body.

@@ -4,6 +4,7 @@ mod proto_client;
 
 use edge::proto::freshness::Storing;
 use edge::proto::session::Input;
+use proptest::prelude::*;
 use proto_client::{Client, DATE, Record, START, record};
 
 const GET: &str = "GET /a HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -695,5 +696,56 @@ fn corrupt_records_are_not_there() {
         let mut client = Client::new(vec![Record { meta: whole.meta[..len].to_vec(), ..whole.clone() }]);
         client.send(GET);
         assert_eq!(client.log(), "Fill", "{len} bytes");
+    }
+}
+
+/// One input of any kind, for a session that did not ask for it.
+fn any_input() -> impl Strategy<Value = (u8, u16, Vec<u8>)> {
+    let bytes = prop::sample::select(vec![
+        GET.as_bytes(),
+        &GET.as_bytes()[..17],
+        b"POST /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n",
+        b"3\r\nabc\r\n",
+        b"0\r\n\r\n",
+        b"\xff\x00",
+        b"",
+    ]);
+    (any::<u8>(), 0u16..700, bytes.prop_map(<[u8]>::to_vec))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Inputs in any order: no panic, nothing after the end (the client of these tests sees to it), and
+    /// a connection that was told to end takes nothing more.
+    #[test]
+    fn inputs_in_any_order(script in prop::collection::vec(any_input(), 0..30), flip in any::<usize>()) {
+        let mut corrupt = fresh();
+        let at = flip % corrupt.meta.len();
+        corrupt.meta[at] ^= 1 << (flip % 8);
+        for records in [vec![], vec![fresh()], vec![corrupt]] {
+            let mut client = Client::new(records);
+            for (kind, number, bytes) in &script {
+                let flag = kind & 0x80 == 0;
+                match kind % 10 {
+                    0..=2 => client.send(bytes),
+                    3 => client.give(Input::PeerClosed),
+                    4 => client.origin(200 + number % 400, if flag { "Content-Length: 3" } else { "" }, Storing::Store),
+                    5 => client.piece(if flag { "abc" } else { "" }),
+                    6 => client.give(if flag { Input::End } else { Input::Broken }),
+                    7 if client.fetched.is_some() => client.again(flag),
+                    8 => client.give(Input::Refused(*number)),
+                    _ => client.give(Input::Sent { drained: flag }),
+                };
+                client.pass_ms(u64::from(*number));
+                if client.log.iter().any(|entry| entry == "Close" || entry == "Abort") {
+                    break;
+                }
+            }
+            let ended = client.log.iter().any(|entry| entry == "Close" || entry == "Abort");
+            prop_assert!(!ended || !client.session.wants_input());
+            prop_assert!(client.session.deadline_ms() > 0);
+        }
     }
 }

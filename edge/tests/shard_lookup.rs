@@ -42,6 +42,7 @@ fn lookup(reader: &Reader, hash: u64, key: &[u8]) -> usize {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "measures real time, in nanoseconds")]
 fn lookups_allocate_nothing() {
     const OBJECTS: u32 = 4000;
     const ROUNDS: u32 = 20;

@@ -165,7 +165,7 @@ fn status(node: &Node) -> Value {
         metrics::totals(node).map(|(name, value)| (name.to_owned(), value.into())).collect();
     let mut status = json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "uptime_s": node.started.elapsed().as_secs(),
+        "uptime_s": node.uptime_s(),
         "draining": node.draining.get(),
         "store": {
             "size_bytes": usage.size_bytes,

@@ -54,7 +54,7 @@ pub(super) enum State {
     /// No head yet.
     Waiting(Vec<Waiter>),
     /// Its body is on the way.
-    Streaming(Filling),
+    Streaming(Box<Filling>),
     /// Over.
     Done,
 }
@@ -269,20 +269,14 @@ fn share(node: &Rc<Node>, fill: &Rc<Fill>, leader: Ticket, mut filling: Filling)
             None => variants.push((filling.selector(&waiter.request), vec![waiter])),
         }
     }
-    *fill.state.borrow_mut() = State::Streaming(filling);
+    *fill.state.borrow_mut() = State::Streaming(Box::new(filling));
     for (selector, waiters) in variants {
         start(node, waiters, fill.origin, Some(selector), true);
     }
 }
 
 /// The response may not be stored: it belongs to the one whose request was sent.
-fn not_stored(
-    node: &Rc<Node>,
-    fill: &Rc<Fill>,
-    leader: Ticket,
-    head: Arc<OriginHead>,
-    response: Response,
-) {
+fn not_stored(node: &Rc<Node>, fill: &Rc<Fill>, leader: Ticket, head: Arc<OriginHead>, response: Response) {
     node.fills.uncacheable.borrow_mut().remember(fill.hash, clock::now().mono_ms);
     let mut leads = false;
     for waiter in fill.take_waiters(node) {

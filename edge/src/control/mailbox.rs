@@ -106,6 +106,12 @@ pub enum ToWorker {
         /// Offset from the start of the body.
         sealed_bytes: u64,
     },
+    /// From here on the stream is not stored, and nobody joins it any more: what all its clients have taken can
+    /// be let go of.
+    Unstored {
+        /// Which.
+        stream: StreamId,
+    },
     /// The stream ended whole; nothing more is sent for it, and nobody joins any more.
     End {
         /// Which.

@@ -93,7 +93,7 @@ fn value(gauge: Gauge, node: &Node, usage: &crate::shard::Usage) -> u64 {
         Gauge::OutboxMessages => node.outboxes.iter().map(|outbox| outbox.waiting() as u64).sum(),
         Gauge::QueueToControl => node.outboxes.iter().map(|o| o.mailbox().to_control.len() as u64).sum(),
         Gauge::QueueToWorkers => node.outboxes.iter().map(|o| o.mailbox().to_worker.len() as u64).sum(),
-        Gauge::UptimeSeconds => node.started.elapsed().as_secs(),
+        Gauge::UptimeSeconds => node.uptime_s(),
     }
 }
 

@@ -21,8 +21,10 @@ mod stream;
 mod uncacheable;
 mod upload;
 
+use crate::clock;
 use crate::config::Config;
 use crate::limits;
+use crate::proto::Now;
 use crate::proto::request::RequestHead;
 use crate::proto::session::FetchKind;
 use crate::shard;
@@ -63,7 +65,7 @@ pub struct Start {
 
 /// The running control thread.
 pub struct Handle {
-    commands: mpsc::UnboundedSender<Command>,
+    commands: mpsc::Sender<Command>,
     thread: std::thread::JoinHandle<io::Result<()>>,
     admin: Option<SocketAddr>,
 }
@@ -78,7 +80,7 @@ enum Command {
 pub fn spawn(start: Start) -> io::Result<Handle> {
     let admin = start.config.admin.map(admin::listen).transpose()?;
     let address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
-    let (commands, inbox) = mpsc::unbounded_channel();
+    let (commands, inbox) = mpsc::channel(limits::CONTROL_COMMANDS_MAX);
     let (ready, started) = std::sync::mpsc::sync_channel(1);
     let thread = std::thread::Builder::new().name("edge-control".into()).spawn(move || {
         let mut ring = tokio_uring::uring_builder();
@@ -109,7 +111,7 @@ impl Handle {
     /// nothing has changed then. Listening addresses and the store need a restart.
     pub fn reload(&self, config: Arc<Config>) -> Result<(), String> {
         let (answer, answered) = oneshot::channel();
-        self.commands.send(Command::Reload(config, answer)).map_err(|_| GONE.to_owned())?;
+        self.commands.blocking_send(Command::Reload(config, answer)).map_err(|_| GONE.to_owned())?;
         answered.blocking_recv().map_err(|_| GONE.to_owned())?
     }
 
@@ -117,7 +119,7 @@ impl Handle {
     /// flushed and its checkpoint written. Workers should have drained before. Returns when the thread has ended; the
     /// error is that of the flush or the checkpoint, without which the next start scans the store.
     pub fn stop(self) -> io::Result<()> {
-        let _ = self.commands.send(Command::Stop);
+        let _ = self.commands.blocking_send(Command::Stop);
         self.thread.join().map_err(|_| io::Error::other("the control thread panicked"))?
     }
 }
@@ -141,7 +143,7 @@ struct Node {
     draining: Cell<bool>,
     break_off: watch::Sender<bool>,
     status: Box<dyn Fn() -> serde_json::Value>,
-    started: std::time::Instant,
+    started: Now,
 }
 
 /// Where a request goes, with the fields the choice depended on.
@@ -151,7 +153,7 @@ struct Routed {
 }
 
 impl Node {
-    fn new(
+    fn begin(
         start: Start,
         latency: prometheus_client::metrics::histogram::Histogram,
     ) -> Result<Rc<Self>, String> {
@@ -171,8 +173,13 @@ impl Node {
             draining: Cell::new(false),
             break_off: watch::channel(false).0,
             status: start.status,
-            started: std::time::Instant::now(),
+            started: clock::now(),
         }))
+    }
+
+    /// Seconds since the thread began.
+    fn uptime_s(&self) -> u64 {
+        (clock::now().mono_ms - self.started.mono_ms) / 1000
     }
 
     fn workers(&self) -> usize {
@@ -260,7 +267,7 @@ fn origins(config: &Config) -> Result<Vec<Rc<Origin>>, String> {
 async fn run(
     start: Start,
     admin: Option<TcpListener>,
-    inbox: mpsc::UnboundedReceiver<Command>,
+    inbox: mpsc::Receiver<Command>,
     ready: std::sync::mpsc::SyncSender<io::Result<()>>,
 ) -> io::Result<()> {
     let node = match begin(start, admin) {
@@ -278,7 +285,7 @@ async fn run(
 
 fn begin(start: Start, admin: Option<TcpListener>) -> io::Result<Rc<Node>> {
     let latency = metrics::latency();
-    let node = Node::new(start, latency.clone()).map_err(io::Error::other)?;
+    let node = Node::begin(start, latency.clone()).map_err(io::Error::other)?;
     for worker in 0..node.workers() {
         let event = Event::new(node.outboxes[worker].mailbox().to_control.event())?;
         let receiver = node.clone();
@@ -322,7 +329,7 @@ async fn reap_forever(node: &Node) {
 }
 
 /// Carries out commands until the one to stop.
-async fn obey(node: &Node, mut inbox: mpsc::UnboundedReceiver<Command>) {
+async fn obey(node: &Node, mut inbox: mpsc::Receiver<Command>) {
     // A dropped handle stops the thread too.
     while let Some(Command::Reload(config, answer)) = inbox.recv().await {
         let result = origins(&config).map(|origins| {

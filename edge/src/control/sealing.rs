@@ -85,7 +85,7 @@ impl Filling {
                 self.chunks += 1;
                 self.stream.sealed(node);
             }
-            Err(_) => self.stream.stop_sealing(),
+            Err(_) => self.stream.stop_sealing(node),
         }
         put
     }
@@ -122,9 +122,9 @@ pub(super) async fn run(node: &Rc<Node>, fill: &Rc<Fill>, request: &RequestHead,
                 let taken = with(fill, |filling| (filling.take(node, bytes), filling.total_bytes));
                 let Some((put, total_bytes)) = taken else { return };
                 if let Err(error) = put {
-                    stop_sealing(fill, &error.to_string());
+                    stop_sealing(node, fill, &error.to_string());
                 } else if total_bytes > most_bytes {
-                    stop_sealing(fill, "larger than its share of the store");
+                    stop_sealing(node, fill, "larger than its share of the store");
                 }
             }
         }
@@ -160,11 +160,11 @@ fn stop(node: &Node, fill: &Fill, reason: &str) {
     break_off(node, fill);
 }
 
-fn stop_sealing(fill: &Fill, reason: &str) {
+fn stop_sealing(node: &Node, fill: &Fill, reason: &str) {
     with(fill, |filling| {
         if filling.stream.joinable() {
             tracing::debug!(reason, "object goes on without being stored");
-            filling.stream.stop_sealing();
+            filling.stream.stop_sealing(node);
         }
     });
 }

@@ -139,9 +139,12 @@ impl Stream {
     }
 
     /// From here on nothing is sealed: nobody can join, and [`Stream::held_bytes`] counts what workers hold.
-    pub(super) fn stop_sealing(&mut self) {
+    pub(super) fn stop_sealing(&mut self, node: &Node) {
         self.forget_pieces();
         self.held = Some(Arc::default());
+        for worker in self.workers() {
+            node.outbox(worker).post(ToWorker::Unstored { stream: self.id });
+        }
     }
 
     /// Whether requests may still join.

@@ -250,7 +250,9 @@ impl Session {
     // Answers from the store.
 
     fn found(&mut self, found: Option<Found<'_>>, now: Now, out: &mut Out) {
-        let Some((found, meta)) = found.and_then(|found| Some((found, Meta::read(found.meta)?))) else {
+        let Some((found, meta)) =
+            found.and_then(|found| Some((found, Meta::of_record(found.meta, found.head)?)))
+        else {
             let vary = out.request.vary_missed.get();
             let forwarded = if vary { Forwarded::VaryMiss } else { Forwarded::UriMiss };
             return self.missed(forwarded, false, now, out);
@@ -288,7 +290,7 @@ impl Session {
     /// If it is gone again, this client alone is served from the origin.
     fn found_again(&mut self, found: Option<Found<'_>>, now: Now, out: &mut Out) {
         let usable = found.and_then(|found| {
-            let meta = Meta::read(found.meta)?;
+            let meta = Meta::of_record(found.meta, found.head)?;
             let fetched = self.revalidated || meta.response_s() >= self.asked_s;
             match freshness::reuse(&meta, &out.request, now.unix_s) {
                 Reuse::Fresh { .. } => Some((found, meta)),

@@ -69,6 +69,23 @@ impl<'a> Meta<'a> {
         (fixed[8] == VERSION).then_some(Meta { fixed, vary })
     }
 
+    /// As [`Meta::read`], for meta bytes found together with this stored head: `None` too if their framing
+    /// does not agree, for then the lengths a client would be told could be wrong.
+    pub fn of_record(bytes: &'a [u8], head: &[u8]) -> Option<Self> {
+        let meta = Self::read(bytes)?;
+        let stated = head.strip_prefix(CONTENT_LENGTH).and_then(|rest| {
+            let digits = rest.iter().position(|byte| !byte.is_ascii_digit())?;
+            let bytes = super::framing::decimal(&rest[..digits])?;
+            rest[digits..].starts_with(b"\r\n").then_some((bytes, CONTENT_LENGTH.len() + digits + 2))
+        });
+        let agrees = match stated {
+            Some((bytes, lines)) => (bytes, lines) == (meta.body_bytes(), meta.lines_offset()),
+            None => meta.lines_offset() == 0,
+        };
+        let sound = agrees && stated.is_some() == super::response::may_have_body(meta.status());
+        (sound && head.ends_with(b"\r\n")).then_some(meta)
+    }
+
     fn at<const AT: usize, const N: usize>(&self) -> [u8; N] {
         const { assert!(AT + N <= FIXED_BYTES) };
         std::array::from_fn(|i| self.fixed[AT + i])
@@ -319,6 +336,23 @@ mod tests {
         assert_eq!(meta.etag(&head), Some(&b"\"v1\""[..]));
         assert_eq!(meta.etag(b""), None);
         assert!(meta.has_validator());
+    }
+
+    #[test]
+    fn meta_and_head_must_agree() {
+        let head = head(200, 12, b"Date: x\r\n");
+        let good = encode(&facts(&[]), &request(""), &head, 12);
+        assert!(Meta::of_record(&good, &head).is_some());
+        let other_head = [b"content-length: 13\r\n", &head[20..]].concat();
+        assert!(Meta::of_record(&good, &other_head).is_none());
+        assert!(Meta::of_record(&good, &head[20..]).is_none(), "no length");
+        assert!(Meta::of_record(&good, &head[..head.len() - 1]).is_none(), "no end");
+        // Status, offset of the lines, length of the body.
+        for (at, value) in [(10, 204), (12, 0), (12, 19), (32, 13), (39, 1)] {
+            let mut bad = good.clone();
+            bad[at] = value;
+            assert!(Meta::of_record(&bad, &head).is_none(), "byte {at}");
+        }
     }
 
     #[test]

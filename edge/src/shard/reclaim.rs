@@ -67,7 +67,7 @@ impl Writer {
     }
 
     /// Takes all that a segment holds out of the index, and its header off the disk.
-    fn drain(&mut self, segment: usize) {
+    pub(super) fn drain(&mut self, segment: usize) {
         for word in &self.map.words(segment)[layout::SEGMENT_WORDS] {
             word.store(0, Release);
         }
@@ -86,11 +86,9 @@ impl Writer {
             // Something other than us has written here. Costs a walk over the whole index, once.
             let here = |entry: &Entry| self.geometry.place(entry.location()).0 == segment;
             let lost: Vec<_> = self.find.index.entries().filter(|(_, entry)| here(entry)).collect();
-            for (slot, entry) in lost {
-                self.find.index.clear(slot);
-                self.counts.entries -= 1;
-                self.heads.retain(|_, head| head.location != entry.location());
-            }
+            lost.iter().for_each(|&(slot, _)| self.find.index.clear(slot));
+            self.heads.retain(|_, head| self.geometry.place(head.location).0 != segment);
+            self.settle();
         }
     }
 

@@ -221,7 +221,8 @@ impl Writer {
         self.publish(slot, &old, location);
     }
 
-    /// After all records were taken over: drops heads without all their chunks, and chunks without a head.
+    /// After all records were taken over, or some were lost: drops heads without all their chunks and chunks without
+    /// a head, and counts what is left.
     pub(super) fn settle(&mut self) {
         let heads: Vec<u64> = self.heads.keys().copied().collect();
         for object in heads {
@@ -238,6 +239,13 @@ impl Writer {
         let orphans: Vec<_> = self.find.index.entries().filter(|&(_, entry)| orphan(entry)).collect();
         for (slot, entry) in orphans {
             self.take_out(slot, entry.location());
+        }
+        (self.counts.entries, self.counts.objects) = (0, 0);
+        for (_, entry) in self.find.index.entries() {
+            let is_object =
+                self.record(entry.location()).is_some_and(|(header, _)| header.kind != Kind::Chunk);
+            self.counts.entries += 1;
+            self.counts.objects += u64::from(is_object);
         }
     }
 

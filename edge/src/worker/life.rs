@@ -102,9 +102,14 @@ impl Worker {
     pub(super) fn advance(&mut self, slot: u32) {
         let Worker { node, table, .. } = self;
         let connection = &mut table[slot as usize];
+        let before = connection.source;
         while matches!(connection.phase, Phase::Open | Phase::Finishing)
             && (node.refill(connection, slot) || node.feed_stash(connection, slot))
         {}
+        let left_behind = match before {
+            Source::Stream { id, .. } if connection.source != before => Some(id),
+            _ => None,
+        };
         if connection.peer_closed
             && !connection.peer_closed_told
             && connection.phase == Phase::Open
@@ -135,6 +140,9 @@ impl Worker {
         let connection = &self.table[slot as usize];
         if connection.deadline_ms() != u64::MAX {
             self.wheel.set(slot, connection.deadline_ms());
+        }
+        if let Some(stream) = left_behind {
+            self.let_go(stream);
         }
     }
 

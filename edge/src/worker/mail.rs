@@ -53,6 +53,12 @@ impl Worker {
                     stream.seal(sealed_bytes);
                 }
             }
+            ToWorker::Unstored { stream } => {
+                if let Some(stream) = self.node.streams.get_mut(stream) {
+                    stream.unstored = true;
+                }
+                self.let_go(stream);
+            }
             ToWorker::End { stream } => self.end_stream(stream, State::Whole),
             ToWorker::Broken { stream } => self.end_stream(stream, State::Broken),
             ToWorker::Again { ticket, request, revalidated } => {
@@ -104,6 +110,27 @@ impl Worker {
         });
         if let Some(stream) = self.node.streams.get_mut(id) {
             stream.members.append(&mut members);
+        }
+        self.let_go(id);
+    }
+}
+
+impl Worker {
+    /// Drops what all clients of a stream have taken, if nobody can ask for it any more. Control waits for
+    /// this before it reads on.
+    pub(super) fn let_go(&mut self, id: u64) {
+        let Some(stream) = self.node.streams.get_mut(id).filter(|stream| stream.unstored) else {
+            return;
+        };
+        let offsets = stream.members.iter().filter_map(|&slot| match self.table[slot as usize].source {
+            Source::Stream { id: its, offset } if its == id => Some(offset),
+            _ => None,
+        });
+        // While its members are walked the list is empty; the walk ends with a call of this.
+        match offsets.min() {
+            Some(slowest) => stream.drop_below(slowest),
+            None if stream.is_deserted() => stream.drop_below(u64::MAX),
+            None => {}
         }
     }
 }

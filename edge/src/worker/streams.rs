@@ -30,6 +30,8 @@ pub struct Stream {
     pub pass: bool,
     /// Slots of clients, some perhaps gone: whoever walks the list checks.
     pub members: Vec<u32>,
+    /// Nothing more is sealed and nobody joins any more.
+    pub unstored: bool,
     object: u64,
     sealed_bytes: u64,
     /// Offset and bytes of what is held, adjoining.
@@ -82,6 +84,7 @@ impl Streams {
             head,
             pass,
             members: Vec::new(),
+            unstored: false,
             object,
             sealed_bytes,
             pieces: VecDeque::new(),
@@ -173,7 +176,17 @@ impl Stream {
     /// Chunks below `sealed_bytes` are in the shard now.
     pub fn seal(&mut self, sealed_bytes: u64) {
         self.sealed_bytes = sealed_bytes;
-        while self.pieces.front().is_some_and(|(start, bytes)| start + bytes.len() as u64 <= sealed_bytes) {
+        self.drop_below(sealed_bytes);
+    }
+
+    /// Whether no client is left.
+    pub fn is_deserted(&self) -> bool {
+        self.live == 0
+    }
+
+    /// Drops the pieces that lie wholly below this offset.
+    pub fn drop_below(&mut self, offset: u64) {
+        while self.pieces.front().is_some_and(|(start, bytes)| start + bytes.len() as u64 <= offset) {
             self.pieces.pop_front();
         }
     }
@@ -230,6 +243,17 @@ mod tests {
         // The piece that straddles the seal stays until it is wholly sealed.
         let Next::Piece(rest) = streams.next(1, limits::CHUNK_BYTES as u64) else { panic!() };
         assert_eq!(rest.len(), 11);
+    }
+
+    #[test]
+    fn what_was_let_go_of_is_gone_and_the_rest_stays() {
+        let mut streams = streams(false);
+        streams.join(1, 3);
+        streams.get_mut(1).unwrap().drop_below(8);
+        assert_eq!(streams.next(1, 6), Next::Piece(Bytes::from_static(b"world")));
+        assert_eq!(streams.next(1, 0), Next::Broken);
+        streams.get_mut(1).unwrap().drop_below(11);
+        assert_eq!(streams.next(1, 11), Next::Wait);
     }
 
     #[test]

@@ -152,6 +152,27 @@ fn origin_connections_are_reused() {
     assert!(origin.connections() <= 3, "{} connections for 30 requests in a row", origin.connections());
 }
 
+/// An origin that ends its connections without a word costs nobody an answer.
+#[test]
+fn origins_that_close_idle_connections() {
+    let origin = Origin::start();
+    for i in 0..20 {
+        let path = format!("/{i}");
+        origin.script(&path, move |exchange| {
+            exchange.answer(&Answer::cacheable("/a", 1000))?;
+            exchange.break_off(if i % 2 == 0 { Cut::Close } else { Cut::Reset })
+        });
+    }
+    let edge = Edge::start(origin.address());
+    let mut client = edge.client();
+    for i in 0..20 {
+        let response = client.get(&format!("/{i}"));
+        assert_eq!(response.status(), 200, "/{i}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(origin.count_all(), 20);
+}
+
 /// A client that stops in the middle of its body is given up, and so is its request to the origin.
 #[test]
 fn unfinished_request_bodies() {

@@ -250,6 +250,33 @@ fn ranges_of_a_large_object_cross_its_chunks() {
     assert_eq!(origin.count("/large"), 1);
 }
 
+/// What asks for less than the whole is the origin's to answer while nothing is stored.
+#[test]
+fn misses_with_a_range_or_condition() {
+    let origin = Origin::start();
+    origin.script("/a", |exchange| {
+        let answer = |status| Answer::new(status).field("Cache-Control", "max-age=60").field("ETag", ETAG);
+        if exchange.request.field("if-none-match") == Some(ETAG) {
+            return exchange.answer(&answer(304));
+        }
+        if exchange.request.field("range") == Some("bytes=10-19") {
+            return exchange
+                .answer(&answer(206).field("Content-Range", "bytes 10-19/100").body(vec![b'r'; 10]));
+        }
+        exchange.answer(&answer(200).body(vec![b'w'; 100]))
+    });
+    let edge = Edge::start(origin.address());
+    let mut client = edge.client();
+    let part = client.request("GET", "/a", &[("Range", "bytes=10-19")]);
+    assert!(matches!((part.status(), part.body.len()), (206, 10) | (200, 100)), "{:?}", part.head);
+    let unchanged = client.request("GET", "/a", &[("If-None-Match", ETAG)]);
+    assert_eq!((unchanged.status(), unchanged.body.len()), (304, 0));
+    let head = client.request("HEAD", "/a", &[]);
+    assert_eq!((head.status(), head.field("content-length")), (200, Some("100")));
+    assert_eq!(client.get("/a").body, vec![b'w'; 100], "none of these was stored as the whole");
+    assert_eq!(edge.get_hit("/a").body, vec![b'w'; 100]);
+}
+
 #[test]
 fn pipelined_requests_are_answered_in_order() {
     let origin = Origin::start();

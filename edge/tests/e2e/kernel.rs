@@ -25,7 +25,7 @@ fn stored(cpus: Option<&str>) -> (Origin, Edge) {
 }
 
 /// The first CPU this process may use, so that an edge on it has one worker.
-fn one_cpu() -> String {
+pub fn one_cpu() -> String {
     let set = nix::sched::sched_getaffinity(Pid::from_raw(0)).expect("the CPUs allowed");
     let cpu = (0..nix::sched::CpuSet::count()).find(|cpu| set.is_set(*cpu).unwrap_or(false));
     cpu.expect("a CPU").to_string()
@@ -158,6 +158,8 @@ fn workers_make_one_system_call() {
     assert_eq!(workers.len(), 1);
     let trace = edge.config_path().with_file_name("trace");
     let load = Load::start(edge.http(), CLIENTS);
+    // Buffers are made with the first answers and used again from then on.
+    crate::support::eventually("the load is under way", || load.hits() > 2000);
     let mut strace = Command::new("strace")
         .args(["-q", "-p", &workers[0].to_string(), "-o"])
         .arg(&trace)
@@ -219,7 +221,10 @@ fn ten_thousand_idle_connections() {
     let mut clients: Vec<_> = (0..CONNECTIONS).map(|i| idle(&edge, i)).collect();
     let grown = process::anonymous_bytes(edge.pid()).saturating_sub(before);
     let each = grown as f64 / CONNECTIONS as f64;
-    eprintln!("{CONNECTIONS} idle connections: anonymous memory grew by {grown} bytes, {each:.0} each");
+    eprintln!(
+        "{CONNECTIONS} idle connections: anonymous memory grew by {grown} bytes, {each:.1} each; \
+         before the first it was {before}"
+    );
     for client in clients.iter_mut().step_by(97) {
         assert!(client.get("/object").head.is_hit(), "an idle connection is served again");
     }

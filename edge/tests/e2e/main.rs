@@ -24,3 +24,7 @@ mod admin;
 mod config_file;
 
 mod kernel;
+
+mod stress;
+
+mod operator;

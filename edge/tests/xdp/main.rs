@@ -4,6 +4,8 @@
 //! Tests that need root say on standard error that they were skipped. With `EDGE_TEST_NO_SKIP` set
 //! they fail instead.
 
+#![expect(clippy::disallowed_methods, reason = "tests against the kernel wait in real time")]
+
 mod namespace;
 mod packets;
 mod programs;

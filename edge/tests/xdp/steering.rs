@@ -410,7 +410,7 @@ fn the_report_needs_no_capability() {
     client.run(|| shell(&format!("ip neigh replace {EDGE_4} lladdr 02:00:00:00:00:01 dev {CLIENT}")));
     client.run(|| {
         let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
-        (0..10).for_each(|_| drop(socket.send_to(b"x", (EDGE_4, 9)).unwrap()));
+        (0..10).for_each(|_| assert_eq!(socket.send_to(b"x", (EDGE_4, 9)).unwrap(), 1));
     });
     edge.run(move || {
         let report = steering.report();

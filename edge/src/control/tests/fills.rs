@@ -78,7 +78,8 @@ fn bodies_of_every_size_and_framing_are_stored_as_they_came() {
         match framing {
             "length" => exchange.respond("200 OK", FRESH, &body),
             "chunked" => {
-                exchange.send(format!("HTTP/1.1 200 OK\r\n{FRESH}Transfer-Encoding: chunked\r\n\r\n").as_bytes());
+                exchange
+                    .send(format!("HTTP/1.1 200 OK\r\n{FRESH}Transfer-Encoding: chunked\r\n\r\n").as_bytes());
                 for piece in body.chunks(70_001) {
                     exchange.send(&[format!("{:x}\r\n", piece.len()).as_bytes(), piece, b"\r\n"].concat());
                 }
@@ -178,9 +179,7 @@ fn a_fill_goes_on_when_all_clients_have_left() {
 }
 
 /// An origin that holds its first answers back until told to go on.
-fn gated(
-    answer: impl Fn(&mut super::origin::Exchange) + Send + Sync + 'static,
-) -> (Sender<()>, Origin) {
+fn gated(answer: impl Fn(&mut super::origin::Exchange) + Send + Sync + 'static) -> (Sender<()>, Origin) {
     let (go, gate) = mpsc::channel::<()>();
     let gate = Mutex::new(gate);
     let origin = Origin::start(move |exchange| {
@@ -317,7 +316,8 @@ fn a_validation_answered_304_renews_what_is_stored() {
         let stale = "Cache-Control: max-age=0\r\nETag: \"1\"\r\nX-Version: one\r\n";
         match exchange.field("if-none-match") {
             Some("\"1\"") => {
-                let renewed = "HTTP/1.1 304 Not Modified\r\nCache-Control: max-age=60\r\nX-Version: two\r\n\r\n";
+                let renewed =
+                    "HTTP/1.1 304 Not Modified\r\nCache-Control: max-age=60\r\nX-Version: two\r\n\r\n";
                 exchange.send(renewed.as_bytes());
             }
             _ => exchange.respond("200 OK", stale, body),

@@ -1,5 +1,6 @@
 //! The control thread as it runs in the node, with fake workers that drain its mailboxes and real origins on
 //! loopback.
+#![allow(clippy::disallowed_methods, reason = "these tests wait in real time")]
 
 mod admin;
 mod fills;
@@ -97,8 +98,11 @@ fn start(workers: usize, servers: &[String]) -> (Node, Vec<Worker>) {
 }
 
 fn start_in(workers: usize, config: Config, directory: Arc<Scratch>) -> (Node, Vec<Worker>) {
-    let options =
-        shard::Options { path: config.store.path.clone(), size_bytes: config.store.size_bytes, readers: workers };
+    let options = shard::Options {
+        path: config.store.path.clone(),
+        size_bytes: config.store.size_bytes,
+        readers: workers,
+    };
     let (writer, readers, opened) = shard::open(&options).unwrap();
     let mailboxes: Vec<_> = (0..workers).map(|_| Mailbox::new().unwrap()).collect();
     let cells = Arc::new(Cells::default());
@@ -113,7 +117,8 @@ fn start_in(workers: usize, config: Config, directory: Arc<Scratch>) -> (Node, V
     })
     .unwrap();
     let fakes = mailboxes.into_iter().zip(readers).enumerate();
-    let workers = fakes.map(|(number, (mailbox, reader))| Worker::new(number as u16, mailbox, reader)).collect();
+    let workers =
+        fakes.map(|(number, (mailbox, reader))| Worker::new(number as u16, mailbox, reader)).collect();
     (Node { handle, cells, config, directory }, workers)
 }
 
@@ -206,7 +211,8 @@ fn a_clean_stop_breaks_what_runs_and_leaves_a_store_that_opens_at_once() {
     worker.run_until(|worker| worker.broken(stalled));
     drop(workers);
 
-    let options = shard::Options { path: config.store.path.clone(), size_bytes: config.store.size_bytes, readers: 1 };
+    let options =
+        shard::Options { path: config.store.path.clone(), size_bytes: config.store.size_bytes, readers: 1 };
     let (writer, readers, opened) = shard::open(&options).unwrap();
     assert!(opened.clean, "{opened:?}");
     assert_eq!(opened.objects, 1);

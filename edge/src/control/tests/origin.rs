@@ -139,6 +139,15 @@ impl Exchange {
         self.stall();
     }
 
+    /// Reads nothing until the test is over.
+    pub(super) fn hang(&mut self) {
+        while !self.seen.stopped.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.close();
+    }
+
+    /// Answers nothing until the other side closes.
     pub(super) fn stall(&mut self) {
         self.reader.get_mut().set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let _ = self.reader.read(&mut [0; 1]);

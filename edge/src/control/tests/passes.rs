@@ -48,7 +48,7 @@ fn a_request_body_streams_through_in_both_framings() {
 
 #[test]
 fn an_origin_that_does_not_read_gets_no_more_than_the_window() {
-    let origin = Origin::start(|exchange| exchange.stall());
+    let origin = Origin::start(|exchange| exchange.hang());
     let (node, mut workers) = start(1, &[origin.url()]);
     let worker = &mut workers[0];
     let ticket = worker.pass("PUT", "http://a/", "Content-Length: 1000000000\r\n");
@@ -189,7 +189,10 @@ fn end_to_end_fields_pass_unchanged_and_hop_by_hop_fields_do_not() {
     let lines = String::from_utf8(head.lines.clone()).unwrap();
     assert_eq!((head.status, head.body_bytes), (206, Some(2)));
     assert_eq!(field(&lines, "content-range"), Some("bytes 1-2/4"));
-    assert_eq!((field(&lines, "x-end"), field(&lines, "x-hop"), field(&lines, "keep-alive")), (Some("2"), None, None));
+    assert_eq!(
+        (field(&lines, "x-end"), field(&lines, "x-hop"), field(&lines, "keep-alive")),
+        (Some("2"), None, None)
+    );
     node.handle.stop().unwrap();
 }
 
@@ -261,7 +264,9 @@ fn failures_of_origins_have_their_status() {
             let line = format!("X-Large: {}\r\n", "x".repeat(limits::RESPONSE_HEAD_BYTES_MAX));
             exchange.respond("200 OK", &line, b"");
         }
-        "/many-fields" => exchange.respond("200 OK", &"a: b\r\n".repeat(limits::RESPONSE_FIELDS_MAX + 1), b""),
+        "/many-fields" => {
+            exchange.respond("200 OK", &"a: b\r\n".repeat(limits::RESPONSE_FIELDS_MAX + 1), b"")
+        }
         "/two-lengths" => {
             exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab");
         }

@@ -206,9 +206,12 @@ impl Worker {
                 received.sealed_bytes = sealed_bytes;
                 received.pieces.clear();
             }
+            ToWorker::Unstored { stream } => assert!(self.streams.contains_key(&stream)),
             ToWorker::End { stream } => self.streams.get_mut(&stream).expect("open").state = State::Whole,
             ToWorker::Broken { stream } => self.streams.get_mut(&stream).expect("open").state = State::Broken,
-            ToWorker::Again { ticket, revalidated, .. } => self.settle(ticket, Outcome::Again { revalidated }),
+            ToWorker::Again { ticket, revalidated, .. } => {
+                self.settle(ticket, Outcome::Again { revalidated })
+            }
             ToWorker::Refused { ticket, status } => self.settle(ticket, Outcome::Refused(status)),
             ToWorker::BodyCredit { ticket, bytes } => *self.body_credit.entry(ticket).or_default() += bytes,
         }

@@ -398,3 +398,43 @@ fn a_full_index_drops_the_least_read_and_it_stays_away() {
     assert_eq!(opened.objects, usage.objects);
     assert_eq!(all_served(&readers[0], room * 2, 1), before);
 }
+
+#[test]
+fn a_segment_that_was_emptied_but_not_yet_reused_stays_empty_after_a_crash() {
+    let scratch = Scratch::new("emptied");
+    let options = options(&scratch, 4);
+    let (mut writer, readers, _) = open(&options);
+    let chunked = Object { body_bytes: 90_000, chunk_bytes: 9_000, ..Object::small(1, 1) };
+    chunked.put(&mut writer).unwrap();
+    Object::small(2, 1).put(&mut writer).unwrap();
+    // What happens before a segment is shut, which may then last for as long as a reader holds it.
+    let oldest = writer.segments.sealed[0];
+    writer.drain(oldest);
+    assert_eq!(all_served(&readers[0], 3, 1), [Object::small(2, 1)]);
+    assert_eq!(writer.remove(hash(1), &key(1)), 0);
+    drop((writer, readers));
+    let (_, readers, opened) = open(&options);
+    assert_eq!((opened.objects, opened.dropped), (1, 0));
+    assert_eq!(all_served(&readers[0], 3, 1), [Object::small(2, 1)]);
+}
+
+#[test]
+fn a_segment_damaged_under_our_feet_is_emptied_all_the_same() {
+    let scratch = Scratch::new("damaged");
+    let (mut writer, readers, _) = open(&options(&scratch, 4));
+    let chunked = Object { body_bytes: 40_000, chunk_bytes: 9_000, ..Object::small(0, 1) };
+    chunked.put(&mut writer).unwrap();
+    for number in 1..100 {
+        Object::small(number, 1).put(&mut writer).unwrap();
+    }
+    let oldest = writer.segments.sealed[0];
+    let first_record = oldest * SEGMENT + writer.geometry.words_bytes();
+    let file = File::options().write(true).open(scratch.path().join("shard-0")).unwrap();
+    file.write_all_at(&[0; 64], first_record as u64).unwrap();
+    writer.drain(oldest);
+    let left = all_served(&readers[0], 100, 1);
+    assert!(left.len() > 50 && left.len() < 99 && left.iter().all(|object| object.chunk_bytes == 0));
+    let entries = writer.find.index.entries();
+    assert!(entries.into_iter().all(|(_, entry)| writer.geometry.place(entry.location()).0 != oldest));
+    assert_eq!(writer.usage().objects, left.len() as u64);
+}
