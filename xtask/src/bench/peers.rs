@@ -6,7 +6,7 @@
 use super::origin::{self, Origin};
 use crate::http::{self, Connection, Response};
 use crate::node::{Metrics, Node};
-use crate::process::{Scratch, Server};
+use crate::process::{self, Scratch, Server};
 use crate::{build, machine};
 use anyhow::{Context, Result, ensure};
 use std::net::SocketAddr;
@@ -14,6 +14,8 @@ use std::process::Command;
 use std::time::Duration;
 
 const START: Duration = Duration::from_secs(20);
+/// How long an answer may take to be stored.
+const STORE: Duration = Duration::from_secs(2);
 /// Connections each server is set up for: more than any measure opens.
 const CONNECTIONS_MAX: u64 = 19_000;
 
@@ -84,29 +86,26 @@ impl Peer {
         Ok(Target { server, address: *address, path: origin::path(bytes) })
     }
 
-    /// Asks three times and compares every byte; the last answers must be hits that did not reach the origin.
+    /// Asks until it is a hit and then once more, which must be a hit that did not reach the origin. Every
+    /// byte of every answer is compared.
     pub fn verify(&self, bytes: usize, origin: &Origin) -> Result<()> {
         let target = self.endpoint(bytes)?;
+        let name = self.kind.name();
         let mut connection = Connection::open(target.address)?;
-        let mut origin_requests = 0;
-        for round in 0..3 {
+        let mut ask = || {
             let response = connection.get(&target.path)?;
-            ensure!(response.status == 200, "{}: status {}", self.kind.name(), response.status);
-            let right = self.kind == Kind::Null || response.body == origin::body(bytes);
-            ensure!(
-                right && response.body.len() == bytes,
-                "{}: a wrong body of {} bytes for {bytes}",
-                self.kind.name(),
-                response.body.len()
-            );
-            if round == 0 {
-                origin_requests = origin.requests();
-            } else {
-                let hit = self.is_hit(&response);
-                ensure!(hit, "{}: request {round} is no hit: {:?}", self.kind.name(), response.fields);
-            }
-        }
-        ensure!(origin.requests() == origin_requests, "{}: a hit reached the origin", self.kind.name());
+            ensure!(response.status == 200, "{name}: status {}", response.status);
+            let is_right = self.kind == Kind::Null || response.body == origin::body(bytes);
+            let got = response.body.len();
+            ensure!(is_right && got == bytes, "{name}: a wrong body of {got} bytes for {bytes}");
+            Ok(response)
+        };
+        let is_stored = process::wait_until(STORE, || Ok(self.is_hit(&ask()?)))?;
+        ensure!(is_stored, "{name}: still no hit after {STORE:?}");
+        let asked = origin.requests();
+        let last = ask()?;
+        ensure!(self.is_hit(&last), "{name}: no hit after a hit: {:?}", last.fields);
+        ensure!(origin.requests() == asked, "{name}: a hit reached the origin");
         Ok(())
     }
 
