@@ -76,17 +76,17 @@ fn each_lack_is_found_with_its_fix() {
     check("[node]\ncpus = \"2-5\"\n", Fatal, &["CPU 4, 5", "0-3"], |_| {});
     check("", Warning, &["LimitNOFILE="], |m| {
         m.nofile = Some((1024, 4096));
-        m.capabilities = Some(u64::MAX & !(1 << SYS_RESOURCE));
+        m.capabilities = Some(!(1 << SYS_RESOURCE));
     });
-    check("", Note, &["LimitMEMLOCK"], |m| m.capabilities = Some(u64::MAX & !(1 << IPC_LOCK)));
+    check("", Note, &["LimitMEMLOCK"], |m| m.capabilities = Some(!(1 << IPC_LOCK)));
     check("", Fatal, &["127.0.0.1:80", "CAP_NET_BIND_SERVICE", "1024"], |m| {
-        m.capabilities = Some(u64::MAX & !(1 << NET_BIND_SERVICE));
+        m.capabilities = Some(!(1 << NET_BIND_SERVICE));
     });
-    check("", Note, &["CAP_NET_ADMIN"], |m| m.capabilities = Some(u64::MAX & !(1 << NET_ADMIN)));
-    check(XDP, Warning, &["CAP_NET_ADMIN"], |m| m.capabilities = Some(u64::MAX & !(1 << NET_ADMIN)));
-    let no_bpf = u64::MAX & !(1 << BPF | 1 << PERFMON | 1 << SYS_ADMIN);
+    check("", Note, &["CAP_NET_ADMIN"], |m| m.capabilities = Some(!(1 << NET_ADMIN)));
+    check(XDP, Warning, &["CAP_NET_ADMIN"], |m| m.capabilities = Some(!(1 << NET_ADMIN)));
+    let no_bpf = !(1 << BPF | 1 << PERFMON | 1 << SYS_ADMIN);
     check(XDP, Warning, &["AmbientCapabilities=CAP_BPF CAP_PERFMON"], move |m| m.capabilities = Some(no_bpf));
-    check(XDP, Note, &["CAP_SYS_NICE"], |m| m.capabilities = Some(u64::MAX & !(1 << SYS_NICE)));
+    check(XDP, Note, &["CAP_SYS_NICE"], |m| m.capabilities = Some(!(1 << SYS_NICE)));
     check("", Note, &["somaxconn=4096"], |m| m.somaxconn = Some(128));
     check(&XDP.replace("eth0", "eth7"), Warning, &["\"eth7\"", "eth0, lo"], |_| {});
     let disk = |change: fn(&mut StoreDisk)| move |m: &mut Machine| change(m.store.as_mut().unwrap());

@@ -209,7 +209,7 @@ mod tests {
         // SAFETY: `start` returned a message whose segments are alive until `sent`.
         unsafe {
             let message = &*message;
-            for i in 0..message.msg_iovlen as usize {
+            for i in 0..message.msg_iovlen {
                 let iov = &*message.msg_iov.add(i);
                 taken.extend_from_slice(std::slice::from_raw_parts(iov.iov_base.cast::<u8>(), iov.iov_len));
             }

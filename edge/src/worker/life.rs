@@ -24,7 +24,7 @@ impl Worker {
         };
         let Some(connection) = self.table.get_mut(file as usize).filter(|c| c.phase == Phase::Free) else {
             self.node.cells.add(Counter::AcceptRefused, 1);
-            self.ring.close(file, Token::new(Op::Unwatched, 0, 0));
+            self.ring.close(file, Token::pack(Op::Unwatched, 0, 0));
             return;
         };
         let generation = connection.generation.wrapping_add(1) & token::GENERATION_MASK;
@@ -35,14 +35,14 @@ impl Worker {
         self.node.cells.add(Counter::Accepted, 1);
         self.wheel.set(file, connection.deadline_ms());
         self.receive(file);
-        self.ring.sample_cpu(file, |sample| Token::new(Op::SampleConnection, 0, u32::from(sample)));
+        self.ring.sample_cpu(file, |sample| Token::pack(Op::SampleConnection, 0, u32::from(sample)));
     }
 
     pub(super) fn receive(&mut self, slot: u32) {
         let connection = &mut self.table[slot as usize];
         connection.receiving = true;
         connection.operations += 1;
-        self.ring.receive_multi(slot, BUFFER_GROUP, Token::new(Op::Receive, connection.generation, slot));
+        self.ring.receive_multi(slot, BUFFER_GROUP, Token::pack(Op::Receive, connection.generation, slot));
     }
 
     pub(super) fn received(&mut self, token: Token, completion: Completion) {
@@ -74,7 +74,7 @@ impl Worker {
             }
         }
         if connection.requests % limits::LOCALITY_SAMPLE_EVERY == 1 && completion.result > 0 {
-            self.ring.sample_cpu(slot, |sample| Token::new(Op::SampleRequest, 0, u32::from(sample)));
+            self.ring.sample_cpu(slot, |sample| Token::pack(Op::SampleRequest, 0, u32::from(sample)));
         }
         self.advance(slot);
     }
@@ -126,7 +126,7 @@ impl Worker {
                 node.recycle(connection);
             } else {
                 connection.operations += 1;
-                self.ring.send(slot, outbox, Token::new(Op::Send, connection.generation, slot));
+                self.ring.send(slot, outbox, Token::pack(Op::Send, connection.generation, slot));
             }
         }
         match connection.phase {
@@ -159,8 +159,8 @@ impl Worker {
         let full = connection.stash.len() >= limits::STASH_BYTES_MAX;
         if connection.receiving && full && !connection.pausing {
             connection.pausing = true;
-            let target = Token::new(Op::Receive, connection.generation, slot);
-            self.ring.cancel(target, Token::new(Op::Unwatched, 0, 0));
+            let target = Token::pack(Op::Receive, connection.generation, slot);
+            self.ring.cancel(target, Token::pack(Op::Unwatched, 0, 0));
         } else if !connection.receiving && !full && !connection.peer_closed {
             self.receive(slot);
         }
@@ -174,7 +174,7 @@ impl Worker {
         }
         connection.phase = Phase::Lingering { until_ms: self.node.now.mono_ms + limits::LINGER_MS };
         connection.stash = Vec::new();
-        self.ring.shutdown(slot, libc::SHUT_WR, Token::new(Op::Unwatched, 0, 0));
+        self.ring.shutdown(slot, libc::SHUT_WR, Token::pack(Op::Unwatched, 0, 0));
         if !self.table[slot as usize].receiving {
             self.receive(slot);
         }
@@ -189,7 +189,7 @@ impl Worker {
         if connection.operations == 0 {
             return self.release(slot);
         }
-        self.ring.shutdown(slot, libc::SHUT_RDWR, Token::new(Op::Unwatched, 0, 0));
+        self.ring.shutdown(slot, libc::SHUT_RDWR, Token::pack(Op::Unwatched, 0, 0));
     }
 
     pub(super) fn release(&mut self, slot: u32) {
@@ -198,7 +198,7 @@ impl Worker {
         connection.stash = Vec::new();
         connection.phase = Phase::Free;
         self.wheel.remove(slot);
-        self.ring.close(slot, Token::new(Op::Unwatched, 0, 0));
+        self.ring.close(slot, Token::pack(Op::Unwatched, 0, 0));
         self.open -= 1;
         self.node.cells.add(Counter::Closed, 1);
     }

@@ -128,7 +128,7 @@ impl Worker {
     }
 
     fn run(&mut self) {
-        self.ring.read_event(self.node.mailbox.to_worker.event(), Token::new(Op::Mail, 0, 0));
+        self.ring.read_event(self.node.mailbox.to_worker.event(), Token::pack(Op::Mail, 0, 0));
         self.tick();
         while !self.finished() {
             let mut completions = std::mem::take(&mut self.completions);
@@ -143,20 +143,20 @@ impl Worker {
             self.completions = completions;
             self.read_mail();
             if std::mem::take(&mut self.node.wake_control) {
-                self.ring.write_event(self.node.mailbox.to_control.event(), Token::new(Op::Unwatched, 0, 0));
+                self.ring.write_event(self.node.mailbox.to_control.event(), Token::pack(Op::Unwatched, 0, 0));
             }
         }
     }
 
     fn dispatch(&mut self, completion: Completion) {
-        let token = Token::of(completion.token);
+        let token = Token::unpack(completion.token);
         match token.op {
             Op::Receive => self.received(token, completion),
             Op::Send => self.sent(token.slot, completion.result),
             Op::Accept => self.accepted(token.slot as usize, completion),
             Op::Mail => {
                 self.mail_left = true;
-                self.ring.read_event(self.node.mailbox.to_worker.event(), Token::new(Op::Mail, 0, 0));
+                self.ring.read_event(self.node.mailbox.to_worker.event(), Token::pack(Op::Mail, 0, 0));
             }
             Op::Tick => self.tick(),
             Op::SampleConnection => {
@@ -173,7 +173,7 @@ impl Worker {
 
     /// Every [`TICK_MS`]: deadlines, listeners that paused, messages that had to wait, the stop.
     fn tick(&mut self) {
-        self.ring.tick(TICK_MS, Token::new(Op::Tick, 0, 0));
+        self.ring.tick(TICK_MS, Token::pack(Op::Tick, 0, 0));
         self.node.post_unsent();
         if self.drain.load(Ordering::Relaxed) {
             self.drain();
@@ -183,7 +183,7 @@ impl Worker {
                 self.listeners[number].armed = true;
                 self.ring.accept_multi(
                     self.listeners[number].socket.as_fd(),
-                    Token::new(Op::Accept, 0, number as u32),
+                    Token::pack(Op::Accept, 0, number as u32),
                 );
             }
         }
@@ -213,8 +213,8 @@ impl Worker {
         }
         self.end_ms = Some(self.node.now.mono_ms + limits::DRAIN_MS);
         for number in 0..self.listeners.len() {
-            let target = Token::new(Op::Accept, 0, number as u32);
-            self.ring.cancel(target, Token::new(Op::Unwatched, 0, 0));
+            let target = Token::pack(Op::Accept, 0, number as u32);
+            self.ring.cancel(target, Token::pack(Op::Unwatched, 0, 0));
             // Else the kernel would still complete handshakes, for clients that nobody will answer.
             sys::socket::stop_listening(self.listeners[number].socket.as_fd());
         }

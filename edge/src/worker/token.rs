@@ -50,12 +50,12 @@ pub const GENERATION_MASK: u32 = 0x00ff_ffff;
 
 impl Token {
     /// Packs: 8 bits of operation, 24 of generation, 32 of slot.
-    pub fn new(op: Op, generation: u32, slot: u32) -> u64 {
+    pub fn pack(op: Op, generation: u32, slot: u32) -> u64 {
         (op as u64) << 56 | u64::from(generation & GENERATION_MASK) << 32 | u64::from(slot)
     }
 
-    /// Unpacks. Only tokens made by [`Token::new`] come back from the ring.
-    pub fn of(token: u64) -> Self {
+    /// Unpacks. Only tokens made by [`Token::pack`] come back from the ring.
+    pub fn unpack(token: u64) -> Self {
         Token {
             op: OPS[(token >> 56) as usize & 7],
             generation: (token >> 32) as u32 & GENERATION_MASK,
@@ -72,7 +72,7 @@ mod tests {
     fn tokens_come_back() {
         for op in OPS {
             for (generation, slot) in [(0, 0), (1, u32::MAX), (GENERATION_MASK, 7)] {
-                assert_eq!(Token::of(Token::new(op, generation, slot)), Token { op, generation, slot });
+                assert_eq!(Token::unpack(Token::pack(op, generation, slot)), Token { op, generation, slot });
             }
         }
     }

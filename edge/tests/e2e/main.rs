@@ -2,6 +2,7 @@
 //! requests or compares bytes; none measures speed. `EDGE_BIN` names another build to run against.
 //!
 //! Modules in the order of what they put to the proof; `support` is the harness.
+#![allow(clippy::disallowed_methods, reason = "tests measure and wait in real time")]
 
 mod support;
 
