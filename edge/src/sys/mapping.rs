@@ -46,7 +46,7 @@ impl Shape {
 #[derive(Debug)]
 pub struct LockedDirectory {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl LockedDirectory {
@@ -54,7 +54,7 @@ impl LockedDirectory {
     pub fn lock(path: &Path) -> io::Result<Option<Self>> {
         let lock = OpenOptions::new().write(true).create(true).truncate(false).open(path.join("lock"))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Some(LockedDirectory { path: path.to_path_buf(), _lock: lock })),
+            Ok(()) => Ok(Some(LockedDirectory { path: path.to_path_buf(), lock })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
         }
@@ -63,6 +63,14 @@ impl LockedDirectory {
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+impl Drop for LockedDirectory {
+    fn drop(&mut self) {
+        // Said outright: a child process between fork and exec still has the file open. Cannot fail for a lock we have,
+        // and closing the file would be the next best.
+        let _ = self.lock.unlock();
     }
 }
 
@@ -390,6 +398,17 @@ mod tests {
         drop((appender, pins));
         assert!(LockedDirectory::lock(scratch.path()).unwrap().is_none());
         assert_eq!(pin.bytes(5000..5001), Some(&b"x"[..]));
+    }
+
+    #[test]
+    fn a_duplicate_of_the_lock_file_does_not_keep_the_lock() {
+        let scratch = Scratch::new("mapping-duplicate");
+        let directory = LockedDirectory::lock(scratch.path()).unwrap().unwrap();
+        // What a child process has between fork and exec.
+        let duplicate = directory.lock.try_clone().unwrap();
+        drop(directory);
+        assert!(LockedDirectory::lock(scratch.path()).unwrap().is_some());
+        drop(duplicate);
     }
 
     #[test]
