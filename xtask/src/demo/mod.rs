@@ -54,7 +54,7 @@ pub fn run(options: &Options) -> Result<()> {
     step("What this machine has");
     setup::ensure(&setup::Need::Demo)?;
     step("Building edge (release); the first time takes a few minutes");
-    build::release(&["edge"])?;
+    build::release(&["edge", "benches"])?;
     machine::raise_open_files()?;
 
     step("Network");
