@@ -162,19 +162,21 @@ impl Outbox {
         }
     }
 
-    /// The message of the next send. From now until [`Outbox::sent`] the memory is the kernel's to read.
-    pub(super) fn start(&mut self) -> *const libc::msghdr {
+    /// The message of the next send, and its bytes. From now until [`Outbox::sent`] the memory is the kernel's
+    /// to read.
+    pub(super) fn start(&mut self) -> (*const libc::msghdr, usize) {
         let inner = &mut *self.0;
         assert!(!inner.in_flight && !inner.segments.is_empty(), "one send at a time, and of something");
-        let mut count = 0;
+        let (mut count, mut bytes) = (0, 0);
         for (slot, segment) in inner.iov.iter_mut().zip(&inner.segments) {
             *slot = libc::iovec { iov_base: segment.start.cast_mut().cast(), iov_len: segment.len };
             count += 1;
+            bytes += segment.len;
         }
         inner.message.msg_iov = inner.iov.as_mut_ptr();
         inner.message.msg_iovlen = count as _;
         inner.in_flight = true;
-        &raw const inner.message
+        (&raw const inner.message, bytes)
     }
 
     /// The send in flight ended: `bytes` were taken; owners of what is wholly sent are released.
@@ -204,7 +206,7 @@ mod tests {
 
     /// Plays the kernel: takes at most `most` bytes of the message.
     fn take(outbox: &mut Outbox, most: usize) -> Vec<u8> {
-        let message = outbox.start();
+        let (message, _) = outbox.start();
         let mut taken = Vec::new();
         // SAFETY: `start` returned a message whose segments are alive until `sent`.
         unsafe {

@@ -37,6 +37,9 @@ pub struct Features {
 /// How many `SO_INCOMING_CPU` answers may be under way at once.
 const SAMPLES: usize = 64;
 
+/// Messages up to this size complete when they are wholly sent; larger ones whenever some of it was.
+const WHOLE_SEND_BYTES_MAX: usize = 256 * 1024;
+
 /// A ring. Must be created and used on one thread.
 pub struct Ring {
     ring: IoUring,
@@ -139,8 +142,11 @@ impl Ring {
 
     /// Sends what `outbox` holds, as much as one message carries.
     pub fn send(&mut self, file: u32, outbox: &mut Outbox, token: u64) {
-        let message = outbox.start();
-        let flags = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32;
+        let (message, bytes) = outbox.start();
+        // Waiting in the kernel for the whole message spares completions, but hides progress: a large one to a
+        // slow reader would look stuck.
+        let wait = if bytes <= WHOLE_SEND_BYTES_MAX { libc::MSG_WAITALL } else { 0 };
+        let flags = (libc::MSG_NOSIGNAL | wait) as u32;
         self.push(opcode::SendMsg::new(Fixed(file), message).flags(flags).build(), token);
     }
 

@@ -41,6 +41,30 @@ fn objects_the_store_does_not_take_are_served_all_the_same() {
     }
 }
 
+/// The send timeout is for readers that stand still, not for slow ones.
+#[test]
+fn a_slow_reader_that_goes_on_is_not_cut_off() {
+    const BYTES: u64 = 32 * MIB;
+    let _alone = alone();
+    let origin = Origin::start();
+    origin.cacheable("/large", BYTES);
+    let setup = Setup { limit_lines: "send_timeout = \"1s\"".into(), ..Default::default() };
+    let edge = Edge::start_with(origin.address(), setup);
+    edge.get("/large");
+    let mut client = edge.client();
+    client.send(request("GET", "/large", &[]).as_bytes());
+    let (mut taken, mut paused) = (0, 0);
+    let head = client.response_to("GET", &mut |piece| {
+        taken += piece.len() as u64;
+        if taken / (MIB / 2) > paused {
+            paused = taken / (MIB / 2);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    assert!(head.expect("a whole response").is_hit());
+    assert_eq!(taken, BYTES);
+}
+
 /// What a hit sends is held until it is sent, or the response breaks: it never turns into other bytes.
 #[test]
 fn the_store_turns_over_under_a_slow_reader() {

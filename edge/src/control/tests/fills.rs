@@ -311,11 +311,15 @@ fn routes_by_header_do_not_mix_what_they_store() {
 fn a_validation_answered_304_renews_what_is_stored() {
     let big = pattern(limits::CHUNK_BYTES + 5, 4);
     let served = big.clone();
+    // The validation is answered once both that ask for it wait for it.
+    let (both_wait, waited_for) = mpsc::channel::<()>();
+    let waited_for = Mutex::new(waited_for);
     let origin = Origin::start(move |exchange| {
         let body: &[u8] = if exchange.path() == "/big" { &served } else { b"body" };
         let stale = "Cache-Control: max-age=0\r\nETag: \"1\"\r\nX-Version: one\r\n";
         match exchange.field("if-none-match") {
             Some("\"1\"") => {
+                waited_for.lock().unwrap().recv_timeout(Duration::from_secs(10)).unwrap();
                 let renewed =
                     "HTTP/1.1 304 Not Modified\r\nCache-Control: max-age=60\r\nX-Version: two\r\n\r\n";
                 exchange.send(renewed.as_bytes());
@@ -325,11 +329,13 @@ fn a_validation_answered_304_renews_what_is_stored() {
     });
     let (node, mut workers) = start(1, &[origin.url()]);
     let worker = &mut workers[0];
-    for (path, body) in [("/small", &b"body"[..]), ("/big", &big[..])] {
+    for (joined, path, body) in [(1, "/small", &b"body"[..]), (2, "/big", &big[..])] {
         let url = format!("http://a{path}");
         let first = worker.fill(&url);
         worker.run_until(|worker| worker.whole(first));
         let again = [worker.revalidate(&url, "If-None-Match: \"other\"\r\n"), worker.revalidate(&url, "")];
+        node.await_count(Counter::FillsJoined, joined);
+        both_wait.send(()).unwrap();
         worker.run_until(|worker| again.iter().all(|ticket| worker.outcome(*ticket).is_some()));
         for ticket in again {
             assert_eq!(worker.outcome(ticket), Some(Outcome::Again { revalidated: true }));
