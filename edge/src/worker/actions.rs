@@ -258,7 +258,11 @@ impl Node {
                 }
                 Action::ForwardEnd => self.forward(connection, slot, Bytes::new(), true),
                 Action::Done => self.detach(connection, slot, true),
-                Action::Close => connection.phase = Phase::Finishing,
+                Action::Close => {
+                    // After `Done` nothing is left to detach; without it the request was given up.
+                    self.detach(connection, slot, connection.fetch.is_none());
+                    connection.phase = Phase::Finishing;
+                }
                 Action::Abort => connection.phase = Phase::Aborted,
             }
         }

@@ -117,9 +117,14 @@ impl Connection {
             && self.fetch.is_none_or(|fetch| fetch.body_unacked < limits::REQUEST_BODY_WINDOW_BYTES)
     }
 
-    /// Whether nothing is left to send.
+    /// Whether nothing is left to send, now or later.
     pub fn drained(&self) -> bool {
         self.source == Source::None && self.outbox.as_ref().is_none_or(Outbox::is_empty)
+    }
+
+    /// Whether the client has taken all there is for it: what an origin still owes is not the client's delay.
+    pub fn caught_up(&self) -> bool {
+        !matches!(self.source, Source::Chunks { .. }) && self.outbox.as_ref().is_none_or(Outbox::is_empty)
     }
 
     /// When the connection has to be looked at next, monotonic milliseconds.

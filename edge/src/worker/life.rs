@@ -89,7 +89,7 @@ impl Worker {
             Phase::Closing => {}
             _ if result <= 0 => connection.phase = Phase::Aborted,
             Phase::Open | Phase::Finishing => {
-                let drained = connection.drained();
+                let drained = connection.caught_up();
                 self.node.tell(connection, slot, Input::Sent { drained });
             }
             _ => {}

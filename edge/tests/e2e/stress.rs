@@ -65,6 +65,30 @@ fn a_slow_reader_that_goes_on_is_not_cut_off() {
     assert_eq!(taken, BYTES);
 }
 
+/// While an origin pauses, a client that has taken everything so far is not late.
+#[test]
+fn an_origin_that_pauses_is_not_the_clients_delay() {
+    const BYTES: u64 = 5_000;
+    let origin = Origin::start();
+    let gate = Gate::default();
+    origin.on("/stored", Answer::cacheable("/stored", BYTES).hold(1_000, &gate));
+    let passed = Answer::new(200).field("Cache-Control", "no-store").pattern("/passed", BYTES);
+    origin.on("/passed", passed.hold(1_000, &gate));
+    let setup = Setup { limit_lines: "send_timeout = \"1s\"".into(), ..Default::default() };
+    let edge = Edge::start_with(origin.address(), setup);
+    let mut clients = ["/stored", "/passed"].map(|path| {
+        let mut client = edge.client();
+        client.send(request("GET", path, &[]).as_bytes());
+        (path, client)
+    });
+    std::thread::sleep(Duration::from_millis(2_500));
+    gate.open();
+    for (path, client) in &mut clients {
+        let (_, bytes, hash) = client.response_hash("GET").expect("a whole response");
+        assert_eq!((bytes, hash), (BYTES, content::hash(content::seed(path), BYTES)), "{path}");
+    }
+}
+
 /// What a hit sends is held until it is sent, or the response breaks: it never turns into other bytes.
 #[test]
 fn the_store_turns_over_under_a_slow_reader() {
