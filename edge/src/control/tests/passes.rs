@@ -415,13 +415,13 @@ fn a_long_upload_is_not_taken_for_a_slow_answer() {
     });
     let directory = Arc::new(Scratch::new());
     let mut config = config(directory.path(), &[origin.url()]);
-    config.origins[0].first_byte_timeout_ms = 400;
+    config.origins[0].first_byte_timeout_ms = 2_000;
     let (node, mut workers) = start_in(1, config, directory);
     let worker = &mut workers[0];
-    let ticket = worker.pass("POST", "http://a/", "Content-Length: 10\r\n");
-    for i in 0..10 {
-        worker.run_for(Duration::from_millis(150));
-        worker.tell(ToControl::Body { ticket, bytes: Bytes::from_static(b"x"), last: i == 9 });
+    let ticket = worker.pass("POST", "http://a/", "Content-Length: 5\r\n");
+    for i in 0..5 {
+        worker.run_for(Duration::from_millis(500));
+        worker.tell(ToControl::Body { ticket, bytes: Bytes::from_static(b"x"), last: i == 4 });
     }
     worker.run_until(|worker| worker.outcome(ticket).is_some());
     worker.run_until(|worker| worker.whole(ticket));
