@@ -109,6 +109,11 @@ pub const STASH_BYTES_MAX: usize = 2 * REQUEST_HEAD_BYTES_MAX;
 pub const RECEIVE_BUFFERS: u16 = 512;
 /// Bytes of one receive buffer.
 pub const RECEIVE_BUFFER_BYTES: usize = 4096;
+/// Outboxes a worker makes at its start. More connections than this that send at one moment make more, which may
+/// take a system call for memory.
+pub const OUTBOXES_READY: usize = 256;
+/// Bytes of an outbox at most, beside what it sends.
+pub const OUTBOX_BYTES: usize = 8 * 1024;
 /// Submission slots of a worker's ring; the completion queue has four times as many.
 pub const RING_ENTRIES: u32 = 4096;
 /// Messages from control handled in one turn, so that hits are not kept waiting.
@@ -201,6 +206,7 @@ pub fn worst_case(shape: &Shape) -> Vec<Row> {
     vec![
         row("connection slots", connections, shape.connection_bytes),
         row("unread input of a connection", connections, STASH_BYTES_MAX),
+        row("outbox of a connection", connections.max(shape.workers * OUTBOXES_READY), OUTBOX_BYTES),
         row("receive buffers of a worker", shape.workers, RECEIVE_BUFFERS as usize * RECEIVE_BUFFER_BYTES),
         row("ring of a worker", shape.workers, ring),
         row("queue to control, full of requests", shape.workers, to_control),

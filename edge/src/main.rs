@@ -5,12 +5,12 @@
 use anyhow::{Context, Result};
 use edge::config::{self, Config};
 use edge::control::mailbox::{Mailbox, ToControl, ToWorker};
-use edge::proto::session::Timeouts;
 use edge::stats::{Cells, Counter};
 use edge::sys::signals::{Request, Signals};
 use edge::worker::Setup;
 use edge::{cli, clock, control, limits, notify, preflight, shard, sys, worker, xdp};
 use serde_json::json;
+use std::io::IsTerminal;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
@@ -31,7 +31,13 @@ fn main() -> ExitCode {
 
 fn serve(path: &Path, config: Config) -> Result<()> {
     let log = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).with_target(false).init();
+    let is_terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(log)
+        .with_writer(std::io::stderr)
+        .with_ansi(is_terminal)
+        .with_target(false)
+        .init();
     let signals = Signals::block().context("block signals")?;
     let config = Arc::new(config);
     let cpus = worker_cpus(&config)?;
@@ -64,7 +70,7 @@ fn serve(path: &Path, config: Config) -> Result<()> {
             cpu,
             listeners,
             connections_max,
-            timeouts: timeouts(&config),
+            timeouts: config.timeouts.into(),
             reader,
             mailbox: mailboxes[number].clone(),
             cells: cells[number].clone(),
@@ -161,11 +167,6 @@ fn listen(
         own.push(socket);
     }
     Ok(())
-}
-
-fn timeouts(config: &Config) -> Timeouts {
-    let config::Timeouts { head_ms, idle_ms, body_ms, send_ms } = config.timeouts;
-    Timeouts { head_ms, idle_ms, body_ms, send_ms }
 }
 
 fn workers_status(cpus: &[usize], cells: &[Arc<Cells>]) -> serde_json::Value {

@@ -10,6 +10,7 @@ use crate::limits;
 use crate::proto::freshness::Exchange;
 use crate::proto::request::RequestHead;
 use crate::proto::response::HeadError;
+use crate::proto::validation;
 use crate::stats::{Cells, Counter};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -316,16 +317,7 @@ impl Outgoing {
 
     /// Asks for the whole, current representation: the client's own conditions and range are left out.
     pub(super) fn unconditional(&mut self) {
-        for name in [
-            header::IF_NONE_MATCH,
-            header::IF_MODIFIED_SINCE,
-            header::IF_MATCH,
-            header::IF_UNMODIFIED_SINCE,
-            header::IF_RANGE,
-            header::RANGE,
-        ] {
-            self.fields.remove(name);
-        }
+        validation::unconditional(&mut self.fields);
     }
 
     /// Its fields, to add conditions.

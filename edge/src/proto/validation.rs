@@ -8,9 +8,8 @@ use super::response::{self, HeadError};
 use super::stored::{self, Flags, Meta};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-/// Puts If-None-Match and If-Modified-Since for a stored response into a request to the origin, replacing
-/// what conditions it had. `false`: the response has no validator, the request is left without conditions.
-pub fn condition(meta: &[u8], head: &[u8], fields: &mut HeaderMap) -> bool {
+/// Leaves out a request's conditions and range: what it asks for then is the whole, current representation.
+pub fn unconditional(fields: &mut HeaderMap) {
     for name in [
         header::IF_NONE_MATCH,
         header::IF_MODIFIED_SINCE,
@@ -21,6 +20,12 @@ pub fn condition(meta: &[u8], head: &[u8], fields: &mut HeaderMap) -> bool {
     ] {
         fields.remove(name);
     }
+}
+
+/// Puts If-None-Match and If-Modified-Since for a stored response into a request to the origin, replacing
+/// what conditions it had. `false`: the response has no validator, the request is left without conditions.
+pub fn condition(meta: &[u8], head: &[u8], fields: &mut HeaderMap) -> bool {
+    unconditional(fields);
     let Some(meta) = Meta::read(meta) else { return false };
     let etag = meta.etag(head).and_then(|etag| HeaderValue::from_bytes(etag).ok());
     let modified = meta.last_modified_s().and_then(|_| {

@@ -76,9 +76,6 @@ pub enum PutError {
     /// Key, meta, head and body do not fit one segment.
     #[error("record larger than a segment")]
     TooLarge,
-    /// The shard is fenced after a fault.
-    #[error("shard is fenced")]
-    Fenced,
 }
 
 /// Usage for status and metrics.

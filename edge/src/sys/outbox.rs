@@ -4,6 +4,7 @@
 //! every byte. While a send is in flight the memory it reads must stay, so an [`Outbox`] in flight cannot be
 //! freed: dropping one ends the process.
 
+use crate::limits;
 use crate::shard::Pinned;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -43,6 +44,8 @@ struct Inner {
     message: libc::msghdr,
     in_flight: bool,
 }
+
+const _: () = assert!(size_of::<Inner>() + SEGMENTS_MAX * size_of::<Segment>() <= limits::OUTBOX_BYTES);
 
 /// A queue of extents to send. Boxed: its address does not change.
 pub struct Outbox(Box<Inner>);

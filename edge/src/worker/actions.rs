@@ -77,7 +77,7 @@ impl Node {
             out,
             fetched: None,
             unsent: VecDeque::new(),
-            outboxes: Vec::new(),
+            outboxes: (0..limits::OUTBOXES_READY).map(|_| Outbox::default()).collect(),
         }
     }
 

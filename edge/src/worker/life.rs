@@ -14,12 +14,10 @@ use crate::sys::ring::Completion;
 
 impl Worker {
     pub(super) fn accepted(&mut self, number: usize, completion: Completion) {
-        if let Some(listener) = self.listeners.get_mut(number) {
-            listener.armed &= completion.more;
-        }
+        self.listeners[number].armed &= completion.more;
         let Ok(file) = u32::try_from(completion.result) else {
-            // Out of slots or descriptors: the listener is armed again at the next tick.
-            self.node.cells.add(Counter::AcceptRefused, 1);
+            // Out of slots or descriptors: the listener is armed again at the next tick. Or the node drains.
+            self.node.cells.add(Counter::AcceptRefused, u64::from(self.end_ms.is_none()));
             return;
         };
         let Some(connection) = self.table.get_mut(file as usize).filter(|c| c.phase == Phase::Free) else {

@@ -215,11 +215,10 @@ impl Worker {
         for number in 0..self.listeners.len() {
             let target = Token::pack(Op::Accept, 0, number as u32);
             self.ring.cancel(target, Token::pack(Op::Unwatched, 0, 0));
-            // Else the kernel would still complete handshakes, for clients that nobody will answer.
+            // Whoever comes now is refused at once and can go elsewhere; else the kernel would still complete
+            // handshakes, for clients that nobody will answer.
             sys::socket::stop_listening(self.listeners[number].socket.as_fd());
         }
-        // Whoever comes now is refused at once and can go elsewhere.
-        self.listeners.clear();
         for slot in 0..self.table.len() as u32 {
             if self.table[slot as usize].phase == Phase::Open {
                 self.advance(slot);

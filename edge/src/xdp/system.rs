@@ -85,7 +85,12 @@ impl Drop for Rps {
 /// The directories of the receive queues.
 fn receive_queues(sys: &Path, interface: &str) -> Result<Vec<PathBuf>, String> {
     let directory = sys.join("class/net").join(interface).join("queues");
-    let entries = fs::read_dir(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    let entries = fs::read_dir(&directory).map_err(|error| {
+        format!(
+            "{}: {error}; in a network namespace its own sysfs has to be mounted on /sys",
+            directory.display()
+        )
+    })?;
     let is_receive =
         |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("rx-"));
     Ok(entries.flatten().map(|entry| entry.path()).filter(is_receive).collect())
