@@ -80,7 +80,7 @@ fn serve(path: &Path, config: Config) -> Result<()> {
     }
     let (threads, rings): (Vec<_>, Vec<_>) = workers.into_iter().unzip();
 
-    let shown = json!({ "workers": workers_status(&cpus, &cells), "ring": rings.first() });
+    let ring = rings.first().copied();
     let steering = Mutex::new(steering);
     let shown_cells = cells.clone();
     let shown_cpus = cpus.clone();
@@ -92,10 +92,11 @@ fn serve(path: &Path, config: Config) -> Result<()> {
         worker_cells: cells.clone(),
         cells: Arc::default(),
         status: Box::new(move || {
-            let mut status = shown.clone();
-            status["workers"] = workers_status(&shown_cpus, &shown_cells);
-            status["steering"] = json!(steering.lock().unwrap_or_else(PoisonError::into_inner).report());
-            status
+            json!({
+                "workers": workers_status(&shown_cpus, &shown_cells),
+                "ring": ring,
+                "steering": steering.lock().unwrap_or_else(PoisonError::into_inner).report(),
+            })
         }),
     })
     .context("start the control thread")?;

@@ -113,9 +113,7 @@ impl Worker {
         }
         self.let_go(id);
     }
-}
 
-impl Worker {
     /// Drops what all clients of a stream have taken, if nobody can ask for it any more. Control waits for
     /// this before it reads on.
     pub(super) fn let_go(&mut self, id: u64) {
