@@ -96,9 +96,6 @@ pub const ADMIN_TIMEOUT_MS: u64 = 10_000;
 
 const _: () = assert!(ORIGIN_READ_BUFFER_BYTES >= RESPONSE_HEAD_BYTES_MAX);
 const _: () = assert!(UNSEALED_WINDOW_BYTES >= 2 * ORIGIN_READ_BUFFER_BYTES);
-const _: () = assert!(CHUNK_BYTES + REQUEST_TARGET_BYTES_MAX + RESPONSE_HEAD_BYTES_MAX < SEGMENT_BYTES);
-const _: () = assert!(CHUNK_BYTES + REQUEST_TARGET_BYTES_MAX + RESPONSE_HEAD_BYTES_MAX < SEGMENT_BYTES);
-const _: () = assert!(CHUNK_BYTES + REQUEST_TARGET_BYTES_MAX + RESPONSE_HEAD_BYTES_MAX < SEGMENT_BYTES);
 const _: () = assert!(REQUEST_TARGET_BYTES_MAX < REQUEST_HEAD_BYTES_MAX);
 
 /// Bytes of a fill a worker holds that are not (yet) in the shard.

@@ -71,11 +71,14 @@ pub fn directory(llvm_major: u32) -> Result<PathBuf, String> {
     if let Some(chosen) = std::env::var_os(TOOLCHAIN_VARIABLE).filter(|value| !value.is_empty()) {
         return Ok(chosen.into());
     }
+    Ok(cache()?.join(format!("bpf-linker-{LINKER_VERSION}-llvm{llvm_major}")))
+}
+
+/// Where tools that the tasks build for themselves are kept.
+pub fn cache() -> Result<PathBuf, String> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
-    let cache =
-        cache.ok_or_else(|| format!("none of {TOOLCHAIN_VARIABLE}, XDG_CACHE_HOME and HOME is set"))?;
-    Ok(cache.join(format!("edge/bpf-linker-{LINKER_VERSION}-llvm{llvm_major}")))
+    Ok(cache.ok_or("neither XDG_CACHE_HOME nor HOME is set")?.join("edge"))
 }
 
 /// The major version of the LLVM a compiler was built with.

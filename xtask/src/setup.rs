@@ -53,6 +53,8 @@ const BPF_ELSEWHERE: &str =
     "rustup toolchain install nightly --component rust-src && cargo install bpf-linker";
 /// Versions of LLVM the linker can be built for.
 const LLVM_MAJORS: std::ops::RangeInclusive<u32> = 21..=23;
+/// The version of cargo-deny that is installed.
+const DENY_VERSION: &str = "0.20.2";
 /// Package lists older than this are fetched again before something is installed.
 const PACKAGE_LISTS_AGE: Duration = Duration::from_secs(24 * 3600);
 
@@ -60,6 +62,7 @@ const PACKAGE_LISTS_AGE: Duration = Duration::from_secs(24 * 3600);
 pub fn run() -> Result<()> {
     let started = Instant::now();
     prepare("every task", &[Build, Bench, Demo, Test])?;
+    deny()?;
     match bpf::find() {
         Ok(bpf::Toolchain { rustc, linker, is_core_built }) => {
             let core = if is_core_built { "core built from source" } else { "a prebuilt core" };
@@ -269,15 +272,35 @@ fn install_linker() -> Result<()> {
         let _ = fs::remove_file(&link);
         symlink(&library, &link).with_context(|| format!("linking {}", link.display()))?;
     }
+    let mut command = cargo_install("bpf-linker", bpf::LINKER_VERSION, &root);
+    command.args(["--no-default-features", "--features", &format!("llvm-{llvm}")]);
+    process::run(command.env("LLVM_PREFIX", root.join("llvm")))
+}
+
+/// Installs a program from its sources, with the versions of libraries it was released with.
+fn cargo_install(package: &str, version: &str, root: &Path) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(["install", "bpf-linker", "--version", bpf::LINKER_VERSION, "--locked", "--debug"]);
-    command.args(["--no-default-features", "--features", &format!("llvm-{llvm}"), "--root"]).arg(&root);
+    command.args(["install", package, "--version", version, "--locked", "--debug", "--root"]).arg(root);
     // Not from the workspace, whose settings are for its own packages.
-    command.current_dir("/").env("LLVM_PREFIX", root.join("llvm"));
+    command.current_dir("/");
     for variable in ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"] {
         command.env_remove(variable);
     }
-    process::run(&mut command)
+    command
+}
+
+/// The program that checks licences and sources of dependencies; built where it is missing, which takes minutes.
+pub fn deny() -> Result<PathBuf> {
+    let root = bpf::cache().map_err(anyhow::Error::msg)?.join(format!("cargo-deny-{DENY_VERSION}"));
+    let program = root.join("bin/cargo-deny");
+    fs::create_dir_all(&root).with_context(|| format!("creating {}", root.display()))?;
+    let lock = File::create(root.join("lock"))?;
+    lock.lock()?;
+    if !program.is_file() {
+        process::step("cargo-deny, once");
+        process::run(&mut cargo_install("cargo-deny", DENY_VERSION, &root))?;
+    }
+    Ok(program)
 }
 
 /// LLVM's shared library, in the directory of an architecture or of an LLVM version.

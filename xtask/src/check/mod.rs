@@ -6,11 +6,12 @@ mod code_map;
 mod source;
 mod tree;
 
-use crate::{build, machine, process};
+use crate::{build, process, setup};
 use anyhow::{Context, Result, bail};
 use source::Source;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Where our Rust files are.
 const FOLDERS: &[&str] = &["edge", "edge-ebpf", "xtask", "benches"];
@@ -93,11 +94,12 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
 /// Licences, bans and sources of dependencies; the advisory database is not asked, so that the answer does
 /// not depend on a network.
 fn deny() -> Result<()> {
-    if machine::program("cargo-deny").is_none() {
-        eprintln!("SKIPPED licences and sources of dependencies: install it with `cargo install cargo-deny`");
-        return Ok(());
-    }
-    process::run(&mut build::cargo(&["deny", "check", "licenses", "bans", "sources"]))
+    let mut command = Command::new(setup::deny()?);
+    process::run(
+        command
+            .args(["--log-level", "error", "check", "licenses", "bans", "sources"])
+            .current_dir(build::root()),
+    )
 }
 
 #[cfg(test)]
