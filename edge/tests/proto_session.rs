@@ -524,7 +524,7 @@ fn bad_heads_close() {
             assert_eq!(
                 client.wire(),
                 format!(
-                    "HTTP/1.1 {status}\r\nDate: {DATE}\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{status}\n",
+                    "HTTP/1.1 {status}\r\nDate: {DATE}\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{status}\n",
                     status.len() + 1
                 )
             );

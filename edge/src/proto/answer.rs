@@ -1,17 +1,19 @@
-//! The answer a stored response gives to one request: whole, a part, 304 or 416. Whether it may answer at
-//! all was decided before. Runs on every hit: nothing here allocates once the buffers have grown.
+//! What one request is answered: status, fields and which bytes are the body, without the framing of any
+//! connection. Whether a stored response may answer at all was decided before. Made on every hit: nothing
+//! here allocates once the buffers have grown.
 #![forbid(unsafe_code)]
 
 use super::Now;
 use super::conditional;
-use super::io::{Action, Found, Out};
+use super::freshness::Storing;
+use super::io::{FetchKind, Found};
 use super::range::{self, Selected};
-use super::request::{Marks, Method};
-use super::response::{self, Delimited, Forwarded, Persistence};
+use super::request::{Marks, Method, RequestHead};
+use super::response::{self, Forwarded, OriginHead};
 use super::stored::{self, Meta};
 use std::ops::Range;
 
-/// How the stored response came to be usable, for Cache-Status.
+/// How a stored response came to be usable, for Cache-Status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     /// It was there and fresh.
@@ -20,62 +22,187 @@ pub(super) enum Source {
     Fetched { forwarded: Forwarded, revalidated: bool },
 }
 
-/// Leaves in `out` the actions that answer `out.request`.
-pub(super) fn from_store(
-    out: &mut Out,
-    found: &Found<'_>,
-    meta: &Meta<'_>,
-    age_s: u32,
-    source: Source,
-    persistence: Persistence,
-    now: Now,
-) {
-    let begin = |out: &mut Vec<u8>, status: u16| match source {
-        Source::Hit => response::push_hit(out, status, age_s, persistence),
-        Source::Fetched { forwarded, revalidated } => {
-            response::push_fetched(out, status, age_s, forwarded, revalidated, persistence);
-        }
-    };
-    let start = out.bytes.len();
-    if conditional::not_modified(&out.request, meta, found) {
-        begin(&mut out.bytes, 304);
-        push_validation_fields(&mut out.bytes, found.head);
-        out.bytes.extend_from_slice(b"\r\n");
-        out.actions.push(Action::Write(start..out.bytes.len()));
-        return;
+/// The length of the content, as the head has to tell it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Length {
+    /// No field about it.
+    None,
+    /// The stored fields say it.
+    Stored,
+    /// Content-Length.
+    Bytes(u64),
+    /// Not known before the end: the connection has its own means to mark it.
+    Open,
+}
+
+/// The content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Body {
+    /// There is none.
+    None,
+    /// This part of the stored object; never empty.
+    Stored(Range<u64>),
+    /// A line of text of our own, see [`Answer::push_text`].
+    Text,
+    /// It comes piece by piece.
+    Streamed,
+}
+
+/// One answer.
+#[derive(Debug)]
+pub(super) struct Answer<'a> {
+    pub(super) status: u16,
+    pub(super) length: Length,
+    /// These lines of the stored head come after the fields of [`Answer::push_fields`]. Empty, or up to and with
+    /// the empty line that ends the head.
+    pub(super) stored: Range<usize>,
+    pub(super) body: Body,
+    fields: Fields<'a>,
+}
+
+/// What the fields are written from.
+#[derive(Debug)]
+enum Fields<'a> {
+    Stored { source: Source, age_s: u32, part: Part<'a> },
+    Origin { head: &'a OriginHead, forwarded: Forwarded, kind: FetchKind },
+    Own { forwarded: Option<Forwarded>, unix_s: u64 },
+}
+
+/// What of a stored response is sent.
+#[derive(Debug)]
+enum Part<'a> {
+    Whole,
+    Range { range: Range<u64>, complete_bytes: u64 },
+    Unsatisfiable { complete_bytes: u64, unix_s: u64 },
+    NotModified { head: &'a [u8] },
+}
+
+impl<'a> Answer<'a> {
+    /// The answer a stored response gives to a request: whole, a part, 304 or 416.
+    #[inline]
+    pub(super) fn from_store(
+        request: &RequestHead,
+        found: Found<'a>,
+        meta: &Meta<'_>,
+        age_s: u32,
+        source: Source,
+        now: Now,
+    ) -> Answer<'a> {
+        let complete_bytes = meta.body_bytes();
+        let lines = meta.lines_offset().min(found.head.len())..found.head.len();
+        let (status, length, stored, range, part) = if conditional::not_modified(request, meta, &found) {
+            (304, Length::None, 0..0, 0..0, Part::NotModified { head: found.head })
+        } else {
+            match asked_range(request, meta, &found) {
+                Selected::Unsatisfiable => {
+                    let part = Part::Unsatisfiable { complete_bytes, unix_s: now.unix_s };
+                    (416, Length::Bytes(0), 0..0, 0..0, part)
+                }
+                Selected::Part(range) => {
+                    let part = Part::Range { range: range.clone(), complete_bytes };
+                    (206, Length::Bytes(range.end - range.start), lines, range, part)
+                }
+                Selected::Whole => {
+                    let range = whole_body(request.method, meta);
+                    (meta.status(), Length::Stored, 0..found.head.len(), range, Part::Whole)
+                }
+            }
+        };
+        let body = if range.is_empty() { Body::None } else { Body::Stored(range) };
+        Answer { status, length, stored, body, fields: Fields::Stored { source, age_s, part } }
     }
-    let complete_bytes = meta.body_bytes();
-    let (head, body) = match asked_range(out, meta, found) {
-        Selected::Unsatisfiable => {
-            begin(&mut out.bytes, 416);
-            response::push_date(&mut out.bytes, now.unix_s);
-            response::push_content_range(&mut out.bytes, None, complete_bytes);
-            response::push_delimited(&mut out.bytes, Delimited::Bytes(0));
-            out.bytes.extend_from_slice(b"\r\n");
-            out.actions.push(Action::Write(start..out.bytes.len()));
-            return;
+
+    /// The head of a fetched response, its body to follow.
+    pub(super) fn from_origin(
+        head: &'a OriginHead,
+        forwarded: Forwarded,
+        kind: FetchKind,
+        head_only: bool,
+    ) -> Answer<'a> {
+        let has_body = response::may_have_body(head.status);
+        let length = match head.body_bytes {
+            _ if !has_body => Length::None,
+            Some(bytes) => Length::Bytes(bytes),
+            None if head_only => Length::None,
+            None => Length::Open,
+        };
+        let body = if has_body && !head_only { Body::Streamed } else { Body::None };
+        let fields = Fields::Origin { head, forwarded, kind };
+        Answer { status: head.status, length, stored: 0..0, body, fields }
+    }
+
+    /// An answer of our own. `forwarded`: the origin was asked, for this reason.
+    pub(super) fn error(
+        status: u16,
+        forwarded: Option<Forwarded>,
+        head_only: bool,
+        now: Now,
+    ) -> Answer<'static> {
+        let body = if head_only { Body::None } else { Body::Text };
+        let length = Length::Bytes(response::text_bytes(status));
+        let fields = Fields::Own { forwarded, unix_s: now.unix_s };
+        Answer { status, length, stored: 0..0, body, fields }
+    }
+
+    /// Whether pieces of a body follow.
+    pub(super) fn is_streamed(&self) -> bool {
+        self.body == Body::Streamed
+    }
+
+    /// Writes the fields that are not in the stored head, `name: value\r\n` each; not the length.
+    #[inline]
+    pub(super) fn push_fields(&self, out: &mut Vec<u8>) {
+        match &self.fields {
+            Fields::Stored { source, age_s, part } => {
+                response::push_age(out, u64::from(*age_s));
+                match *source {
+                    Source::Hit => response::push_hit(out),
+                    Source::Fetched { forwarded, revalidated } => {
+                        response::push_fetched(out, forwarded, revalidated);
+                    }
+                }
+                part.push_fields(out);
+            }
+            Fields::Origin { head, forwarded, kind } => {
+                out.extend_from_slice(&head.lines);
+                if let Some(age_s) = head.age_s {
+                    response::push_age(out, age_s);
+                }
+                let stored = *kind != FetchKind::Pass && head.storing == Storing::Store;
+                response::push_forwarded(out, *forwarded, head.status, stored);
+            }
+            Fields::Own { forwarded, unix_s } => {
+                response::push_date(out, *unix_s);
+                response::push_own(out, self.status, *forwarded);
+            }
         }
-        Selected::Part(part) => {
-            begin(&mut out.bytes, 206);
-            response::push_content_range(&mut out.bytes, Some(&part), complete_bytes);
-            response::push_delimited(&mut out.bytes, Delimited::Bytes(part.end - part.start));
-            (meta.lines_offset().min(found.head.len())..found.head.len(), part)
+    }
+
+    /// Writes the text of [`Body::Text`].
+    pub(super) fn push_text(&self, out: &mut Vec<u8>) {
+        response::push_text(out, self.status);
+    }
+}
+
+impl Part<'_> {
+    #[inline]
+    fn push_fields(&self, out: &mut Vec<u8>) {
+        match self {
+            Part::Whole => {}
+            Part::Range { range, complete_bytes } => {
+                response::push_content_range(out, Some(range), *complete_bytes);
+            }
+            Part::Unsatisfiable { complete_bytes, unix_s } => {
+                response::push_date(out, *unix_s);
+                response::push_content_range(out, None, *complete_bytes);
+            }
+            Part::NotModified { head } => push_validation_fields(out, head),
         }
-        Selected::Whole => {
-            begin(&mut out.bytes, meta.status());
-            (0..found.head.len(), whole_body(out.request.method, meta))
-        }
-    };
-    out.actions.push(Action::Write(start..out.bytes.len()));
-    out.actions.push(Action::StoredHead(head));
-    if !body.is_empty() {
-        out.actions.push(Action::StoredBody(body));
     }
 }
 
 /// Range is defined for GET alone (RFC 9110 section 14.2), and judged after the other conditions.
-fn asked_range(out: &Out, meta: &Meta<'_>, found: &Found<'_>) -> Selected {
-    let request = &out.request;
+fn asked_range(request: &RequestHead, meta: &Meta<'_>, found: &Found<'_>) -> Selected {
     if !request.marks.has(Marks::RANGE) || request.method != Method::Get || meta.status() != 200 {
         return Selected::Whole;
     }

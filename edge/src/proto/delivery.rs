@@ -1,77 +1,122 @@
-//! The body of a fetched response on its way to the client: framed as its head announced, and never made
-//! to look whole when it is not. Heads are written elsewhere.
+//! A response on an HTTP/1.1 connection (RFC 9112): status line, what becomes of the connection, how the
+//! body is delimited. What is answered was decided elsewhere.
 #![forbid(unsafe_code)]
 
+use super::answer::{Answer, Body, Length};
 use super::io::{Action, Out};
-use super::response::{self, Delimited};
+use super::response;
 
-/// How the body is delimited, and what is still owed.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Delivery {
-    owed_bytes: u64,
-    framing: Framing,
+/// What becomes of the connection after a response, as its head has to say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Persistence {
+    pub(super) keep_alive: bool,
+    pub(super) minor_version: u8,
 }
 
+/// How the pieces of a body are delimited (RFC 9112 section 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Framing {
-    NoBody,
+pub(super) enum Framing {
+    /// By Content-Length, or there are none.
     Counted,
+    /// Chunked transfer coding.
     Chunked,
+    /// By the end of the connection, where HTTP/1.0 knows nothing else.
     Close,
 }
 
-/// The body is not what its head announced; the connection must break off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Broken;
-
-impl Delivery {
-    /// After a head that announced this. `head_only`: the request was HEAD, whatever the head says.
-    pub(super) fn new(delimited: Delimited, head_only: bool) -> Self {
-        let (framing, owed_bytes) = match delimited {
-            _ if head_only => (Framing::NoBody, 0),
-            Delimited::None => (Framing::NoBody, 0),
-            Delimited::Bytes(bytes) => (Framing::Counted, bytes),
-            Delimited::Chunked => (Framing::Chunked, 0),
-            Delimited::Close => (Framing::Close, 0),
-        };
-        Delivery { owed_bytes, framing }
-    }
-
-    /// Queues the next piece of the body. `Ok(false)`: nothing was queued.
-    pub(super) fn piece(&mut self, bytes: usize, out: &mut Out) -> Result<bool, Broken> {
-        match self.framing {
-            _ if bytes == 0 => return Ok(false),
-            Framing::NoBody => return Ok(false),
-            Framing::Counted => {
-                // Longer than announced: what followed would be read as the next response.
-                self.owed_bytes = self.owed_bytes.checked_sub(bytes as u64).ok_or(Broken)?;
-                out.actions.push(Action::Piece);
-            }
-            Framing::Chunked => {
-                let start = out.bytes.len();
-                response::push_chunk_size(&mut out.bytes, bytes);
-                let end = out.bytes.len();
-                out.bytes.extend_from_slice(b"\r\n");
-                out.actions.push(Action::Write(start..end));
-                out.actions.push(Action::Piece);
-                out.actions.push(Action::Write(end..end + 2));
-            }
-            Framing::Close => out.actions.push(Action::Piece),
-        }
-        Ok(true)
-    }
-
-    /// Queues what ends the body. `Ok(false)`: nothing does.
-    pub(super) fn end(&self, out: &mut Out) -> Result<bool, Broken> {
-        match self.framing {
-            Framing::Counted if self.owed_bytes > 0 => Err(Broken),
-            Framing::NoBody | Framing::Counted | Framing::Close => Ok(false),
-            Framing::Chunked => {
-                let start = out.bytes.len();
-                out.bytes.extend_from_slice(b"0\r\n\r\n");
-                out.actions.push(Action::Write(start..out.bytes.len()));
-                Ok(true)
-            }
+impl Framing {
+    pub(super) fn of(length: Length, minor_version: u8) -> Framing {
+        match length {
+            Length::Open if minor_version == 0 => Framing::Close,
+            Length::Open => Framing::Chunked,
+            Length::None | Length::Stored | Length::Bytes(_) => Framing::Counted,
         }
     }
+}
+
+/// Queues the head of an answer, and its body unless that is streamed.
+#[inline]
+pub(super) fn push_answer(answer: &Answer<'_>, framing: Framing, persistence: Persistence, out: &mut Out) {
+    let start = out.bytes.len();
+    let bytes = &mut out.bytes;
+    push_status(bytes, answer.status);
+    answer.push_fields(bytes);
+    push_persistence(bytes, persistence);
+    match (framing, answer.length) {
+        (Framing::Chunked, _) => bytes.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+        (_, Length::Bytes(length)) => {
+            bytes.extend_from_slice(b"Content-Length: ");
+            response::push_number(bytes, length);
+            bytes.extend_from_slice(b"\r\n");
+        }
+        (_, Length::None | Length::Stored | Length::Open) => {}
+    }
+    if answer.stored.is_empty() {
+        bytes.extend_from_slice(b"\r\n");
+    }
+    if answer.body == Body::Text {
+        answer.push_text(bytes);
+    }
+    out.actions.push(Action::Write(start..out.bytes.len()));
+    if !answer.stored.is_empty() {
+        out.actions.push(Action::StoredHead(answer.stored.clone()));
+    }
+    if let Body::Stored(range) = &answer.body {
+        out.actions.push(Action::StoredBody(range.clone()));
+    }
+}
+
+/// Queues the next piece of a body.
+pub(super) fn push_piece(framing: Framing, piece_bytes: usize, out: &mut Out) {
+    if framing != Framing::Chunked {
+        return out.actions.push(Action::Piece);
+    }
+    let start = out.bytes.len();
+    push_chunk_size(&mut out.bytes, piece_bytes);
+    let end = out.bytes.len();
+    out.bytes.extend_from_slice(b"\r\n");
+    out.actions.push(Action::Write(start..end));
+    out.actions.push(Action::Piece);
+    out.actions.push(Action::Write(end..end + 2));
+}
+
+/// Queues what ends a body. Says whether anything does.
+pub(super) fn push_end(framing: Framing, out: &mut Out) -> bool {
+    if framing != Framing::Chunked {
+        return false;
+    }
+    let start = out.bytes.len();
+    out.bytes.extend_from_slice(b"0\r\n\r\n");
+    out.actions.push(Action::Write(start..out.bytes.len()));
+    true
+}
+
+/// HTTP/1.1 connections persist unless told otherwise, HTTP/1.0 ones the other way round (RFC 9112 section 9.3).
+fn push_persistence(out: &mut Vec<u8>, persistence: Persistence) {
+    match persistence {
+        Persistence { keep_alive: false, .. } => out.extend_from_slice(b"Connection: close\r\n"),
+        Persistence { minor_version: 0, .. } => out.extend_from_slice(b"Connection: keep-alive\r\n"),
+        _ => {}
+    }
+}
+
+fn push_status(out: &mut Vec<u8>, status: u16) {
+    if status == 200 {
+        out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+        return;
+    }
+    out.extend_from_slice(b"HTTP/1.1 ");
+    response::push_number(out, u64::from(status));
+    out.push(b' ');
+    out.extend_from_slice(response::reason(status).as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// A chunk's size line (RFC 9112 section 7.1).
+fn push_chunk_size(out: &mut Vec<u8>, bytes: usize) {
+    let digits = (usize::BITS - bytes.leading_zeros()).div_ceil(4).max(1);
+    for shift in (0..digits).rev() {
+        out.push(b"0123456789abcdef"[(bytes >> (4 * shift)) & 0xf]);
+    }
+    out.extend_from_slice(b"\r\n");
 }

@@ -7,6 +7,7 @@ pub mod body;
 pub mod cache_control;
 pub mod conditional;
 mod delivery;
+mod exchange;
 pub mod framing;
 pub mod freshness;
 pub mod io;

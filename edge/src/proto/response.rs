@@ -1,10 +1,9 @@
-//! Response heads: what an origin answered, and the bytes a client gets. How long a response may be
-//! reused is decided elsewhere.
+//! Response heads: what an origin answered, and the field lines a client gets. How long a response may be
+//! reused is decided elsewhere, and so is how a connection frames it.
 #![forbid(unsafe_code)]
 
 use super::framing;
 use super::freshness::{self, Storing};
-use super::io::FetchKind;
 use crate::limits;
 use http::header::{self, HeaderMap};
 use std::io::Write;
@@ -119,102 +118,30 @@ impl Forwarded {
     }
 }
 
-/// What becomes of the connection after a response, as its head has to say it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Persistence {
-    pub(super) keep_alive: bool,
-    pub(super) minor_version: u8,
-}
-
-/// How a response's body is delimited for the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Delimited {
-    /// There is none, and no field about it.
-    None,
-    /// Content-Length.
-    Bytes(u64),
-    /// Chunked transfer coding.
-    Chunked,
-    /// By the end of the connection.
-    Close,
-}
-
-impl Delimited {
-    /// For a response of the origin; by the end of the connection only where HTTP/1.0 knows nothing else.
-    pub(super) fn of(head: &OriginHead, head_only: bool, minor_version: u8) -> Delimited {
-        match (may_have_body(head.status), head.body_bytes) {
-            (false, _) => Delimited::None,
-            (true, Some(bytes)) => Delimited::Bytes(bytes),
-            (true, None) if head_only => Delimited::None,
-            (true, None) if minor_version == 0 => Delimited::Close,
-            (true, None) => Delimited::Chunked,
-        }
-    }
-}
-
-/// Status line, Age and Cache-Status of an answer from the store; the fields and the empty line follow.
-pub(super) fn push_hit(out: &mut Vec<u8>, status: u16, age_s: u32, persistence: Persistence) {
-    push_status(out, status);
-    push_age(out, u64::from(age_s));
+/// Cache-Status of an answer that was there and fresh.
+#[inline]
+pub(super) fn push_hit(out: &mut Vec<u8>) {
     out.extend_from_slice(b"Cache-Status: edge; hit\r\n");
-    push_persistence(out, persistence);
 }
 
-/// As [`push_hit`], for a response that was stored or validated on behalf of this very request.
-pub(super) fn push_fetched(
-    out: &mut Vec<u8>,
-    status: u16,
-    age_s: u32,
-    forwarded: Forwarded,
-    revalidated: bool,
-    persistence: Persistence,
-) {
-    push_status(out, status);
-    push_age(out, u64::from(age_s));
+/// Cache-Status of a response that was stored or validated on behalf of this very request.
+pub(super) fn push_fetched(out: &mut Vec<u8>, forwarded: Forwarded, revalidated: bool) {
     out.extend_from_slice(b"Cache-Status: edge; fwd=");
     out.extend_from_slice(forwarded.word());
     out.extend_from_slice(if revalidated { b"; fwd-status=304\r\n" } else { b"; stored\r\n" });
-    push_persistence(out, persistence);
 }
 
-/// The whole head of a response that comes from the origin.
-pub(super) fn push_origin(
-    out: &mut Vec<u8>,
-    head: &OriginHead,
-    forwarded: Forwarded,
-    kind: FetchKind,
-    delimited: Delimited,
-    persistence: Persistence,
-) {
-    push_status(out, head.status);
-    out.extend_from_slice(&head.lines);
-    if let Some(age_s) = head.age_s {
-        push_age(out, age_s);
-    }
+/// Cache-Status of a response that comes from the origin.
+pub(super) fn push_forwarded(out: &mut Vec<u8>, forwarded: Forwarded, status: u16, stored: bool) {
     out.extend_from_slice(b"Cache-Status: edge; fwd=");
     out.extend_from_slice(forwarded.word());
     out.extend_from_slice(b"; fwd-status=");
-    push_number(out, u64::from(head.status));
-    if kind != FetchKind::Pass && head.storing == Storing::Store {
-        out.extend_from_slice(b"; stored");
-    }
-    out.extend_from_slice(b"\r\n");
-    push_persistence(out, persistence);
-    push_delimited(out, delimited);
-    out.extend_from_slice(b"\r\n");
+    push_number(out, u64::from(status));
+    out.extend_from_slice(if stored { b"; stored\r\n" } else { b"\r\n" });
 }
 
-/// An answer of our own, head and body; for HEAD the head alone.
-pub(super) fn push_error(
-    out: &mut Vec<u8>,
-    status: u16,
-    forwarded: Option<Forwarded>,
-    head_only: bool,
-    now_unix_s: u64,
-    persistence: Persistence,
-) {
-    push_status(out, status);
-    push_date(out, now_unix_s);
+/// The fields of an answer of our own.
+pub(super) fn push_own(out: &mut Vec<u8>, status: u16, forwarded: Option<Forwarded>) {
     if let Some(forwarded) = forwarded {
         out.extend_from_slice(b"Cache-Status: edge; fwd=");
         out.extend_from_slice(forwarded.word());
@@ -223,30 +150,20 @@ pub(super) fn push_error(
     if status == 503 {
         out.extend_from_slice(b"Retry-After: 1\r\n");
     }
-    push_persistence(out, persistence);
-    let reason = reason(status);
     out.extend_from_slice(b"Content-Type: text/plain\r\n");
-    push_delimited(out, Delimited::Bytes(4 + reason.len() as u64 + 1));
-    out.extend_from_slice(b"\r\n");
-    if !head_only {
-        push_number(out, u64::from(status));
-        out.push(b' ');
-        out.extend_from_slice(reason.as_bytes());
-        out.push(b'\n');
-    }
 }
 
-/// Content-Length or Transfer-Encoding.
-pub(super) fn push_delimited(out: &mut Vec<u8>, delimited: Delimited) {
-    match delimited {
-        Delimited::None | Delimited::Close => {}
-        Delimited::Bytes(bytes) => {
-            out.extend_from_slice(b"Content-Length: ");
-            push_number(out, bytes);
-            out.extend_from_slice(b"\r\n");
-        }
-        Delimited::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
-    }
+/// The text of an answer of our own: `404 Not Found`.
+pub(super) fn push_text(out: &mut Vec<u8>, status: u16) {
+    push_number(out, u64::from(status));
+    out.push(b' ');
+    out.extend_from_slice(reason(status).as_bytes());
+    out.push(b'\n');
+}
+
+/// Bytes of that text.
+pub(super) fn text_bytes(status: u16) -> u64 {
+    4 + reason(status).len() as u64 + 1
 }
 
 /// `Content-Range: bytes first-last/complete` (RFC 9110 section 14.4); without a part: `bytes */complete`.
@@ -277,7 +194,8 @@ pub(super) fn push_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn push_age(out: &mut Vec<u8>, age_s: u64) {
+#[inline]
+pub(super) fn push_age(out: &mut Vec<u8>, age_s: u64) {
     out.extend_from_slice(b"Age: ");
     push_number(out, age_s);
     out.extend_from_slice(b"\r\n");
@@ -293,29 +211,8 @@ pub(super) fn push_date(out: &mut Vec<u8>, unix_s: u64) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// HTTP/1.1 connections persist unless told otherwise, HTTP/1.0 ones the other way round (RFC 9112 section 9.3).
-fn push_persistence(out: &mut Vec<u8>, persistence: Persistence) {
-    match persistence {
-        Persistence { keep_alive: false, .. } => out.extend_from_slice(b"Connection: close\r\n"),
-        Persistence { minor_version: 0, .. } => out.extend_from_slice(b"Connection: keep-alive\r\n"),
-        _ => {}
-    }
-}
-
-fn push_status(out: &mut Vec<u8>, status: u16) {
-    if status == 200 {
-        out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
-        return;
-    }
-    out.extend_from_slice(b"HTTP/1.1 ");
-    push_number(out, u64::from(status));
-    out.push(b' ');
-    out.extend_from_slice(reason(status).as_bytes());
-    out.extend_from_slice(b"\r\n");
-}
-
 /// The reason phrase of a registered status code; empty for others.
-fn reason(status: u16) -> &'static str {
+pub(super) fn reason(status: u16) -> &'static str {
     http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("")
 }
 
@@ -332,13 +229,4 @@ pub(super) fn push_number(out: &mut Vec<u8>, mut number: u64) {
         }
     }
     out.extend_from_slice(&digits[at..]);
-}
-
-/// A chunk's size line (RFC 9112 section 7.1).
-pub(super) fn push_chunk_size(out: &mut Vec<u8>, bytes: usize) {
-    let digits = (usize::BITS - bytes.leading_zeros()).div_ceil(4).max(1);
-    for shift in (0..digits).rev() {
-        out.push(b"0123456789abcdef"[(bytes >> (4 * shift)) & 0xf]);
-    }
-    out.extend_from_slice(b"\r\n");
 }

@@ -3,18 +3,13 @@
 //! The worker owns buffers, sockets and the shard; the session owns what HTTP means. For every input
 //! the worker clears `out`, calls [`Session::on`], and carries the actions out in order.
 //!
-//! | state     | input            | then                                                            |
-//! |-----------|------------------|-----------------------------------------------------------------|
-//! | Head      | Received         | incomplete: stay; refused: answer, Close; GET/HEAD: Lookup; else Fetch(Pass) |
-//! | (lookup)  | Found            | fresh: answer from the record, back to Head; stale: Fetch(Revalidate); none: Fetch(Fill) |
-//! | Waiting   | Received         | request body: Forward; else nothing is consumed                  |
-//! | Waiting   | OriginHead       | head written, Streaming                                         |
-//! | Waiting   | Again            | Lookup once more: the object is in the shard now                 |
-//! | Waiting   | Refused          | error answer, back to Head (or Close)                            |
-//! | Streaming | Piece, End       | pieces framed; at End back to Head (or Close)                    |
-//! | Streaming | Broken           | Abort: a broken body must never look whole                       |
-//! | any       | Deadline         | 408 in a half-read head or body, else Close/Abort               |
-//! | any       | PeerClosed       | Close when nothing is owed; a half-closed peer still gets its answer |
+//! | state   | input        | then                                                            |
+//! |---------|--------------|-----------------------------------------------------------------|
+//! | Head    | Received     | incomplete: stay; refused: answer, Close; else an exchange begins |
+//! | Busy    | Received     | request body: Forward; else nothing is consumed                  |
+//! | Busy    | of the exchange | what it says next (see `exchange`), framed; at its end back to Head (or Close); Broken: Abort |
+//! | any     | Deadline     | 408 in a half-read head or body, else Close/Abort               |
+//! | any     | PeerClosed   | Close when nothing is owed; a half-closed peer still gets its answer |
 //!
 //! What the worker has to keep to, beside the table:
 //! - While [`Session::wants_input`] holds, unread bytes are offered again after every input that took some.
@@ -25,14 +20,12 @@
 #![forbid(unsafe_code)]
 
 use super::Now;
-use super::answer::{self, Source};
+use super::answer::Answer;
 use super::body::{Decoder, Step};
-use super::delivery::Delivery;
+use super::delivery::{self, Framing, Persistence};
+use super::exchange::{Exchange, Next};
 use super::framing;
-use super::freshness::{self, Reuse};
-use super::request::{BodyLength, Marks, Method};
-use super::response::{self, Delimited, Forwarded, OriginHead, Persistence};
-use super::stored::Meta;
+use super::request::BodyLength;
 use crate::limits;
 
 pub use super::io::{Action, FetchKind, Found, Input, Out, Timeouts};
@@ -48,14 +41,8 @@ const NEVER: u64 = u64::MAX;
 enum State {
     /// Between requests, or within a head.
     Head,
-    /// A lookup is being answered.
-    Lookup,
-    /// A lookup after a fetch is being answered.
-    LookupAgain,
-    /// Control was asked.
-    Waiting,
-    /// A fetched response is being sent.
-    Streaming,
+    /// An exchange is under way.
+    Busy,
     /// Nothing more is taken or sent.
     Closing,
 }
@@ -66,25 +53,18 @@ pub struct Session {
     deadline_ms: u64,
     /// Reads the body of the current request.
     body: Decoder,
-    /// Sends the body of the current response, if it was fetched.
-    delivery: Delivery,
-    /// When the current request was read, Unix seconds.
-    asked_s: u64,
+    exchange: Exchange,
     /// Bytes of an incomplete head that were looked at.
     seen_bytes: u32,
     state: State,
-    forwarded: Forwarded,
-    kind: FetchKind,
+    /// Delimits the body of the current response, if it is streamed.
+    framing: Framing,
     /// Responses queued since all was sent.
     unsent: u8,
     minor_version: u8,
-    head_only: bool,
     keep_alive: bool,
     sending: bool,
     peer_closed: bool,
-    /// This request was looked up again already.
-    again: bool,
-    revalidated: bool,
 }
 
 const _: () = assert!(size_of::<Session>() <= 64);
@@ -95,20 +75,15 @@ impl Session {
         Session {
             deadline_ms: now.mono_ms.saturating_add(timeouts.head_ms),
             body: Decoder::new(BodyLength::None),
-            delivery: Delivery::new(Delimited::None, true),
-            asked_s: 0,
+            exchange: Exchange::none(),
             seen_bytes: 0,
             state: State::Head,
-            forwarded: Forwarded::Bypass,
-            kind: FetchKind::Pass,
+            framing: Framing::Counted,
             unsent: 0,
             minor_version: 1,
-            head_only: false,
             keep_alive: true,
             sending: false,
             peer_closed: false,
-            again: false,
-            revalidated: false,
         }
     }
 
@@ -120,18 +95,12 @@ impl Session {
             (_, State::Closing) => {}
             (Input::PeerClosed, _) => self.peer_closed(now, out),
             (Input::Received(bytes), State::Head) => self.head(bytes, now, out),
-            (Input::Received(bytes), State::Waiting | State::Streaming) => self.request_body(bytes, now, out),
-            (Input::Found(found), State::Lookup) => self.found(found, now, out),
-            (Input::Found(found), State::LookupAgain) => self.found_again(found, now, out),
-            (Input::OriginHead(head), State::Waiting) => self.origin_head(head, now, out),
-            (Input::Again { revalidated }, State::Waiting) => self.look_again(revalidated, now, out),
-            (Input::Refused(status), State::Waiting) => self.refused(status, now, out),
-            (Input::End | Input::Broken, State::Waiting) => self.refused(502, now, out),
-            (Input::Piece(bytes), State::Streaming) => self.piece(bytes, now, out),
-            (Input::End, State::Streaming) => self.end(now, out),
-            (Input::Broken, State::Streaming) => self.abort(out),
-            // Inputs out of turn carry nothing that is owed to anybody.
-            _ => {}
+            (Input::Received(bytes), State::Busy) => self.request_body(bytes, now, out),
+            (_, State::Head) => {}
+            (input, State::Busy) => {
+                let next = self.exchange.on(input, &out.request, now);
+                self.carry_on(next, now, out);
+            }
         }
     }
 
@@ -140,8 +109,8 @@ impl Session {
     pub fn wants_input(&self) -> bool {
         match self.state {
             State::Head => self.unsent < PIPELINED_MAX,
-            State::Waiting | State::Streaming => !self.body.ended(),
-            State::Lookup | State::LookupAgain | State::Closing => false,
+            State::Busy => self.takes_body(),
+            State::Closing => false,
         }
     }
 
@@ -153,7 +122,7 @@ impl Session {
     /// The worker holds received body bytes back for want of room at control: the client is not late.
     /// The time starts anew with the next bytes that are offered.
     pub fn hold(&mut self) {
-        if matches!(self.state, State::Waiting | State::Streaming) && !self.sending {
+        if self.state == State::Busy && !self.sending {
             self.deadline_ms = NEVER;
         }
     }
@@ -179,9 +148,7 @@ impl Session {
             }
             Err(refusal) => {
                 out.consumed = bytes.len();
-                self.keep_alive = false;
-                self.head_only = false;
-                self.error(refusal.status, None, now, out);
+                self.refuse_head(refusal.status, now, out);
             }
         }
     }
@@ -200,24 +167,20 @@ impl Session {
     fn request(&mut self, now: Now, out: &mut Out) {
         let request = &out.request;
         self.body = Decoder::new(request.body);
-        self.asked_s = now.unix_s;
         self.minor_version = request.minor_version;
-        self.head_only = request.method == Method::Head;
         self.keep_alive = request.keep_alive;
-        self.again = false;
-        self.revalidated = false;
-        if request.method == Method::Other {
-            self.fetch(FetchKind::Pass, Forwarded::Method, now, out);
-        } else if request.body != BodyLength::None || request.marks.has(Marks::IF_MATCH) {
-            self.fetch(FetchKind::Pass, Forwarded::Bypass, now, out);
-        } else {
-            self.state = State::Lookup;
-            out.actions.push(Action::Lookup);
-        }
+        self.state = State::Busy;
+        let next = self.exchange.begin(request, now);
+        self.carry_on(next, now, out);
+    }
+
+    /// Whether bytes from the peer belong to the body of the current request.
+    fn takes_body(&self) -> bool {
+        self.exchange.is_fetching() && !self.body.ended()
     }
 
     fn request_body(&mut self, bytes: &[u8], now: Now, out: &mut Out) {
-        if self.body.ended() || bytes.is_empty() {
+        if !self.takes_body() || bytes.is_empty() {
             return;
         }
         let mut at = 0;
@@ -247,117 +210,52 @@ impl Session {
         self.rearm(now, out);
     }
 
-    // Answers from the store.
+    // Responses.
 
-    fn found(&mut self, found: Option<Found<'_>>, now: Now, out: &mut Out) {
-        let Some((found, meta)) =
-            found.and_then(|found| Some((found, Meta::of_record(found.meta, found.head)?)))
-        else {
-            let vary = out.request.vary_missed.get();
-            let forwarded = if vary { Forwarded::VaryMiss } else { Forwarded::UriMiss };
-            return self.missed(forwarded, false, now, out);
-        };
-        match freshness::reuse(&meta, &out.request, now.unix_s) {
-            Reuse::Fresh { age_s } => {
-                answer::from_store(out, &found, &meta, age_s, Source::Hit, self.persistence(), now);
+    #[inline]
+    fn carry_on(&mut self, next: Next<'_>, now: Now, out: &mut Out) {
+        match next {
+            Next::Nothing => {}
+            Next::Lookup => out.actions.push(Action::Lookup),
+            Next::Fetch(kind) => self.fetch(kind, now, out),
+            Next::Answer(answer) => self.answer(&answer, now, out),
+            Next::Piece(bytes) => {
+                delivery::push_piece(self.framing, bytes, out);
                 self.queued(now, out);
+            }
+            Next::End => {
+                if delivery::push_end(self.framing, out) {
+                    self.queued(now, out);
+                }
                 self.finish(now, out);
             }
-            Reuse::Stale => self.missed(Forwarded::Stale, meta.has_validator(), now, out),
-            Reuse::Request => self.missed(Forwarded::Request, meta.has_validator(), now, out),
+            Next::Broken => self.abort(out),
         }
     }
 
-    /// Nothing stored can answer: whom to ask, and whether the answer may be shared.
-    fn missed(&mut self, forwarded: Forwarded, validator: bool, now: Now, out: &mut Out) {
-        let Some(kind) = freshness::fetch_kind(&out.request, validator) else {
-            return self.error(504, None, now, out);
-        };
-        self.fetch(kind, forwarded, now, out);
-    }
-
-    fn look_again(&mut self, revalidated: bool, now: Now, out: &mut Out) {
-        if self.again {
-            return self.refused(502, now, out);
-        }
-        self.again = true;
-        self.revalidated = revalidated;
-        self.state = State::LookupAgain;
-        out.actions.push(Action::Lookup);
-    }
-
-    /// What was fetched for this request answers it even if it may not be reused without validation.
-    /// If it is gone again, this client alone is served from the origin.
-    fn found_again(&mut self, found: Option<Found<'_>>, now: Now, out: &mut Out) {
-        let usable = found.and_then(|found| {
-            let meta = Meta::of_record(found.meta, found.head)?;
-            let fetched = self.revalidated || meta.response_s() >= self.asked_s;
-            match freshness::reuse(&meta, &out.request, now.unix_s) {
-                Reuse::Fresh { .. } => Some((found, meta)),
-                Reuse::Stale | Reuse::Request => fetched.then_some((found, meta)),
-            }
-        });
-        let Some((found, meta)) = usable else {
-            return self.fetch(FetchKind::Pass, self.forwarded, now, out);
-        };
-        let age_s = freshness::current_age(&meta, now.unix_s);
-        let source = Source::Fetched { forwarded: self.forwarded, revalidated: self.revalidated };
-        answer::from_store(out, &found, &meta, age_s, source, self.persistence(), now);
-        self.queued(now, out);
-        self.finish(now, out);
-    }
-
-    // Answers from the origin.
-
-    fn fetch(&mut self, kind: FetchKind, forwarded: Forwarded, now: Now, out: &mut Out) {
-        if out.request.expect_continue && !self.again {
+    fn fetch(&mut self, kind: FetchKind, now: Now, out: &mut Out) {
+        if out.request.expect_continue && !self.exchange.was_fetched() {
             let start = out.bytes.len();
             out.bytes.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             out.actions.push(Action::Write(start..out.bytes.len()));
             self.queued(now, out);
         }
-        self.kind = kind;
-        self.forwarded = forwarded;
-        self.state = State::Waiting;
         out.actions.push(Action::Fetch(kind));
         self.rearm(now, out);
     }
 
-    fn origin_head(&mut self, head: &OriginHead, now: Now, out: &mut Out) {
-        let delimited = Delimited::of(head, self.head_only, self.minor_version);
-        self.keep_alive &= delimited != Delimited::Close;
-        self.delivery = Delivery::new(delimited, self.head_only);
-        let start = out.bytes.len();
-        let persistence = self.persistence();
-        response::push_origin(&mut out.bytes, head, self.forwarded, self.kind, delimited, persistence);
-        out.actions.push(Action::Write(start..out.bytes.len()));
-        self.state = State::Streaming;
+    #[inline]
+    fn answer(&mut self, answer: &Answer<'_>, now: Now, out: &mut Out) {
+        self.framing = Framing::of(answer.length, self.minor_version);
+        self.keep_alive &= self.framing != Framing::Close;
+        let is_whole = !self.exchange.is_streaming();
+        // Of a body that is not wanted any more, the end is not waited for.
+        self.keep_alive &= !is_whole || self.body.ended();
+        delivery::push_answer(answer, self.framing, self.persistence(), out);
         self.queued(now, out);
-    }
-
-    fn piece(&mut self, bytes: usize, now: Now, out: &mut Out) {
-        match self.delivery.piece(bytes, out) {
-            Ok(true) => self.queued(now, out),
-            Ok(false) => {}
-            Err(_) => self.abort(out),
+        if is_whole {
+            self.finish(now, out);
         }
-    }
-
-    fn end(&mut self, now: Now, out: &mut Out) {
-        match self.delivery.end(out) {
-            Ok(true) => self.queued(now, out),
-            Ok(false) => {}
-            Err(_) => return self.abort(out),
-        }
-        self.finish(now, out);
-    }
-
-    fn refused(&mut self, status: u16, now: Now, out: &mut Out) {
-        let status = if (400..=599).contains(&status) { status } else { 502 };
-        // 404 (no route) and 503 (no room) were never forwarded.
-        let forwarded = matches!(status, 502 | 504).then_some(self.forwarded);
-        self.keep_alive &= self.body.ended();
-        self.error(status, forwarded, now, out);
     }
 
     // Ends.
@@ -365,24 +263,24 @@ impl Session {
     /// The request cannot be carried on. There is no `Done`: control still works on it, and is told by the
     /// worker that the client is gone.
     fn fail(&mut self, status: u16, now: Now, out: &mut Out) {
-        if self.state == State::Streaming {
+        if self.exchange.is_streaming() {
             return self.abort(out);
         }
         self.keep_alive = false;
-        self.push_error(status, None, now, out);
+        self.push_error(status, self.exchange.head_only(), now, out);
         self.close(now, out);
     }
 
-    fn error(&mut self, status: u16, forwarded: Option<Forwarded>, now: Now, out: &mut Out) {
-        self.push_error(status, forwarded, now, out);
+    /// There is no request that could be answered: its head was refused, or did not come to its end.
+    fn refuse_head(&mut self, status: u16, now: Now, out: &mut Out) {
+        self.keep_alive = false;
+        self.push_error(status, false, now, out);
         self.finish(now, out);
     }
 
-    fn push_error(&mut self, status: u16, forwarded: Option<Forwarded>, now: Now, out: &mut Out) {
-        let start = out.bytes.len();
-        let persistence = self.persistence();
-        response::push_error(&mut out.bytes, status, forwarded, self.head_only, now.unix_s, persistence);
-        out.actions.push(Action::Write(start..out.bytes.len()));
+    fn push_error(&mut self, status: u16, head_only: bool, now: Now, out: &mut Out) {
+        let answer = Answer::error(status, None, head_only, now);
+        delivery::push_answer(&answer, Framing::Counted, self.persistence(), out);
         self.queued(now, out);
     }
 
@@ -413,11 +311,7 @@ impl Session {
     fn peer_closed(&mut self, now: Now, out: &mut Out) {
         self.peer_closed = true;
         match self.state {
-            State::Head if self.seen_bytes > 0 => {
-                self.keep_alive = false;
-                self.head_only = false;
-                self.error(400, None, now, out);
-            }
+            State::Head if self.seen_bytes > 0 => self.refuse_head(400, now, out),
             State::Head => self.close(now, out),
             _ if !self.body.ended() => self.fail(400, now, out),
             _ => {}
@@ -428,11 +322,7 @@ impl Session {
         match self.state {
             State::Closing => self.abort(out),
             _ if self.sending => self.abort(out),
-            State::Head if self.seen_bytes > 0 => {
-                self.keep_alive = false;
-                self.head_only = false;
-                self.error(408, None, now, out);
-            }
+            State::Head if self.seen_bytes > 0 => self.refuse_head(408, now, out),
             State::Head => self.close(now, out),
             _ => self.fail(408, now, out),
         }
@@ -466,7 +356,7 @@ impl Session {
         let wait_ms = match self.state {
             State::Head if self.seen_bytes > 0 => out.timeouts.head_ms,
             State::Head => out.timeouts.idle_ms,
-            State::Waiting | State::Streaming if !self.body.ended() => out.timeouts.body_ms,
+            State::Busy if self.takes_body() => out.timeouts.body_ms,
             State::Closing => out.timeouts.send_ms,
             // Control has timeouts of its own for the origin.
             _ => NEVER,

@@ -1,0 +1,273 @@
+//! One request and its response, whatever connection carries them: look up, judge, fetch, validate, answer.
+//! Knows no framing: HTTP/1.1 has one exchange at a time on a connection, HTTP/2 has many.
+//!
+//! | stage     | input      | then                                                                     |
+//! |-----------|------------|--------------------------------------------------------------------------|
+//! | (begin)   |            | GET/HEAD: Lookup; else Fetch(Pass)                                       |
+//! | Lookup    | Found      | fresh: Answer from the record; stale: Fetch(Revalidate); none: Fetch(Fill) |
+//! | Waiting   | OriginHead | Answer, its body to follow                                               |
+//! | Waiting   | Again      | Lookup once more: the object is in the shard now                         |
+//! | Waiting   | Refused    | Answer of our own                                                        |
+//! | Streaming | Piece, End | handed on, as long as they agree with the head                           |
+//! | Streaming | Broken     | Broken: a broken body must never look whole                              |
+#![forbid(unsafe_code)]
+
+use super::Now;
+use super::answer::{Answer, Source};
+use super::freshness::{self, Reuse};
+use super::io::{FetchKind, Found, Input};
+use super::request::{BodyLength, Marks, Method, RequestHead};
+use super::response::{Forwarded, OriginHead};
+use super::stored::Meta;
+
+/// What the connection has to do next.
+#[derive(Debug)]
+pub(super) enum Next<'a> {
+    /// Nothing: the input came out of turn, and carries nothing that is owed to anybody.
+    Nothing,
+    /// Look the request's key up, and say at once what was found.
+    Lookup,
+    /// Ask control.
+    Fetch(FetchKind),
+    /// Send this. It is the whole response, unless [`Exchange::is_streaming`] holds then.
+    Answer(Answer<'a>),
+    /// Send the piece of the body that was announced: so many bytes, at least one.
+    Piece(usize),
+    /// The response is whole.
+    End,
+    /// The response can not be whole any more; the client must see that.
+    Broken,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// A lookup is being answered.
+    Lookup,
+    /// A lookup after a fetch is being answered.
+    LookupAgain,
+    /// Control was asked.
+    Waiting,
+    /// A fetched response is being sent.
+    Streaming,
+    /// The response is whole, or broken.
+    Over,
+}
+
+/// What the head of a fetched response announced of its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Announced {
+    /// None is sent.
+    NoBody,
+    /// `Exchange::owed_bytes` more.
+    Counted,
+    /// As much as comes.
+    Open,
+}
+
+/// The machine of one exchange.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    /// When the request was read, Unix seconds.
+    asked_s: u64,
+    owed_bytes: u64,
+    stage: Stage,
+    announced: Announced,
+    forwarded: Forwarded,
+    kind: FetchKind,
+    head_only: bool,
+    /// It was looked up again already.
+    again: bool,
+    revalidated: bool,
+}
+
+impl Exchange {
+    /// Before the first request of a connection: takes no input.
+    pub(super) fn none() -> Self {
+        Exchange {
+            asked_s: 0,
+            owed_bytes: 0,
+            stage: Stage::Over,
+            announced: Announced::NoBody,
+            forwarded: Forwarded::Bypass,
+            kind: FetchKind::Pass,
+            head_only: false,
+            again: false,
+            revalidated: false,
+        }
+    }
+
+    /// A request was read. The answer is [`Next::Lookup`] or [`Next::Fetch`].
+    pub(super) fn begin(&mut self, request: &RequestHead, now: Now) -> Next<'static> {
+        *self =
+            Exchange { asked_s: now.unix_s, head_only: request.method == Method::Head, ..Exchange::none() };
+        if request.method == Method::Other {
+            self.fetch(FetchKind::Pass, Forwarded::Method)
+        } else if request.body != BodyLength::None || request.marks.has(Marks::IF_MATCH) {
+            self.fetch(FetchKind::Pass, Forwarded::Bypass)
+        } else {
+            self.stage = Stage::Lookup;
+            Next::Lookup
+        }
+    }
+
+    /// Takes an input about this exchange. `request` counts for [`Input::Found`] alone.
+    #[inline]
+    pub(super) fn on<'a>(&mut self, input: Input<'a>, request: &RequestHead, now: Now) -> Next<'a> {
+        match (input, self.stage) {
+            (Input::Found(found), Stage::Lookup) => self.found(found, request, now),
+            (Input::Found(found), Stage::LookupAgain) => self.found_again(found, request, now),
+            (Input::OriginHead(head), Stage::Waiting) => Next::Answer(self.origin_head(head)),
+            (Input::Again { revalidated }, Stage::Waiting) => self.look_again(revalidated, now),
+            (Input::Refused(status), Stage::Waiting) => self.refused(status, now),
+            (Input::End | Input::Broken, Stage::Waiting) => self.refused(502, now),
+            (Input::Piece(bytes), Stage::Streaming) => self.piece(bytes),
+            (Input::End, Stage::Streaming) => self.end(),
+            (Input::Broken, Stage::Streaming) => self.broken(),
+            _ => Next::Nothing,
+        }
+    }
+
+    /// Whether control works on it, or its body is on its way: the request's body may go on.
+    pub(super) fn is_fetching(&self) -> bool {
+        matches!(self.stage, Stage::Waiting | Stage::Streaming)
+    }
+
+    /// Whether the head of a response was sent and its end was not.
+    pub(super) fn is_streaming(&self) -> bool {
+        self.stage == Stage::Streaming
+    }
+
+    /// Whether this is HEAD: the response has no body, whatever its head says.
+    pub(super) fn head_only(&self) -> bool {
+        self.head_only
+    }
+
+    /// Whether the request is looked at a second time, after a fetch.
+    pub(super) fn was_fetched(&self) -> bool {
+        self.again
+    }
+
+    // Answers from the store.
+
+    #[inline]
+    fn found<'a>(&mut self, found: Option<Found<'a>>, request: &RequestHead, now: Now) -> Next<'a> {
+        let Some((found, meta)) =
+            found.and_then(|found| Some((found, Meta::of_record(found.meta, found.head)?)))
+        else {
+            let vary = request.vary_missed.get();
+            let forwarded = if vary { Forwarded::VaryMiss } else { Forwarded::UriMiss };
+            return self.missed(request, forwarded, false, now);
+        };
+        match freshness::reuse(&meta, request, now.unix_s) {
+            Reuse::Fresh { age_s } => {
+                self.stage = Stage::Over;
+                Next::Answer(Answer::from_store(request, found, &meta, age_s, Source::Hit, now))
+            }
+            Reuse::Stale => self.missed(request, Forwarded::Stale, meta.has_validator(), now),
+            Reuse::Request => self.missed(request, Forwarded::Request, meta.has_validator(), now),
+        }
+    }
+
+    /// Nothing stored can answer: whom to ask, and whether the answer may be shared.
+    fn missed(
+        &mut self,
+        request: &RequestHead,
+        forwarded: Forwarded,
+        validator: bool,
+        now: Now,
+    ) -> Next<'static> {
+        match freshness::fetch_kind(request, validator) {
+            Some(kind) => self.fetch(kind, forwarded),
+            None => self.error(504, None, now),
+        }
+    }
+
+    fn look_again(&mut self, revalidated: bool, now: Now) -> Next<'static> {
+        if self.again {
+            return self.refused(502, now);
+        }
+        self.again = true;
+        self.revalidated = revalidated;
+        self.stage = Stage::LookupAgain;
+        Next::Lookup
+    }
+
+    /// What was fetched for this request answers it even if it may not be reused without validation.
+    /// If it is gone again, this client alone is served from the origin.
+    fn found_again<'a>(&mut self, found: Option<Found<'a>>, request: &RequestHead, now: Now) -> Next<'a> {
+        let usable = found.and_then(|found| {
+            let meta = Meta::of_record(found.meta, found.head)?;
+            let fetched = self.revalidated || meta.response_s() >= self.asked_s;
+            match freshness::reuse(&meta, request, now.unix_s) {
+                Reuse::Fresh { .. } => Some((found, meta)),
+                Reuse::Stale | Reuse::Request => fetched.then_some((found, meta)),
+            }
+        });
+        let Some((found, meta)) = usable else {
+            return self.fetch(FetchKind::Pass, self.forwarded);
+        };
+        self.stage = Stage::Over;
+        let age_s = freshness::current_age(&meta, now.unix_s);
+        let source = Source::Fetched { forwarded: self.forwarded, revalidated: self.revalidated };
+        Next::Answer(Answer::from_store(request, found, &meta, age_s, source, now))
+    }
+
+    // Answers from the origin.
+
+    fn fetch(&mut self, kind: FetchKind, forwarded: Forwarded) -> Next<'static> {
+        self.kind = kind;
+        self.forwarded = forwarded;
+        self.stage = Stage::Waiting;
+        Next::Fetch(kind)
+    }
+
+    fn origin_head<'a>(&mut self, head: &'a OriginHead) -> Answer<'a> {
+        let answer = Answer::from_origin(head, self.forwarded, self.kind, self.head_only);
+        (self.announced, self.owed_bytes) = match head.body_bytes {
+            _ if !answer.is_streamed() => (Announced::NoBody, 0),
+            Some(bytes) => (Announced::Counted, bytes),
+            None => (Announced::Open, 0),
+        };
+        self.stage = Stage::Streaming;
+        answer
+    }
+
+    fn piece(&mut self, bytes: usize) -> Next<'static> {
+        match self.announced {
+            _ if bytes == 0 => return Next::Nothing,
+            Announced::NoBody => return Next::Nothing,
+            Announced::Counted => match self.owed_bytes.checked_sub(bytes as u64) {
+                Some(owed_bytes) => self.owed_bytes = owed_bytes,
+                // Longer than announced: what followed would be read as the next response.
+                None => return self.broken(),
+            },
+            Announced::Open => {}
+        }
+        Next::Piece(bytes)
+    }
+
+    fn end(&mut self) -> Next<'static> {
+        if self.announced == Announced::Counted && self.owed_bytes > 0 {
+            return self.broken();
+        }
+        self.stage = Stage::Over;
+        Next::End
+    }
+
+    fn broken(&mut self) -> Next<'static> {
+        self.stage = Stage::Over;
+        Next::Broken
+    }
+
+    fn refused(&mut self, status: u16, now: Now) -> Next<'static> {
+        let status = if (400..=599).contains(&status) { status } else { 502 };
+        // 404 (no route) and 503 (no room) were never forwarded.
+        let forwarded = matches!(status, 502 | 504).then_some(self.forwarded);
+        self.error(status, forwarded, now)
+    }
+
+    fn error(&mut self, status: u16, forwarded: Option<Forwarded>, now: Now) -> Next<'static> {
+        self.stage = Stage::Over;
+        Next::Answer(Answer::error(status, forwarded, self.head_only, now))
+    }
+}
