@@ -71,6 +71,12 @@ pub const UNSEALED_STALL_MS: u64 = 50;
 pub const STORE_SHARE_PER_OBJECT: u64 = 4;
 /// Keys remembered as uncacheable, so that requests for them do not queue behind each other.
 pub const UNCACHEABLE_KEYS_MAX: usize = 65_536;
+/// Tags of one stored response that are told apart, in 8 bytes each; with more it counts as having every tag.
+pub const TAGS_MAX: usize = 64;
+/// Buckets of the table of purges, of 64 bytes and 7 subjects each: 114,688 subjects before old ones lose precision.
+pub const PURGE_BUCKETS: usize = 16_384;
+/// Lengths of purged prefixes that are told apart; each costs an old response a hash. Further ones purge the host.
+pub const PURGE_PREFIX_LENGTHS_MAX: usize = 64;
 /// Milliseconds such a key is remembered.
 pub const UNCACHEABLE_MS: u64 = 10_000;
 /// Messages taken from one worker's queue before the other tasks of control get their turn.
@@ -210,6 +216,7 @@ pub fn worst_case(shape: &Shape) -> Vec<Row> {
         row("queue to a worker", shape.workers, to_worker),
         row("origin requests running", FETCHES_RUNNING_MAX, fetch),
         row("origin requests waiting", FETCHES_WAITING_MAX, request),
+        row("table of purges", 1, crate::proto::generations::Table::BYTES),
         Row { what: "store index", count: 1, bytes_each: shape.index_bytes },
     ]
 }

@@ -225,7 +225,7 @@ impl World {
     fn answer(&mut self, kind: FetchKind, request: &RequestHead) {
         let (status, fields, body) = self.respond(kind, request);
         let at_s = self.client.now.unix_s;
-        let exchange = Exchange { request_s: at_s, response_s: at_s };
+        let exchange = Exchange { request_s: at_s, response_s: at_s, purges: 0 };
         if invalidates(request, status) {
             self.client.records.retain(|record| record.key != request.key);
         }

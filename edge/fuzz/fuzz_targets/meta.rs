@@ -20,6 +20,6 @@ fuzz_target!(|input: (&[u8], &[u8], u64)| {
     }
     let mut fields = HeaderMap::new();
     validation::condition(meta, head, &mut fields);
-    let exchange = Exchange { request_s: now_s, response_s: now_s };
+    let exchange = Exchange { request_s: now_s, response_s: now_s, purges: 0 };
     let _ = validation::freshen(meta, head, &request, &fields, exchange);
 });

@@ -400,7 +400,7 @@ impl Response {
             cells: bounds.cells.clone(),
             place: Some(place),
         };
-        let exchange = Exchange { request_s, response_s: clock::now().unix_s };
+        let exchange = Exchange { request_s, response_s: clock::now().unix_s, purges: 0 };
         Response { status: parts.status, fields: parts.headers, exchange, body }
     }
 }

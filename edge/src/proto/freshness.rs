@@ -23,6 +23,7 @@
 
 use super::cache_control::{RequestControl, ResponseControl, SECONDS_MAX, seconds};
 use super::io::FetchKind;
+use super::purge::TagSet;
 use super::request::{Marks, Method, RequestHead};
 use super::stored::{Flags, Meta};
 use http::HeaderMap;
@@ -56,6 +57,10 @@ pub struct Facts {
     pub date_s: Option<u64>,
     /// Names of Vary, lower case, sorted, each once.
     pub vary: Vec<String>,
+    /// The last purge before it was asked for.
+    pub purges: u64,
+    /// What its origin tagged it with, for purges.
+    pub tags: TagSet,
 }
 
 /// When an exchange with the origin began and when its head came, Unix seconds.
@@ -65,6 +70,8 @@ pub struct Exchange {
     pub request_s: u64,
     /// The response's head came.
     pub response_s: u64,
+    /// The sequence number of the last purge when the request was sent; later ones concern the response.
+    pub purges: u64,
 }
 
 /// Names in Vary; with more the response is not stored.
@@ -96,6 +103,8 @@ pub fn decide(
         last_modified_s: single_date(fields, header::LAST_MODIFIED),
         date_s,
         vary,
+        purges: exchange.purges,
+        tags: TagSet::of(fields),
     };
     let storing = match forbidden(request, status, &control, &facts, vary_star) {
         Some(rule) => Storing::No(rule),
@@ -314,7 +323,7 @@ mod tests {
         let mut head = RequestHead::default();
         let (method, fields) = request.split_once(' ').unwrap_or((request, ""));
         head.parse(format!("{method} / HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes()).unwrap().unwrap();
-        decide(&head, status, &headers(lines), Exchange { request_s: NOW_S, response_s: NOW_S })
+        decide(&head, status, &headers(lines), Exchange { request_s: NOW_S, response_s: NOW_S, purges: 0 })
     }
 
     #[test]
@@ -421,7 +430,7 @@ mod tests {
         // The time of the exchange counts for Age (RFC 9111 section 4.2.3).
         let mut head = RequestHead::default();
         head.parse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-        let exchange = Exchange { request_s: NOW_S - 4, response_s: NOW_S };
+        let exchange = Exchange { request_s: NOW_S - 4, response_s: NOW_S, purges: 0 };
         assert_eq!(decide(&head, 200, &headers(&[NOW, "Age: 30"]), exchange).1.initial_age_s, 34);
     }
 

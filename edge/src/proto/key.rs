@@ -33,6 +33,25 @@ pub fn from_url(url: &str) -> Option<Vec<u8>> {
     Some(key)
 }
 
+/// A host as an operator writes it, without a port, in the form keys have it. `None`: it is none.
+pub fn host_name(text: &str) -> Option<Vec<u8>> {
+    let authority = Authority::parse(text.as_bytes())?;
+    (authority.host.len() == text.len()).then(|| text.to_ascii_lowercase().into_bytes())
+}
+
+/// The host in a key, or in the beginning of one; without its port.
+pub fn host_of(key: &[u8]) -> &[u8] {
+    let start = key.iter().position(|&byte| byte == b':').map_or(key.len(), |colon| colon + 3);
+    let authority = key.get(start..).unwrap_or_default();
+    let end = authority.iter().position(|&byte| byte == b'/').unwrap_or(authority.len());
+    let authority = &authority[..end];
+    let end = match authority.iter().position(|&byte| byte == b']') {
+        Some(bracket) => bracket + 1,
+        None => authority.iter().position(|&byte| byte == b':').unwrap_or(authority.len()),
+    };
+    &authority[..end]
+}
+
 fn strip_scheme<'a>(url: &'a str, scheme: &str) -> Option<&'a str> {
     let head = url.get(..scheme.len())?;
     head.eq_ignore_ascii_case(scheme).then(|| &url[scheme.len()..])
@@ -148,6 +167,24 @@ mod tests {
             let got = from_url(url);
             assert_eq!(got.as_deref(), want.map(str::as_bytes), "{url}");
         }
+    }
+
+    #[test]
+    fn the_host_of_a_key() {
+        for (key, host) in [
+            ("http://a.b/x:y", "a.b"),
+            ("https://a.b:8443/", "a.b"),
+            ("http://[::1]/", "[::1]"),
+            ("http://[::1]:81/]", "[::1]"),
+            ("http://a", "a"),
+            ("", ""),
+            ("http:", ""),
+            ("http:/", ""),
+        ] {
+            assert_eq!(host_of(key.as_bytes()), host.as_bytes(), "{key}");
+        }
+        assert_eq!(host_name("A.b").as_deref(), Some(&b"a.b"[..]));
+        assert_eq!(host_name("a:"), None);
     }
 
     #[test]

@@ -19,15 +19,20 @@
 //! | 56     | 4     | offset of the ETag in the stored head                                     |
 //! | 60     | 2     | length of the ETag; 0: none                                               |
 //! | 62     | 2     | number of fields named by Vary                                            |
-//! | 64     | …     | for each: length of name (2), name, length of value (4; all ones: absent), value |
+//! | 64     | 8     | sequence number of the last purge before the response was asked for       |
+//! | 72     | 2     | number of tags; all ones: too many to be kept                             |
+//! | 74     | 6     | zeroes                                                                    |
+//! | 80     | …     | 8 for each tag: its hash                                                  |
+//! |        | …     | for each field of Vary: length of name (2), name, length of value (4; all ones: absent), value |
 #![forbid(unsafe_code)]
 
 use super::freshness::Facts;
+use super::purge::Tags;
 use super::request::RequestHead;
 
 /// Version of the layout; other versions are treated as not stored.
-pub const VERSION: u8 = 1;
-const FIXED_BYTES: usize = 64;
+pub const VERSION: u8 = 2;
+const FIXED_BYTES: usize = 80;
 const NONE: u64 = u64::MAX;
 const ABSENT: u32 = u32::MAX;
 const CONTENT_LENGTH: &[u8] = b"content-length: ";
@@ -59,14 +64,19 @@ impl Flags {
 #[derive(Clone, Copy, Debug)]
 pub struct Meta<'a> {
     fixed: &'a [u8; FIXED_BYTES],
+    tags: Tags<'a>,
     vary: &'a [u8],
 }
 
 impl<'a> Meta<'a> {
     /// `None`: not meta bytes of this version.
     pub fn read(bytes: &'a [u8]) -> Option<Self> {
-        let (fixed, vary) = bytes.split_first_chunk::<FIXED_BYTES>()?;
-        (fixed[8] == VERSION).then_some(Meta { fixed, vary })
+        let (fixed, mut vary) = bytes.split_first_chunk::<FIXED_BYTES>()?;
+        if fixed[8] != VERSION {
+            return None;
+        }
+        let tags = Tags::take(u16::from_le_bytes([fixed[72], fixed[73]]), &mut vary)?;
+        Some(Meta { fixed, tags, vary })
     }
 
     /// As [`Meta::read`], for meta bytes found together with this stored head: `None` too if their framing
@@ -153,6 +163,17 @@ impl<'a> Meta<'a> {
         self.last_modified_s().is_some() || u16::from_le_bytes(self.at::<60, 2>()) > 0
     }
 
+    /// The sequence number of the last purge before the response was asked for.
+    #[inline]
+    pub fn purges(&self) -> u64 {
+        u64::from_le_bytes(self.at::<64, 8>())
+    }
+
+    /// What its origin tagged it with.
+    pub fn tags(&self) -> Tags<'a> {
+        self.tags
+    }
+
     /// Name and normalised value of the fields Vary names; the inner `None`: the request had none.
     fn vary(&self) -> impl Iterator<Item = Option<(&'a str, Option<&'a [u8]>)>> {
         let mut rest = self.vary;
@@ -235,6 +256,8 @@ pub fn encode(facts: &Facts, request: &RequestHead, head: &[u8], body_bytes: u64
     let etag = span(head, b"etag");
     let fits = u16::try_from(etag.1).unwrap_or(0);
 
+    let (tags, hashes) = facts.tags.encode();
+
     let mut meta = Vec::with_capacity(FIXED_BYTES + vary.len());
     meta.extend_from_slice(&variant.to_le_bytes());
     meta.extend_from_slice(&[VERSION, facts.flags.0]);
@@ -249,7 +272,11 @@ pub fn encode(facts: &Facts, request: &RequestHead, head: &[u8], body_bytes: u64
     meta.extend_from_slice(&(etag.0 as u32).to_le_bytes());
     meta.extend_from_slice(&fits.to_le_bytes());
     meta.extend_from_slice(&(facts.vary.len() as u16).to_le_bytes());
+    meta.extend_from_slice(&facts.purges.to_le_bytes());
+    meta.extend_from_slice(&tags.to_le_bytes());
+    meta.extend_from_slice(&[0; 6]);
     debug_assert_eq!(meta.len(), FIXED_BYTES);
+    meta.extend(hashes);
     meta.extend_from_slice(&vary);
     meta
 }
@@ -317,6 +344,8 @@ mod tests {
             last_modified_s: Some(900_000),
             date_s: None,
             vary: vary.iter().map(|name| name.to_string()).collect(),
+            purges: 77,
+            tags: Default::default(),
         }
     }
 
@@ -336,6 +365,18 @@ mod tests {
         assert_eq!(meta.etag(&head), Some(&b"\"v1\""[..]));
         assert_eq!(meta.etag(b""), None);
         assert!(meta.has_validator());
+        assert_eq!((meta.purges(), meta.tags().hashes().count()), (77, 0));
+    }
+
+    #[test]
+    fn tags_stand_before_what_vary_names() {
+        let mut fields = http::HeaderMap::new();
+        fields.insert("cache-tag", "a, b".parse().unwrap());
+        let facts = Facts { tags: super::super::purge::TagSet::of(&fields), ..facts(&["x"]) };
+        let bytes = encode(&facts, &request("X: 1\r\n"), b"\r\n", 0);
+        assert_eq!(Meta::read(&bytes).unwrap().tags().hashes().count(), 2);
+        assert!(matches(&bytes, &request("X: 1\r\n")) && !matches(&bytes, &request("X: 2\r\n")));
+        assert!(Meta::read(&bytes[..95]).is_none(), "a tag is missing");
     }
 
     #[test]

@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     const NOW_S: u64 = 1_700_000_000;
-    const LATER: Exchange = Exchange { request_s: NOW_S + 100, response_s: NOW_S + 100 };
+    const LATER: Exchange = Exchange { request_s: NOW_S + 100, response_s: NOW_S + 100, purges: 0 };
 
     fn headers(lines: &[&str]) -> HeaderMap {
         let mut fields = HeaderMap::new();
@@ -154,7 +154,8 @@ mod tests {
     }
 
     fn stored(lines: &[&str]) -> (Vec<u8>, Vec<u8>) {
-        let (fields, exchange) = (headers(lines), Exchange { request_s: NOW_S, response_s: NOW_S });
+        let (fields, exchange) =
+            (headers(lines), Exchange { request_s: NOW_S, response_s: NOW_S, purges: 0 });
         let (storing, facts) = freshness::decide(&request(), 200, &fields, exchange);
         let origin = response::OriginHead::from_origin(200, &fields, storing, NOW_S).unwrap();
         let head = stored::head(200, 10, &origin.lines);

@@ -43,7 +43,8 @@ pub fn request(text: &str) -> RequestHead {
 pub fn record(asked: &str, status: u16, lines: &str, body: &str, at_s: u64) -> Record {
     let asked = request(asked);
     let fields = headers(lines);
-    let (storing, facts) = decide(&asked, status, &fields, Exchange { request_s: at_s, response_s: at_s });
+    let (storing, facts) =
+        decide(&asked, status, &fields, Exchange { request_s: at_s, response_s: at_s, purges: 0 });
     assert_eq!(storing, Storing::Store, "{lines}");
     let origin = OriginHead::from_origin(status, &fields, storing, at_s).expect("a head");
     let head = stored::head(status, body.len() as u64, &origin.lines);
