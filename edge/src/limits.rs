@@ -15,6 +15,8 @@ pub const KEY_BYTES_MAX: usize = REQUEST_TARGET_BYTES_MAX + 300;
 
 /// Body bytes of one record. Larger objects are a head record and a chain of chunks of this size.
 pub const CHUNK_BYTES: usize = 1024 * 1024;
+/// Shards of one store: disks of one machine.
+pub const SHARDS_MAX: usize = 64;
 /// Bytes of a segment: the unit of reclaim.
 pub const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
 

@@ -43,13 +43,14 @@ fn serve(path: &Path, config: Config) -> Result<()> {
     let cpus = worker_cpus(&config)?;
     let connections_max = look_over(&config, &cpus)?;
 
-    let store = shard::Options {
-        path: config.store.path.clone(),
-        size_bytes: config.store.size_bytes,
+    let shard = |shard: &config::Shard| shard::Options {
+        path: shard.path.clone(),
+        size_bytes: shard.size_bytes,
         readers: cpus.len(),
     };
-    let (writer, readers, opened) = shard::open(&store)?;
-    info!("{}: {} objects, opened in {} ms", store.path.display(), opened.objects, opened.took_ms);
+    let shards: Vec<_> = config.store.iter().map(shard).collect();
+    let (writer, readers, opened) = shard::open(&shards)?;
+    writer.shards().for_each(|shard| info!("{}: {shard}", shard.path.display()));
     announce_memory(&config, cpus.len(), writer.usage().index_bytes);
 
     let mut steering = xdp::start(config.xdp.as_ref(), &config.http, &cpus);
@@ -132,7 +133,8 @@ fn worker_cpus(config: &Config) -> Result<Vec<usize>> {
 fn look_over(config: &Config, cpus: &[usize]) -> Result<usize> {
     let nofile = preflight::nofile_needed(cpus.len(), config.connections_max);
     let nofile = preflight::raise_nofile(nofile).context("raise the limit of descriptors")?;
-    for finding in preflight::judge(&preflight::probe(&config.store.path), config) {
+    let machine = preflight::probe(config.store.iter().map(|shard| shard.path.as_path()));
+    for finding in preflight::judge(&machine, config) {
         if finding.severity == preflight::Severity::Fatal {
             anyhow::bail!("{finding}");
         }

@@ -76,6 +76,27 @@ size = "2GiB""#, &["8:1: not TOML: duplicate key; it stands earlier in the file,
     (r#""1GiB""#, "4096", &[r#"7:8: store.size: 4096 bytes hold too few segments to reclaim one; write at least "32MiB""#]),
     (r#""1GiB""#, "-1", &["7:8: store.size: -1 is out of bounds; write a whole number from 0 to 9223372036854775807"]),
     (r#""1GiB""#, "1.5", &[r#"7:8: store.size: this is a float; write a size such as "1GiB", or bytes as a whole number"#]),
+    (r#"path = "/var/cache/edge"
+size = "1GiB"
+"#, "shards = []\n", &["6:10: store.shards: 0 shards; write 1 to 64 [[store.shards]]"]),
+    (r#"path = "/var/cache/edge"
+"#, "shards = [{path = \"/a\", size = \"1GiB\"}]\n", &["7:8: store.size: every shard has its own; move it into a [[store.shards]], or leave shards out"]),
+    (r#"path = "/var/cache/edge"
+size = "1GiB"
+"#, r#"[[store.shards]]
+path = "/a"
+size = "1GiB"
+[[store.shards]]
+path = "/a/"
+size = "1GiB"
+"#, &["9:1: store.shards[1]: /a/ is the path of another shard; give each a directory of its own"]),
+    (r#"path = "/var/cache/edge"
+size = "1GiB"
+"#, r#"[[store.shards]]
+path = "a"
+size = "1MiB"
+"#, &[r#"7:8: store.shards[0].path: "a" depends on where edge is started; write an absolute path"#,
+      r#"8:8: store.shards[0].size: 1048576 bytes hold too few segments to reclaim one; write at least "32MiB""#]),
     (r#"servers = ["http://127.0.0.1:8000"]"#, r#"server = ["http://127.0.0.1:8000"]"#, &[r#"9:1: origins.main.servers is missing; write servers = ["http://127.0.0.1:8000"]"#, r#"10:1: unknown key "server" in origins.main; did you mean "servers"?"#]),
     (r#"["http://127.0.0.1:8000"]"#, r#""http://127.0.0.1:8000""#, &[r#"10:11: origins.main.servers: this is a string; write a list of servers, such as ["http://127.0.0.1:8000"]"#]),
     (r#"["http://127.0.0.1:8000"]"#, "[]", &[r#"10:11: origins.main.servers: the list is empty; write a list of servers, such as ["http://127.0.0.1:8000"]"#]),
@@ -243,12 +264,22 @@ fn every_mistake_is_reported_at_its_place_with_its_remedy() {
 }
 
 #[test]
+fn a_store_may_have_several_shards() {
+    let shards = "[[store.shards]]\npath = \"/a\"\nsize = \"1GiB\"\n[[store.shards]]\npath = \"/b\"\nsize = \"64MiB\"\n";
+    let text = SMALLEST.replacen("[store]\npath = \"/var/cache/edge\"\nsize = \"1GiB\"\n", shards, 1);
+    let config = parse("f", text.as_bytes(), &Told).unwrap();
+    let shards: Vec<_> = config.store.iter().map(|s| (s.path.to_str().unwrap(), s.size_bytes)).collect();
+    assert_eq!(shards, [("/a", 1 << 30), ("/b", 64 << 20)]);
+    assert_eq!(config.store_bytes(), (1 << 30) + (64 << 20));
+}
+
+#[test]
 fn the_smallest_file_serves_with_documented_defaults() {
     let config = parse("f", SMALLEST.as_bytes(), &Told).unwrap();
     assert_eq!(config.http, ["127.0.0.1:8080".parse().unwrap()]);
     assert_eq!(config.admin, Some("127.0.0.1:9180".parse().unwrap()));
     assert_eq!(
-        (config.store.path.as_path(), config.store.size_bytes),
+        (config.store[0].path.as_path(), config.store[0].size_bytes),
         (Path::new("/var/cache/edge"), 1 << 30)
     );
     assert_eq!(config.connections_max, edge::limits::CONNECTIONS_PER_WORKER);
@@ -304,7 +335,7 @@ steering = "rps"
     let config = parse("f", text.replace("HTTPS", "https").as_bytes(), &Told).unwrap();
     assert_eq!(config.cpus, Some(vec![0, 1, 2, 6]));
     assert_eq!((config.http.len(), config.admin), (2, None));
-    assert_eq!((config.store.size_bytes, config.connections_max), (64 << 20, 256));
+    assert_eq!((config.store[0].size_bytes, config.connections_max), (64 << 20, 256));
     let t = config.timeouts;
     assert_eq!((t.head_ms, t.idle_ms, t.body_ms, t.send_ms), (1000, 120_000, 300, 4000));
     let names: Vec<&str> = config.origins.iter().map(|o| o.name.as_str()).collect();

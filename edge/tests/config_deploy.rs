@@ -71,7 +71,7 @@ fn the_unit_gives_what_the_code_counts_on() {
     assert_eq!(values("CacheDirectory"), ["edge"]);
     let config = config::load(&deploy("edge.toml")).unwrap();
     assert_eq!(
-        config.store.path,
+        config.store[0].path,
         Path::new("/var/cache/edge"),
         "the only directory the unit lets edge write"
     );

@@ -48,13 +48,13 @@ fn lookups_allocate_nothing() {
     const ROUNDS: u32 = 20;
     let path = std::env::temp_dir().join(format!("edge-lookup-{}", std::process::id()));
     let (mut writer, readers, _) =
-        open(&Options { path: path.clone(), size_bytes: 64 << 20, readers: 1 }).unwrap();
+        open(&[Options { path: path.clone(), size_bytes: 64 << 20, readers: 1 }]).unwrap();
     let keys: Vec<(u64, Vec<u8>)> = (0..OBJECTS).map(|n| (xxh3_64(&key(n)), key(n))).collect();
     let body = Bytes::from(vec![b'x'; 1024]);
     for (hash, key) in &keys {
         writer.put(*hash, key, &[0; 64], &[b'h'; 200], std::slice::from_ref(&body), |_| true).unwrap();
     }
-    let object = writer.new_object();
+    let object = writer.new_object(keys[0].0);
     writer.put_chunk(object, 0, &[body]).unwrap();
     let absent = key(OBJECTS);
 

@@ -146,8 +146,8 @@ fn summary(config: &Config) -> String {
         count(config.http.len(), "address", "addresses"),
         count(config.origins.len(), "origin", "origins"),
         count(config.routes.len(), "route", "routes"),
-        config.store.size_bytes >> 20,
-        config.store.path.display(),
+        config.store_bytes() >> 20,
+        config.store.iter().map(|shard| shard.path.display().to_string()).collect::<Vec<_>>().join(" and "),
     )
 }
 

@@ -87,7 +87,7 @@ fn table(items: &[Value], indent: usize, out: &mut String) {
 /// What names a line comes first, and sentences last.
 fn column_rank(key: &str) -> usize {
     match key {
-        "worker" | "name" | "step" | "address" => 0,
+        "worker" | "name" | "step" | "address" | "path" => 0,
         "cpu" | "outcome" => 1,
         "reason" => 4,
         "counters" => 3,

@@ -3,7 +3,7 @@
 
 use super::problem::{Sink, nearest};
 use super::read::{Item, Section};
-use super::{Config, Files, Origin, Route, Steering, Store, Timeouts, Xdp, XdpMode, value};
+use super::{Config, Files, Origin, Route, Shard, Steering, Timeouts, Xdp, XdpMode, value};
 use crate::limits;
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ pub(super) fn build<'a>(
     let listen = top.require("listen", SMALLEST_LISTEN).and_then(|i| listen(&i, files));
     let store = top
         .require("store", "[store] with path = \"/var/cache/edge\" and size = \"1GiB\"")
-        .and_then(|i| store(&i.section(&["path", "size"])?));
+        .and_then(|i| store(&i.section(&["path", "size", "shards"])?));
     let mut names = Vec::new();
     let origins_item = top.require("origins", "[origins.main] with servers = [\"http://127.0.0.1:8000\"]");
     let origins = origins_item.and_then(|i| origins(&i, &mut names, files));
@@ -117,7 +117,39 @@ fn readable_file(item: &Item<'_>, files: &dyn Files) -> Option<PathBuf> {
     }
 }
 
-fn store(section: &Section<'_>) -> Option<Store> {
+/// One directory, or a list of shards with a directory and a size each.
+fn store(section: &Section<'_>) -> Option<Vec<Shard>> {
+    let Some(list) = section.get("shards") else { return Some(vec![shard(section)?]) };
+    for key in ["path", "size"] {
+        if let Some(item) = section.get(key) {
+            item.report("every shard has its own; move it into a [[store.shards]], or leave shards out");
+        }
+    }
+    let items = list.list("write [[store.shards]] sections, each with path and size")?;
+    if items.is_empty() || items.len() > limits::SHARDS_MAX {
+        let max = limits::SHARDS_MAX;
+        list.report(&format!("{} shards; write 1 to {max} [[store.shards]]", items.len()));
+        return None;
+    }
+    let mut shards: Vec<Shard> = Vec::new();
+    let mut all_good = true;
+    for item in &items {
+        let Some(shard) = item.section(&["path", "size"]).and_then(|section| shard(&section)) else {
+            all_good = false;
+            continue;
+        };
+        // By components, so that a trailing or doubled slash makes no difference.
+        if shards.iter().any(|other| other.path == shard.path) {
+            let path = shard.path.display();
+            item.report(&format!("{path} is the path of another shard; give each a directory of its own"));
+            all_good = false;
+        }
+        shards.push(shard);
+    }
+    all_good.then_some(shards)
+}
+
+fn shard(section: &Section<'_>) -> Option<Shard> {
     let path = section.require("path", "path = \"/var/cache/edge\"").and_then(|item| {
         let path = PathBuf::from(item.text("write a directory, such as \"/var/cache/edge\"")?);
         if !path.is_absolute() {
@@ -141,7 +173,7 @@ fn store(section: &Section<'_>) -> Option<Store> {
         }
         Some(bytes)
     });
-    Some(Store { path: path?, size_bytes: size? })
+    Some(Shard { path: path?, size_bytes: size? })
 }
 
 fn origins<'a>(item: &Item<'a>, names: &mut Vec<&'a str>, files: &dyn Files) -> Option<Vec<Origin>> {

@@ -107,8 +107,8 @@ pub struct Config {
     pub connections_max: usize,
     /// Timeouts of client connections.
     pub timeouts: Timeouts,
-    /// The store.
-    pub store: Store,
+    /// The shards of the store, at least one.
+    pub store: Vec<Shard>,
     /// Origins in the order of their names.
     pub origins: Vec<Origin>,
     /// Routes in the order of the file; the first that matches is taken.
@@ -118,6 +118,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// Bytes of all shards together.
+    pub fn store_bytes(&self) -> u64 {
+        self.store.iter().map(|shard| shard.size_bytes).sum()
+    }
+
     /// The sections that differ and only take effect with a restart; the rest follows a reload.
     pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
         let differs = [
@@ -166,12 +171,12 @@ impl From<Timeouts> for crate::proto::session::Timeouts {
     }
 }
 
-/// `[store]`
+/// `[store]`, or one `[[store.shards]]`
 #[derive(Clone, Debug, PartialEq)]
-pub struct Store {
-    /// Directory of the shard files.
+pub struct Shard {
+    /// Directory of the shard's files.
     pub path: PathBuf,
-    /// Bytes of all shards together.
+    /// Bytes of the shard.
     pub size_bytes: u64,
 }
 

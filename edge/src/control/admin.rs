@@ -6,6 +6,7 @@ use super::Node;
 use super::metrics::{self, Metrics};
 use crate::limits;
 use crate::proto::key;
+use crate::shard::ShardStatus;
 use crate::stats::Counter;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
@@ -175,6 +176,7 @@ fn status(node: &Node) -> Value {
             "index_bytes": usage.index_bytes,
             "evicted_objects": usage.evicted,
             "reclaimed_segments": usage.reclaimed_segments,
+            "shards": node.writer().shards().map(|shard| shard_status(&shard)).collect::<Vec<_>>(),
             "opened": {
                 "objects": node.opened.objects,
                 "dropped": node.opened.dropped,
@@ -195,6 +197,20 @@ fn status(node: &Node) -> Value {
         own.extend(more);
     }
     status
+}
+
+fn shard_status(shard: &ShardStatus) -> Value {
+    let mut shown =
+        json!({ "path": shard.path, "size_bytes": shard.size_bytes, "reason": shard.to_string() });
+    match &shard.state {
+        Ok(usage) => {
+            shown["state"] = "in use".into();
+            shown["used_bytes"] = usage.used_bytes.into();
+            shown["objects"] = usage.objects.into();
+        }
+        Err(_) => shown["state"] = "out of use".into(),
+    }
+    shown
 }
 
 fn reply(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {

@@ -23,23 +23,24 @@ pub(super) async fn flush_forever(node: &Node) {
 
 async fn flush(node: &Node) -> io::Result<()> {
     let dirty = node.writer.borrow_mut().dirty();
-    let Some((path, range)) = dirty else { return Ok(()) };
-    if range.is_empty() {
-        return Ok(());
+    for (path, _) in dirty {
+        let file = File::open(&path).await?;
+        let synced = file.sync_data().await;
+        file.close().await?;
+        synced?;
+        node.cells.add(Counter::Flushes, 1);
     }
-    let file = File::open(&path).await?;
-    let synced = file.sync_data().await;
-    file.close().await?;
-    synced?;
-    node.cells.add(Counter::Flushes, 1);
     Ok(())
 }
 
-/// Flushes, then writes the checkpoint. Nothing may be stored afterwards.
+/// Flushes, then writes the checkpoints. Nothing may be stored afterwards.
 pub(super) async fn close(node: &Node) -> io::Result<()> {
     flush(node).await?;
-    let (path, bytes) = node.writer.borrow_mut().checkpoint();
-    replace(&path, bytes).await
+    let checkpoints = node.writer.borrow_mut().checkpoints();
+    for (path, bytes) in checkpoints {
+        replace(&path, bytes).await?;
+    }
+    Ok(())
 }
 
 /// Writes a file so that after a crash either the old or the new one is there, whole.

@@ -244,7 +244,7 @@ async fn fetch_and_share(
     match judged.facts {
         Some(facts) if fits => {
             let chunked = sealing::needs_object(judged.head.body_bytes);
-            let object = if chunked { node.writer.borrow_mut().new_object() } else { 0 };
+            let object = if chunked { node.writer.borrow_mut().new_object(request.key_hash) } else { 0 };
             let stream = Stream::new(node.new_stream(), judged.head.clone(), object, false, node.workers());
             share(node, fill, leader, Filling::new(stream, judged.head, facts, request));
             sealing::run(node, fill, request, response.body).await;

@@ -152,5 +152,5 @@ pub(super) fn freshen(
 
 /// The most bytes one object may take of the store.
 pub(super) fn object_bytes_max(node: &Node) -> u64 {
-    node.writer.borrow().usage().size_bytes / limits::STORE_SHARE_PER_OBJECT
+    node.writer.borrow().smallest_shard_bytes() / limits::STORE_SHARE_PER_OBJECT
 }

@@ -6,7 +6,7 @@
 
 mod probe;
 
-use crate::config::{Config, Steering, XdpMode};
+use crate::config::{Config, Shard, Steering, XdpMode};
 use crate::limits;
 pub use probe::{probe, raise_nofile};
 use std::fmt;
@@ -75,8 +75,8 @@ pub struct Machine {
     pub unprivileged_port_start: Option<u16>,
     /// Names of the network interfaces.
     pub interfaces: Vec<String>,
-    /// The store's directory or its nearest parent that exists.
-    pub store: Option<StoreDisk>,
+    /// For each shard its directory or its nearest parent that exists.
+    pub shards: Vec<Option<StoreDisk>>,
     /// `MemAvailable` in bytes.
     pub memory_available_bytes: Option<u64>,
 }
@@ -119,7 +119,11 @@ pub fn judge(machine: &Machine, config: &Config) -> Vec<Finding> {
     descriptors(machine, config, &mut findings);
     capabilities(machine, config, &mut findings);
     network(machine, config, &mut findings);
-    store(machine, config, &mut findings);
+    for (disk, shard) in machine.shards.iter().zip(&config.store) {
+        if let Some(disk) = disk {
+            self::shard(machine, disk, shard, config.store.len() == 1, &mut findings);
+        }
+    }
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings
 }
@@ -286,30 +290,34 @@ fn network(machine: &Machine, config: &Config, findings: &mut Vec<Finding>) {
     }
 }
 
-fn store(machine: &Machine, config: &Config, findings: &mut Vec<Finding>) {
-    let Some(disk) = &machine.store else { return };
-    let path = config.store.path.display();
+/// `only`: without this shard nothing is stored.
+fn shard(machine: &Machine, disk: &StoreDisk, shard: &Shard, only: bool, findings: &mut Vec<Finding>) {
+    let path = shard.path.display();
+    let (severity, without) = match only {
+        true => (Severity::Fatal, "nothing is served"),
+        false => (Severity::Warning, "the other shards"),
+    };
     if !disk.writable {
         findings.push(Finding {
-            severity: Severity::Fatal,
+            severity,
             what: format!("{path} cannot be written"),
-            still_works: "nothing is served",
+            still_works: without,
             fix: format!("install -d -o USER {path}, or CacheDirectory= in the unit"),
         });
         return;
     }
-    let wanted = config.store.size_bytes.saturating_sub(disk.own_bytes);
+    let wanted = shard.size_bytes.saturating_sub(disk.own_bytes);
     if disk.free_bytes < wanted {
         findings.push(Finding {
-            severity: Severity::Fatal,
+            severity,
             what: format!(
                 "{path} has {} MiB free, the store wants {} MiB more",
                 disk.free_bytes >> 20,
                 wanted >> 20
             ),
-            still_works: "nothing is served: a mapped file without space behind it breaks when it is written",
+            still_works: without,
             fix: format!(
-                "store.size = \"{}MiB\" at most, or a larger disk",
+                "size = \"{}MiB\" at most, or a larger disk",
                 (disk.free_bytes + disk.own_bytes) >> 20
             ),
         });
@@ -320,7 +328,7 @@ fn store(machine: &Machine, config: &Config, findings: &mut Vec<Finding>) {
             severity: Severity::Warning,
             what: format!("{path} is memory ({}), and {} MiB are available", disk.kind, available >> 20),
             still_works: "all, until memory runs out",
-            fix: format!("store.size = \"{}MiB\" at most, or a directory on a disk", available >> 20),
+            fix: format!("size = \"{}MiB\" at most, or a directory on a disk", available >> 20),
         });
     }
     if matches!(disk.kind.as_str(), "nfs" | "cifs" | "smb2" | "fuse" | "ceph" | "9p") {

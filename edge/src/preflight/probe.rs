@@ -7,8 +7,8 @@ use std::fs;
 use std::path::Path;
 use std::str::FromStr;
 
-/// Reads the machine. `store` is the configured directory; it need not exist.
-pub fn probe(store: &Path) -> Machine {
+/// Reads the machine. `shards` are the configured directories; they need not exist.
+pub fn probe<'a>(shards: impl Iterator<Item = &'a Path>) -> Machine {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     Machine {
         kernel: kernel_version(&fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default()),
@@ -21,7 +21,7 @@ pub fn probe(store: &Path) -> Machine {
         somaxconn: number("/proc/sys/net/core/somaxconn"),
         unprivileged_port_start: number("/proc/sys/net/ipv4/ip_unprivileged_port_start"),
         interfaces: interfaces(),
-        store: store_disk(store),
+        shards: shards.map(store_disk).collect(),
         memory_available_bytes: memory_available_bytes(
             &fs::read_to_string("/proc/meminfo").unwrap_or_default(),
         ),

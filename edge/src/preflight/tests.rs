@@ -34,7 +34,12 @@ fn machine() -> Machine {
         somaxconn: Some(4096),
         unprivileged_port_start: Some(1024),
         interfaces: vec!["eth0".into(), "lo".into()],
-        store: Some(StoreDisk { kind: "xfs".into(), free_bytes: 8 << 30, own_bytes: 0, writable: true }),
+        shards: vec![Some(StoreDisk {
+            kind: "xfs".into(),
+            free_bytes: 8 << 30,
+            own_bytes: 0,
+            writable: true,
+        })],
         memory_available_bytes: Some(4 << 30),
     }
 }
@@ -89,12 +94,12 @@ fn each_lack_is_found_with_its_fix() {
     check(XDP, Note, &["CAP_SYS_NICE"], |m| m.capabilities = Some(!(1 << SYS_NICE)));
     check("", Note, &["somaxconn=4096"], |m| m.somaxconn = Some(128));
     check(&XDP.replace("eth0", "eth7"), Warning, &["\"eth7\"", "eth0, lo"], |_| {});
-    let disk = |change: fn(&mut StoreDisk)| move |m: &mut Machine| change(m.store.as_mut().unwrap());
+    let disk = |change: fn(&mut StoreDisk)| move |m: &mut Machine| change(m.shards[0].as_mut().unwrap());
     check("", Fatal, &["cannot be written"], disk(|d| d.writable = false));
     check("", Fatal, &["500 MiB free", "1024 MiB more", "\"500MiB\""], disk(|d| d.free_bytes = 500 << 20));
     check("", Warning, &["nfs", "local file system"], disk(|d| d.kind = "nfs".into()));
     check("", Warning, &["tmpfs", "\"512MiB\""], |m| {
-        m.store.as_mut().unwrap().kind = "tmpfs".into();
+        m.shards[0].as_mut().unwrap().kind = "tmpfs".into();
         m.memory_available_bytes = Some(512 << 20);
     });
 }
@@ -105,7 +110,7 @@ fn lacks_that_something_else_makes_good_are_not_reported() {
     m.capabilities =
         Some(1 << SYS_ADMIN | 1 << NET_ADMIN | 1 << NET_BIND_SERVICE | 1 << SYS_NICE | 1 << IPC_LOCK);
     assert_eq!(judge(&m, &config(XDP)), [], "CAP_SYS_ADMIN includes CAP_BPF and CAP_PERFMON");
-    m.store = Some(StoreDisk { free_bytes: 0, own_bytes: 1 << 30, ..m.store.unwrap() });
+    m.shards[0] = Some(StoreDisk { free_bytes: 0, own_bytes: 1 << 30, ..m.shards[0].clone().unwrap() });
     assert_eq!(judge(&m, &config(XDP)), [], "the store already has its space");
     m.capabilities = Some(0);
     m.unprivileged_port_start = Some(80);
@@ -134,19 +139,19 @@ fn kernel_versions_and_cpu_ranges() {
 
 #[test]
 fn this_machine_can_be_read() {
-    let machine = probe(Path::new("/nowhere/cache"));
+    let machine = probe([Path::new("/nowhere/cache")].into_iter());
     assert!(machine.kernel.is_some_and(|version| version > (2, 6)));
     assert!(!machine.cpus.is_empty() && machine.interfaces.contains(&"lo".to_owned()));
     assert!(machine.nofile.is_some() && machine.capabilities.is_some() && machine.somaxconn.is_some());
-    let disk = machine.store.expect("the root directory stands in for what does not exist");
+    let disk = machine.shards[0].as_ref().expect("the root directory stands in for what does not exist");
     assert!(!disk.kind.is_empty() && disk.own_bytes == 0);
-    let shm = probe(Path::new("/dev/shm")).store;
+    let shm = probe([Path::new("/dev/shm")].into_iter()).shards.remove(0);
     assert!(shm.is_none_or(|disk| disk.kind == "tmpfs"));
 }
 
 #[test]
 fn the_soft_limit_of_descriptors_rises_to_what_is_needed() {
-    let (_, hard) = probe(Path::new("/")).nofile.unwrap();
+    let (_, hard) = probe(std::iter::empty()).nofile.unwrap();
     let soft = raise_nofile(1).unwrap();
     assert!(soft >= 1, "a limit is never lowered");
     assert_eq!(raise_nofile(soft).unwrap(), soft);

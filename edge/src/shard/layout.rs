@@ -28,6 +28,10 @@ pub const RECORD_ALIGN: usize = 16;
 pub const HEADER_BYTES: usize = 64;
 /// The words that describe the segment.
 pub const SEGMENT_WORDS: Range<usize> = 64..66;
+/// Bits of an object's number; those above are free for whoever tells shards apart.
+pub const OBJECT_BITS: u32 = 56;
+/// Runs of a file, so that a run and a count of 32 bits make an object's number.
+pub const RUNS_MAX: u64 = 1 << (OBJECT_BITS - 32);
 /// First word of the dead bits.
 pub const DEAD_WORD: usize = 512;
 

@@ -18,18 +18,16 @@ pub mod layout;
 mod read;
 mod reclaim;
 mod recover;
+mod set;
 mod store;
 
-pub use read::{Pinned, Reader};
-pub use store::Writer;
+pub use read::Pinned;
+pub use set::{Reader, ShardStatus, Writer};
 
 use crate::limits;
 use std::path::PathBuf;
 
-/// Bytes of store for each entry of the index: 2 MiB of index for each GiB.
-const BYTES_PER_INDEX_ENTRY: u64 = 4096;
-
-/// How to open a store.
+/// How to open one shard of a store.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Directory of the shard file; made if missing.
@@ -50,6 +48,9 @@ pub struct OpenError {
     pub what: String,
     /// What the operator can do.
     pub remedy: String,
+    /// Whether the disk or its file system is at fault, so that other shards may serve without this one. Else
+    /// somebody has to decide something: whose file this is, which process uses it, how large it shall be.
+    pub of_disk: bool,
 }
 
 /// What opening found.
@@ -67,6 +68,17 @@ pub struct Opened {
     pub took_ms: u64,
 }
 
+impl Opened {
+    fn add(&mut self, other: &Opened) {
+        self.objects += other.objects;
+        self.dropped += other.dropped;
+        self.clean &= other.clean;
+        self.scanned_bytes += other.scanned_bytes;
+        // They are opened at the same time.
+        self.took_ms = self.took_ms.max(other.took_ms);
+    }
+}
+
 /// Why an object could not be stored; it is served all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PutError {
@@ -76,6 +88,9 @@ pub enum PutError {
     /// Key, meta, head and body do not fit one segment.
     #[error("record larger than a segment")]
     TooLarge,
+    /// The shard it belongs to is out of use.
+    #[error("its shard is out of use")]
+    NoShard,
 }
 
 /// Usage for status and metrics.
@@ -97,13 +112,27 @@ pub struct Usage {
     pub reclaimed_segments: u64,
 }
 
-/// Opens (or creates) the store. The first [`Options::readers`] readers are returned in order.
+impl Usage {
+    fn add(&mut self, other: &Usage) {
+        self.size_bytes += other.size_bytes;
+        self.used_bytes += other.used_bytes;
+        self.objects += other.objects;
+        self.index_entries_max += other.index_entries_max;
+        self.index_bytes += other.index_bytes;
+        self.evicted += other.evicted;
+        self.reclaimed_segments += other.reclaimed_segments;
+    }
+}
+
+/// Opens (or creates) the store: one shard or several, with the same number of readers each, at most
+/// [`limits::SHARDS_MAX`]. The readers are returned in order.
 ///
 /// A shard file of another size is kept: it grows, or it loses the segments beyond the new end and what they
-/// held. One that another version made, or that is none of ours, is refused and left alone. Blocks until all
-/// is read that must be: after a clean stop the checkpoint, else every record.
-pub fn open(options: &Options) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
-    recover::open(options, limits::SEGMENT_BYTES, (options.size_bytes / BYTES_PER_INDEX_ENTRY) as usize)
+/// held. One that another version made, or that is none of ours, is refused and left alone. Of several shards one
+/// whose disk fails is left out. Blocks until all is read that must be: after a clean stop the checkpoint, else
+/// every record.
+pub fn open(shards: &[Options]) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
+    set::open(shards, limits::SEGMENT_BYTES)
 }
 
 #[cfg(test)]

@@ -143,6 +143,13 @@ impl Pinned {
         self.header.object_bytes()
     }
 
+    /// The same record; the number of its chunks carries these bits as well.
+    #[inline]
+    pub(super) fn of_shard(mut self, bits: u64) -> Self {
+        self.header.object |= bits;
+        self
+    }
+
     /// The chunks' object number, if the body is chunked.
     pub fn chunked(&self) -> Option<u64> {
         (self.header.kind == Kind::Head).then_some(self.header.object)

@@ -80,18 +80,18 @@ impl ShardFile {
             return Err(refuse(directory, what, format!("set [store] size to \"{least_mib}MiB\" or more")));
         }
         let access = "give the user that runs edge read and write access to this directory";
-        fs::create_dir_all(directory).map_err(|error| refuse(directory, error, access))?;
+        fs::create_dir_all(directory).map_err(|error| failed(directory, error, access))?;
         let lock = LockedDirectory::lock(directory)
-            .map_err(|error| refuse(directory, error, access))?
+            .map_err(|error| failed(directory, error, access))?
             .ok_or_else(|| {
                 refuse(directory, "another process uses it", "stop that edge, or set another [store] path")
             })?;
         let path = directory.join(FILE_NAME);
         let mut how = File::options();
         how.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let file = how.open(&path).map_err(|error| refuse(&path, error, access))?;
+        let file = how.open(&path).map_err(|error| failed(&path, error, access))?;
         let found =
-            read_header(&file).map_err(|error| refuse(&path, error, "check the disk, or remove the file"))?;
+            read_header(&file).map_err(|error| failed(&path, error, "check the disk, or remove the file"))?;
         let header = accept_header(&path, found, segment_bytes, segments)?;
         let geometry = Geometry::new(segment_bytes, segments);
         allocate(&path, &file, geometry.file_bytes())?;
@@ -103,7 +103,7 @@ impl ShardFile {
         // promises segments that are not there.
         store_words(&map, &header.encode());
         file.set_len(geometry.file_bytes())
-            .map_err(|error| refuse(&path, error, "check the disk, or remove the file"))?;
+            .map_err(|error| failed(&path, error, "check the disk, or remove the file"))?;
         Ok(ShardFile { map, header, geometry, directory: directory.clone() })
     }
 
@@ -114,7 +114,7 @@ impl ShardFile {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => {
-                return Err(refuse(&path, error, "remove the file; the store is then scanned instead"));
+                return Err(failed(&path, error, "remove the file; the store is then scanned instead"));
             }
         };
         let as_found = |checkpoint: &Checkpoint| {
@@ -132,22 +132,31 @@ impl ShardFile {
 
     /// Counts this opening, on disk, before anything is served; from then on an earlier checkpoint does not hold.
     fn begin_run(&self, run_seen: u64) -> Result<u64, OpenError> {
-        let run = self.header.run.max(run_seen) + 1;
+        // The word has no checksum: a number that cannot be is as good as none.
+        let run_found = if self.header.run < layout::RUNS_MAX { self.header.run } else { 0 };
+        let run = run_found.max(run_seen) + 1;
         store_words(&self.map, &FileHeader { run, ..self.header }.encode());
         let path = self.directory.join(FILE_NAME);
-        self.map.flush_first_words().map_err(|error| refuse(&path, error, "check the disk"))?;
+        self.map.flush_first_words().map_err(|error| failed(&path, error, "check the disk"))?;
         let checkpoint = self.directory.join(checkpoint::FILE_NAME);
         match fs::remove_file(&checkpoint) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(refuse(&checkpoint, error, "remove the file by hand"))
+                Err(failed(&checkpoint, error, "remove the file by hand"))
             }
             _ => Ok(run),
         }
     }
 }
 
+/// Somebody has to decide something.
 fn refuse(path: &Path, what: impl ToString, remedy: impl Into<String>) -> OpenError {
-    OpenError { path: path.display().to_string(), what: what.to_string(), remedy: remedy.into() }
+    let path = path.display().to_string();
+    OpenError { path, what: what.to_string(), remedy: remedy.into(), of_disk: false }
+}
+
+/// The disk or its file system is at fault.
+fn failed(path: &Path, what: impl ToString, remedy: impl Into<String>) -> OpenError {
+    OpenError { of_disk: true, ..refuse(path, what, remedy) }
 }
 
 fn store_words(map: &Unserved, values: &[u64; FILE_WORDS]) {
@@ -231,7 +240,7 @@ fn allocate(path: &Path, file: &File, bytes: u64) -> Result<(), OpenError> {
             nix::Error::EOPNOTSUPP => "put [store] path on ext4, xfs, btrfs or tmpfs",
             _ => "check the disk",
         };
-        refuse(path, format!("cannot allocate {bytes} bytes: {}", error.desc()), remedy)
+        failed(path, format!("cannot allocate {bytes} bytes: {}", error.desc()), remedy)
     })
 }
 

@@ -179,6 +179,23 @@ impl Writer {
         old.len() as u64
     }
 
+    /// Removes what a record with this key and meta, stored in another shard, takes the place of.
+    pub(super) fn supersede(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        meta: &[u8],
+        replaces: impl FnMut(&[u8]) -> bool,
+    ) {
+        let old = self.replaced(hash, key, meta, replaces);
+        if !old.is_empty() {
+            self.changing();
+        }
+        for (slot, entry) in old {
+            self.take_out(slot, entry.location());
+        }
+    }
+
     /// Usage now.
     pub fn usage(&self) -> Usage {
         let in_use = self.segments.sealed.len() + usize::from(self.segments.active.is_some());

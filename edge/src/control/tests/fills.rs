@@ -439,7 +439,7 @@ fn an_object_too_large_for_the_store_is_streamed_and_not_stored() {
         exchange.close();
     });
     let mut config = config(directory.path(), &[origin.url()]);
-    config.store.size_bytes = 64 << 20;
+    config.store[0].size_bytes = 64 << 20;
     let (node, mut workers) = start_in(1, config, directory);
     let worker = &mut workers[0];
     let known = worker.fill("http://a/known");

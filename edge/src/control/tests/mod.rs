@@ -11,7 +11,7 @@ mod worker;
 
 use super::mailbox::Mailbox;
 use super::{Handle, Start, spawn};
-use crate::config::{Config, Origin, Route, Store, Timeouts};
+use crate::config::{Config, Origin, Route, Shard, Timeouts};
 use crate::limits;
 use crate::shard;
 use crate::stats::{Cells, Counter};
@@ -78,7 +78,7 @@ fn config(directory: &Path, servers: &[String]) -> Config {
         admin: Some("127.0.0.1:0".parse().unwrap()),
         connections_max: 1024,
         timeouts: Timeouts::default(),
-        store: Store { path: directory.into(), size_bytes: 256 << 20 },
+        store: vec![Shard { path: directory.into(), size_bytes: 256 << 20 }],
         origins: vec![Origin {
             name: "main".into(),
             servers: servers.to_vec(),
@@ -97,13 +97,14 @@ fn start(workers: usize, servers: &[String]) -> (Node, Vec<Worker>) {
     start_in(workers, config(directory.path(), servers), directory)
 }
 
+fn shards(config: &Config, readers: usize) -> Vec<shard::Options> {
+    let options =
+        |one: &Shard| shard::Options { path: one.path.clone(), size_bytes: one.size_bytes, readers };
+    config.store.iter().map(options).collect()
+}
+
 fn start_in(workers: usize, config: Config, directory: Arc<Scratch>) -> (Node, Vec<Worker>) {
-    let options = shard::Options {
-        path: config.store.path.clone(),
-        size_bytes: config.store.size_bytes,
-        readers: workers,
-    };
-    let (writer, readers, opened) = shard::open(&options).unwrap();
+    let (writer, readers, opened) = shard::open(&shards(&config, workers)).unwrap();
     let mailboxes: Vec<_> = (0..workers).map(|_| Mailbox::new().unwrap()).collect();
     let cells = Arc::new(Cells::default());
     let handle = spawn(Start {
@@ -211,9 +212,7 @@ fn a_clean_stop_breaks_what_runs_and_leaves_a_store_that_opens_at_once() {
     worker.run_until(|worker| worker.broken(stalled));
     drop(workers);
 
-    let options =
-        shard::Options { path: config.store.path.clone(), size_bytes: config.store.size_bytes, readers: 1 };
-    let (writer, readers, opened) = shard::open(&options).unwrap();
+    let (writer, readers, opened) = shard::open(&shards(&config, 1)).unwrap();
     assert!(opened.clean, "{opened:?}");
     assert_eq!(opened.objects, 1);
     let key = b"http://a/small";

@@ -6,11 +6,14 @@ mod basics;
 mod interleave;
 mod killed;
 mod model;
+mod set;
 mod threads;
 mod torn;
 
+use super::read::Reader;
 use super::scratch::Scratch;
-use super::{Opened, Options, Pinned, PutError, Reader, Writer, recover};
+use super::store::Writer;
+use super::{Opened, Options, Pinned, PutError, recover};
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 

@@ -75,6 +75,7 @@ impl Run {
             Err(PutError::Pinned) => assert!(!self.held.is_empty()),
             // Pinned segments may leave too little for a large one; what was there before stays.
             Err(PutError::TooLarge) => assert_ne!(object.chunk_bytes, 0),
+            Err(PutError::NoShard) => panic!("one shard has no other"),
         }
     }
 

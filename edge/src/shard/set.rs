@@ -1,0 +1,335 @@
+//! Several shards behind one writer and one kind of reader: which shard a key belongs to, and what the rest of
+//! the node sees of them. Knows no format and no segment.
+//!
+//! A key's hash picks one of [`HOMES`] places, and each place belongs to the live shard with the highest score for it
+//! (weighted rendezvous hashing: Thaler and Ravishankar 1998, weights after Schindelhauer and Schomaker 2005).
+//! So a shard gets its share by size; when one goes, only its places move, and each of them to where it would
+//! have been without it. The scores hang on the random id in the shard file, not on the order in the configuration.
+//!
+//! All records of an object are in one shard: the numbers of large objects carry the shard's number. A record that
+//! was stored when its key had another home is never found and is dropped when its key is stored or removed again.
+#![forbid(unsafe_code)]
+
+use super::{OpenError, Opened, Options, Pinned, PutError, Usage, layout, read, recover, store};
+use crate::limits;
+use bytes::Bytes;
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
+/// Places a hash can pick: the share of a shard is exact to 1/4096.
+const HOMES: usize = 4096;
+/// A place without a shard.
+const NOWHERE: u8 = u8::MAX;
+/// Where the shard's number stands in an object's number.
+const SHARD_SHIFT: u32 = layout::OBJECT_BITS;
+
+const _: () = assert!(limits::SHARDS_MAX < NOWHERE as usize && limits::SHARDS_MAX <= 1 << (64 - SHARD_SHIFT));
+
+/// Bytes of store for each entry of the index: 2 MiB of index for each GiB.
+const BYTES_PER_INDEX_ENTRY: u64 = 4096;
+
+/// Which shard each place belongs to. Written by the writer, read by everybody.
+struct Homes(Box<[AtomicU8]>);
+
+impl Homes {
+    fn new() -> Self {
+        Homes((0..HOMES).map(|_| AtomicU8::new(NOWHERE)).collect())
+    }
+
+    /// The number of the shard for a hash. The bits are those that choose neither tag nor bucket in the index.
+    #[inline]
+    fn of(&self, hash: u64) -> usize {
+        self.0[(hash >> 16) as usize % HOMES].load(Relaxed).into()
+    }
+
+    /// Gives each place to the live shard with the highest score: `(number, id, weight)`.
+    fn share_out(&self, live: &[(usize, u64, u64)]) {
+        for (place, home) in self.0.iter().enumerate() {
+            let score = |&(_, id, weight): &(usize, u64, u64)| -(weight as f64) / unit(id, place as u64).ln();
+            let best = live.iter().max_by(|a, b| score(a).total_cmp(&score(b)));
+            home.store(best.map_or(NOWHERE, |&(number, ..)| number as u8), Relaxed);
+        }
+    }
+}
+
+/// A number between 0 and 1, neither included, that looks random.
+fn unit(id: u64, place: u64) -> f64 {
+    let hash = layout::chunk_hash(id, place as u32);
+    ((hash >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
+}
+
+/// One shard as the writer has it.
+struct Shard {
+    options: Options,
+    opened: Opened,
+    /// Else why it is not in use.
+    writer: Result<store::Writer, String>,
+}
+
+/// How one shard stands, for the status.
+#[derive(Clone, Debug)]
+pub struct ShardStatus {
+    /// Its directory.
+    pub path: PathBuf,
+    /// Bytes it was given.
+    pub size_bytes: u64,
+    /// What opening it found.
+    pub opened: Opened,
+    /// What is in it; else why it is not in use.
+    pub state: Result<Usage, String>,
+}
+
+impl fmt::Display for ShardStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Opened { objects, dropped, clean, scanned_bytes, took_ms } = self.opened;
+        match &self.state {
+            Err(why) => write!(f, "out of use: {why}"),
+            Ok(_) if clean => write!(f, "{objects} objects, opened from its checkpoint in {took_ms} ms"),
+            Ok(_) => {
+                let rate = scanned_bytes as f64 / (1 << 30) as f64 / (took_ms.max(1) as f64 / 1000.0);
+                let mib = scanned_bytes >> 20;
+                write!(f, "{objects} objects, {mib} MiB scanned in {took_ms} ms, {rate:.2} GiB/s")?;
+                write!(f, ", {dropped} torn records dropped")
+            }
+        }
+    }
+}
+
+/// The writing side of all shards; one, owned by control.
+pub struct Writer {
+    shards: Vec<Shard>,
+    homes: Arc<Homes>,
+}
+
+/// The reading side of one worker. `Send`, but neither `Sync` nor `Clone`.
+pub struct Reader {
+    shards: Box<[Option<read::Reader>]>,
+    homes: Arc<Homes>,
+}
+
+/// Opens all shards at once. One that cannot be used for reasons of its disk is left out, as long as another can;
+/// one that the operator must look at (foreign, of another version, in use by another process) is refused.
+pub(super) fn open(
+    shards: &[Options],
+    segment_bytes: usize,
+) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
+    assert!((1..=limits::SHARDS_MAX).contains(&shards.len()));
+    let all = open_each(shards, segment_bytes);
+    let any = all.iter().any(Result::is_ok);
+    let mut list = Vec::new();
+    let mut sides: Vec<Vec<Option<read::Reader>>> = (0..shards[0].readers).map(|_| Vec::new()).collect();
+    let mut sum = Opened { clean: true, ..Opened::default() };
+    for (options, one) in shards.iter().zip(all) {
+        let (writer, readers, opened) = match one {
+            Ok((writer, readers, opened)) => {
+                sum.add(&opened);
+                (Ok(writer), readers, opened)
+            }
+            Err(error) if error.of_disk && any => {
+                tracing::error!(%error, "shard left out, the others serve");
+                (Err(error.to_string()), Vec::new(), Opened::default())
+            }
+            Err(error) => return Err(error),
+        };
+        let mut readers = readers.into_iter();
+        sides.iter_mut().for_each(|side| side.push(readers.next()));
+        list.push(Shard { options: options.clone(), opened, writer });
+    }
+    let writer = Writer { shards: list, homes: Arc::new(Homes::new()) };
+    writer.share_out();
+    let reader = |side: Vec<_>| Reader { shards: side.into(), homes: Arc::clone(&writer.homes) };
+    let readers = sides.into_iter().map(reader).collect();
+    Ok((writer, readers, sum))
+}
+
+type OneOpened = Result<(store::Writer, Vec<read::Reader>, Opened), OpenError>;
+
+/// Each shard on a thread of its own: their disks work at the same time.
+fn open_each(shards: &[Options], segment_bytes: usize) -> Vec<OneOpened> {
+    let open_one = |options: &Options| {
+        let entries = (options.size_bytes / BYTES_PER_INDEX_ENTRY) as usize;
+        recover::open(options, segment_bytes, entries)
+    };
+    match shards {
+        [only] => vec![open_one(only)],
+        several => std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                several.iter().map(|options| scope.spawn(move || open_one(options))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("opening does not panic")).collect()
+        }),
+    }
+}
+
+impl Writer {
+    fn share_out(&self) {
+        let live: Vec<_> = self
+            .live()
+            .map(|(number, writer)| (number, writer.id, writer.geometry.segments as u64))
+            .collect();
+        self.homes.share_out(&live);
+    }
+
+    fn live(&self) -> impl Iterator<Item = (usize, &store::Writer)> {
+        let numbered = self.shards.iter().enumerate();
+        numbered.filter_map(|(number, shard)| Some((number, shard.writer.as_ref().ok()?)))
+    }
+
+    fn shard(&mut self, number: usize) -> Option<&mut store::Writer> {
+        self.shards.get_mut(number)?.writer.as_mut().ok()
+    }
+
+    /// A number for the chunks of a new large object whose key has this hash, never used before, also across
+    /// restarts.
+    pub fn new_object(&mut self, hash: u64) -> u64 {
+        let number = self.homes.of(hash);
+        // Without a shard no chunk will be stored either.
+        self.shard(number).map_or(0, |shard| tagged(shard.new_object(), number))
+    }
+
+    /// Stores a whole object (`pieces` are its body) and publishes it, replacing records of the same key for
+    /// which `replaces(old meta)` holds, and any with the same discriminator.
+    pub fn put(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        meta: &[u8],
+        head: &[u8],
+        pieces: &[Bytes],
+        mut replaces: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), PutError> {
+        let home = self.homes.of(hash);
+        self.shard(home).ok_or(PutError::NoShard)?.put(hash, key, meta, head, pieces, &mut replaces)?;
+        self.supersede(home, hash, key, meta, replaces);
+        Ok(())
+    }
+
+    /// Stores one chunk of a large object; it can be read at once by [`Reader::chunk`].
+    pub fn put_chunk(&mut self, object: u64, chunk: u32, pieces: &[Bytes]) -> Result<(), PutError> {
+        let (number, object) = untagged(object);
+        self.shard(number).ok_or(PutError::NoShard)?.put_chunk(object, chunk, pieces)
+    }
+
+    /// Publishes the head record of a large object whose chunks are all stored: numbered from 0, and together
+    /// `object_bytes` long. If they are not all there (any more), the object does not fit the store:
+    /// [`PutError::TooLarge`].
+    #[allow(clippy::too_many_arguments)]
+    pub fn put_chunked(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        meta: &[u8],
+        head: &[u8],
+        object: u64,
+        object_bytes: u64,
+        mut replaces: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), PutError> {
+        let (home, object) = untagged(object);
+        // The key may have got another home since its chunks were begun.
+        if home != self.homes.of(hash) {
+            return Err(PutError::NoShard);
+        }
+        let shard = self.shard(home).ok_or(PutError::NoShard)?;
+        shard.put_chunked(hash, key, meta, head, object, object_bytes, &mut replaces)?;
+        self.supersede(home, hash, key, meta, replaces);
+        Ok(())
+    }
+
+    /// Drops from the other shards what a record just stored takes the place of.
+    fn supersede(
+        &mut self,
+        home: usize,
+        hash: u64,
+        key: &[u8],
+        meta: &[u8],
+        mut replaces: impl FnMut(&[u8]) -> bool,
+    ) {
+        for (number, shard) in self.shards.iter_mut().enumerate() {
+            if let (true, Ok(writer)) = (number != home, &mut shard.writer) {
+                writer.supersede(hash, key, meta, &mut replaces);
+            }
+        }
+    }
+
+    /// Reads a record as a worker would (for validation and refresh). The result must be dropped before the
+    /// next call that stores.
+    pub fn lookup(&self, hash: u64, key: &[u8], accept: impl FnMut(&[u8]) -> bool) -> Option<Pinned> {
+        let number = self.homes.of(hash);
+        let shard = self.shards.get(number)?.writer.as_ref().ok()?;
+        Some(shard.lookup(hash, key, accept)?.of_shard((number as u64) << SHARD_SHIFT))
+    }
+
+    /// Removes all records of a key; says how many. They stay away if the process is killed right after.
+    pub fn remove(&mut self, hash: u64, key: &[u8]) -> u64 {
+        let writers = self.shards.iter_mut().filter_map(|shard| shard.writer.as_mut().ok());
+        writers.map(|writer| writer.remove(hash, key)).sum()
+    }
+
+    /// Usage now, of all shards together.
+    pub fn usage(&self) -> Usage {
+        let mut sum = Usage::default();
+        self.live().for_each(|(_, writer)| sum.add(&writer.usage()));
+        sum
+    }
+
+    /// Bytes of the smallest shard: an object lies in one shard, and nobody knows yet in which.
+    pub fn smallest_shard_bytes(&self) -> u64 {
+        self.live().map(|(_, writer)| writer.geometry.file_bytes()).min().unwrap_or(0)
+    }
+
+    /// Each shard, in the order of the configuration.
+    pub fn shards(&self) -> impl Iterator<Item = ShardStatus> {
+        self.shards.iter().map(|shard| ShardStatus {
+            path: shard.options.path.clone(),
+            size_bytes: shard.options.size_bytes,
+            opened: shard.opened.clone(),
+            state: shard.writer.as_ref().map(store::Writer::usage).map_err(String::clone),
+        })
+    }
+
+    /// The shard files, for flushing them, and the range of bytes written since the last call.
+    pub fn dirty(&mut self) -> Vec<(PathBuf, Range<u64>)> {
+        let writers = self.shards.iter_mut().filter_map(|shard| shard.writer.as_mut().ok());
+        writers.filter_map(store::Writer::dirty).collect()
+    }
+
+    /// The checkpoints of a clean stop: where to write each and its bytes. Nothing may be stored afterwards.
+    /// The caller flushes the shard files, and then writes these to their paths with a temporary name and a rename.
+    pub fn checkpoints(&mut self) -> Vec<(PathBuf, Vec<u8>)> {
+        let writers = self.shards.iter_mut().filter_map(|shard| shard.writer.as_mut().ok());
+        writers.map(store::Writer::checkpoint).collect()
+    }
+}
+
+impl Reader {
+    /// Finds the newest record with this key whose meta `accept` takes. Bumps its frequency. `hash` must be the
+    /// one the record was stored under, from a function that stays the same across restarts.
+    #[inline]
+    pub fn lookup(&self, hash: u64, key: &[u8], accept: impl FnMut(&[u8]) -> bool) -> Option<Pinned> {
+        match &*self.shards {
+            [only] => only.as_ref()?.lookup(hash, key, accept),
+            several => {
+                let number = self.homes.of(hash);
+                let found = several.get(number)?.as_ref()?.lookup(hash, key, accept)?;
+                Some(found.of_shard((number as u64) << SHARD_SHIFT))
+            }
+        }
+    }
+
+    /// Finds chunk number `chunk` of a large object.
+    #[inline]
+    pub fn chunk(&self, object: u64, chunk: u32) -> Option<Pinned> {
+        let (number, object) = untagged(object);
+        self.shards.get(number)?.as_ref()?.chunk(object, chunk)
+    }
+}
+
+fn tagged(object: u64, number: usize) -> u64 {
+    object | (number as u64) << SHARD_SHIFT
+}
+
+fn untagged(object: u64) -> (usize, u64) {
+    ((object >> SHARD_SHIFT) as usize, object & ((1 << SHARD_SHIFT) - 1))
+}
