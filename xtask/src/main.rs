@@ -16,6 +16,7 @@ mod machine;
 mod node;
 mod process;
 mod setup;
+mod simulate;
 mod test;
 
 use anyhow::Result;
@@ -25,7 +26,9 @@ use std::process::ExitCode;
 const EXAMPLES: &str = "Examples:
   cargo xtask demo --once            a node in namespaces, shown and ended
   cargo xtask test                   every test, also those against the kernel
-  cargo xtask bench --quick          edge against nginx, Varnish, H2O and the practical limit";
+  cargo xtask bench --quick          edge against nginx, Varnish, H2O and the practical limit
+  cargo xtask simulate --trace web.keys.gz --format keys --objects 1024
+                                     miss ratios of the eviction policy and of others";
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", about = "All automation of the project", after_help = EXAMPLES)]
@@ -48,6 +51,8 @@ enum Task {
     Test(test::Options),
     /// Measure what a cache hit costs, against peers and the practical limit.
     Bench(bench::Options),
+    /// Replay a trace through the eviction policy and others: miss ratios.
+    Simulate(simulate::Options),
 }
 
 fn main() -> ExitCode {
@@ -75,5 +80,6 @@ fn run(task: Task) -> Result<()> {
         Task::Check => check::run(),
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(options),
+        Task::Simulate(options) => simulate::run(&options),
     }
 }

@@ -13,8 +13,10 @@
 #![forbid(unsafe_code)]
 
 mod checkpoint;
+pub mod evict;
 pub mod index;
 pub mod layout;
+pub mod miniature;
 mod read;
 mod reclaim;
 mod recover;
