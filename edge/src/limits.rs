@@ -20,6 +20,12 @@ pub const SHARDS_MAX: usize = 64;
 /// Bytes of a segment: the unit of reclaim.
 pub const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
 
+/// Ranges of one request; a Range field with more is ignored. Peers: nginx any number, Apache 200; readers of
+/// documents ask for a few at once.
+pub const RANGES_MAX: usize = 32;
+/// Ranges this close together are sent as one part: the head of a part is as long.
+pub const RANGES_GAP_BYTES: u64 = 128;
+
 /// Packets that wait for one CPU between the XDP program and the network stack. Full: dropped, counted.
 pub const CPUMAP_QUEUE_PACKETS: u32 = 2048;
 

@@ -132,6 +132,10 @@ fn ranges() {
             "HTTP/1.1 206 Partial Content\r\nAge: 0\r\nCache-Status: edge; hit\r\nContent-Range: bytes 2-4/10\r\nContent-Length: 3\r\n{STORED_LINES}\r\n234"
         )
     );
+    // Close together: one part.
+    let (wire, _) = answer("Range: bytes=-1,2-4\r\n");
+    assert!(wire.contains("Content-Range: bytes 2-9/10\r\nContent-Length: 8\r\n"), "{wire}");
+    assert!(wire.ends_with("\r\n\r\n23456789"), "{wire}");
     let (wire, _) = answer("Range: bytes=10-\r\n");
     assert_eq!(
         wire,
@@ -141,7 +145,7 @@ fn ranges() {
     );
     for (fields, status, body) in [
         ("Range: bytes=-3\r\n", 206, "789"),
-        ("Range: bytes=0-0,2-3\r\n", 200, "0123456789"),
+        ("Range: bytes=0-0,2-3\r\n", 206, "0123"),
         ("Range: bytes=0-1\r\nRange: bytes=2-3\r\n", 200, "0123456789"),
         ("Range: bytes=1-2\r\nIf-Range: \"v1\"\r\n", 206, "12"),
         ("Range: bytes=1-2\r\nIf-Range: W/\"v1\"\r\n", 200, "0123456789"),
@@ -746,6 +750,88 @@ proptest! {
             let ended = client.log.iter().any(|entry| entry == "Close" || entry == "Abort");
             prop_assert!(!ended || !client.session.wants_input());
             prop_assert!(client.session.deadline_ms() > 0);
+        }
+    }
+}
+
+/// The parts of a multipart/byteranges response, read as RFC 2046 section 5.1.1 says: (first, last, bytes).
+fn parts(wire: &str, complete_bytes: usize) -> Vec<(usize, usize, String)> {
+    let (head, body) = wire.split_once("\r\n\r\n").expect("a head");
+    assert!(head.starts_with("HTTP/1.1 206 "), "{head}");
+    let field = |name: &str| {
+        let mut lines = head.lines().filter(|line| line.to_ascii_lowercase().starts_with(name));
+        let line = lines.next().unwrap_or_else(|| panic!("{name} in {head}"));
+        assert!(lines.next().is_none(), "{name} twice: {head}");
+        line.split_once(": ").unwrap().1.to_owned()
+    };
+    assert_eq!(field("content-length"), body.len().to_string());
+    let kind = field("content-type");
+    let boundary = kind.strip_prefix("multipart/byteranges; boundary=").expect("a boundary");
+    assert!(!head.contains("Content-Range"), "it stands in the parts alone: {head}");
+    let inner = body.strip_prefix(&format!("--{boundary}\r\n")).expect("the first delimiter");
+    let inner = inner.strip_suffix(&format!("\r\n--{boundary}--\r\n")).expect("the last delimiter");
+    let delimiter = format!("\r\n--{boundary}\r\n");
+    let read = |part: &str| {
+        let (head, bytes) = part.split_once("\r\n\r\n").expect("a part's head");
+        assert!(head.starts_with("Content-Type: text/x-test\r\nContent-Range: bytes "), "{head}");
+        let range = head.split_once("Content-Range: bytes ").unwrap().1;
+        let (range, complete) = range.split_once('/').unwrap();
+        let (first, last) = range.split_once('-').unwrap();
+        assert_eq!(complete, complete_bytes.to_string());
+        (first.parse().unwrap(), last.parse().unwrap(), bytes.to_owned())
+    };
+    inner.split(delimiter.as_str()).map(read).collect()
+}
+
+fn typed(body: &str) -> Record {
+    let lines = format!("Date: {DATE}\nCache-Control: max-age=60\nContent-Type: text/x-test\nX-A: b");
+    record(GET, 200, &lines, body, START.unix_s)
+}
+
+#[test]
+fn several_ranges_come_as_parts() {
+    let body: String = (0..1000).map(|i| char::from(b'a' + (i % 26) as u8)).collect();
+    let mut client = Client::new(vec![typed(&body)]);
+    client.send(get("Range: bytes=-5, 0-0,500-502\r\n") + GET);
+    let wire = client.wire();
+    let (several, whole) = wire.split_at(wire.rfind("HTTP/1.1 200").expect("the next response"));
+    let slice = |from: usize, to: usize| (from, to - 1, body[from..to].to_owned());
+    assert_eq!(parts(several, 1000), [slice(995, 1000), slice(0, 1), slice(500, 503)]);
+    assert!(several.contains("x-a: b\r\n") && several.contains("Cache-Status: edge; hit\r\n"));
+    assert!(whole.ends_with(&body));
+    assert_eq!(client.log(), "Done Done");
+    // Conditions come first, and another representation is sent whole.
+    client.send(get("Range: bytes=0-0,500-502\r\nIf-Range: \"v9\"\r\n"));
+    assert!(client.wire().starts_with("HTTP/1.1 200 "));
+}
+
+proptest! {
+    #[test]
+    fn parts_are_slices_of_the_body(
+        asked in prop::collection::vec((0usize..3000, 0usize..300), 1..10),
+        bytes in 1usize..3000,
+    ) {
+        let body: String = (0..bytes).map(|i| char::from(b'!' + (i * 31 % 90) as u8)).collect();
+        let specs: Vec<String> = asked.iter().map(|(at, more)| format!("{at}-{}", at + more)).collect();
+        let mut client = Client::new(vec![typed(&body)]);
+        client.send(get(&format!("Range: bytes={}\r\n", specs.join(","))));
+        let wire = client.wire();
+        let parts = match &wire[9..12] {
+            "416" => { prop_assert!(asked.iter().all(|(at, _)| *at >= bytes)); return Ok(()) }
+            _ if wire.contains("multipart/byteranges") => parts(&wire, bytes),
+            _ => {
+                let range = wire.split_once("Content-Range: bytes ").unwrap().1.split_once('/').unwrap().0;
+                let (first, last) = range.split_once('-').unwrap();
+                let part = wire.split_once("\r\n\r\n").unwrap().1.to_owned();
+                vec![(first.parse().unwrap(), last.parse().unwrap(), part)]
+            }
+        };
+        for (first, last, part) in &parts {
+            prop_assert_eq!(part, &body[*first..=*last]);
+        }
+        for (at, more) in asked.into_iter().filter(|(at, _)| *at < bytes) {
+            let last = (at + more).min(bytes - 1);
+            prop_assert!(parts.iter().any(|part| part.0 <= at && last <= part.1), "{}-{}", at, last);
         }
     }
 }

@@ -7,8 +7,9 @@ use super::Now;
 use super::conditional;
 use super::freshness::Storing;
 use super::io::{FetchKind, Found};
-use super::range::{self, Selected};
-use super::request::{Marks, Method, RequestHead};
+use super::multipart::Multipart;
+use super::range::Selected;
+use super::request::{Method, RequestHead};
 use super::response::{self, Forwarded, OriginHead};
 use super::stored::{self, Meta};
 use std::ops::Range;
@@ -42,6 +43,8 @@ pub(super) enum Body {
     None,
     /// This part of the stored object; never empty.
     Stored(Range<u64>),
+    /// Several parts of it, with text around them.
+    Parts(Box<Multipart>),
     /// A line of text of our own, see [`Answer::push_text`].
     Text,
     /// It comes piece by piece.
@@ -72,9 +75,21 @@ enum Fields<'a> {
 #[derive(Debug)]
 enum Part<'a> {
     Whole,
-    Range { range: Range<u64>, complete_bytes: u64 },
-    Unsatisfiable { complete_bytes: u64, unix_s: u64 },
-    NotModified { head: &'a [u8] },
+    Range {
+        range: Range<u64>,
+        complete_bytes: u64,
+    },
+    /// The others of the stored fields are told with those of [`Body::Parts`].
+    Several {
+        lines: &'a [u8],
+    },
+    Unsatisfiable {
+        complete_bytes: u64,
+        unix_s: u64,
+    },
+    NotModified {
+        head: &'a [u8],
+    },
 }
 
 impl<'a> Answer<'a> {
@@ -93,7 +108,7 @@ impl<'a> Answer<'a> {
         let (status, length, stored, range, part) = if conditional::not_modified(request, meta, &found) {
             (304, Length::None, 0..0, 0..0, Part::NotModified { head: found.head })
         } else {
-            match asked_range(request, meta, &found) {
+            match conditional::selected(request, meta, found.head) {
                 Selected::Unsatisfiable => {
                     let part = Part::Unsatisfiable { complete_bytes, unix_s: now.unix_s };
                     (416, Length::Bytes(0), 0..0, 0..0, part)
@@ -101,6 +116,13 @@ impl<'a> Answer<'a> {
                 Selected::Part(range) => {
                     let part = Part::Range { range: range.clone(), complete_bytes };
                     (206, Length::Bytes(range.end - range.start), lines, range, part)
+                }
+                Selected::Parts(parts) => {
+                    let lines = &found.head[lines];
+                    let parts = Multipart::new(&request.key, lines, &parts, complete_bytes, now);
+                    let fields = Fields::Stored { source, age_s, part: Part::Several { lines } };
+                    let (length, body) = (Length::Bytes(parts.bytes()), Body::Parts(Box::new(parts)));
+                    return Answer { status: 206, length, stored: 0..0, body, fields };
                 }
                 Selected::Whole => {
                     let range = whole_body(request.method, meta);
@@ -162,6 +184,9 @@ impl<'a> Answer<'a> {
                     }
                 }
                 part.push_fields(out);
+                if let (Part::Several { lines }, Body::Parts(parts)) = (part, &self.body) {
+                    parts.push_fields(out, lines);
+                }
             }
             Fields::Origin { head, forwarded, kind } => {
                 out.extend_from_slice(&head.lines);
@@ -188,7 +213,7 @@ impl Part<'_> {
     #[inline]
     fn push_fields(&self, out: &mut Vec<u8>) {
         match self {
-            Part::Whole => {}
+            Part::Whole | Part::Several { .. } => {}
             Part::Range { range, complete_bytes } => {
                 response::push_content_range(out, Some(range), *complete_bytes);
             }
@@ -198,20 +223,6 @@ impl Part<'_> {
             }
             Part::NotModified { head } => push_validation_fields(out, head),
         }
-    }
-}
-
-/// Range is defined for GET alone (RFC 9110 section 14.2), and judged after the other conditions.
-fn asked_range(request: &RequestHead, meta: &Meta<'_>, found: &Found<'_>) -> Selected {
-    if !request.marks.has(Marks::RANGE) || request.method != Method::Get || meta.status() != 200 {
-        return Selected::Whole;
-    }
-    let mut values = request.field_all("range");
-    match (values.next(), values.next()) {
-        (Some(value), None) if conditional::range_applies(request, meta, found) => {
-            range::select(value, meta.body_bytes())
-        }
-        _ => Selected::Whole,
     }
 }
 

@@ -3,7 +3,8 @@
 #![forbid(unsafe_code)]
 
 use super::io::Found;
-use super::request::{Marks, RequestHead};
+use super::range::{self, Selected};
+use super::request::{Marks, Method, RequestHead};
 use super::stored::Meta;
 
 /// Whether the client already has this representation: answer 304 (RFC 9110 section 13.2.2).
@@ -29,8 +30,22 @@ pub(super) fn not_modified(request: &RequestHead, meta: &Meta<'_>, found: &Found
     false
 }
 
+/// What of a stored response with this head a request asks for. Range is defined for GET alone (RFC 9110 section 14.2),
+/// and judged after the other conditions (section 13.2.2).
+#[inline]
+pub fn selected(request: &RequestHead, meta: &Meta<'_>, head: &[u8]) -> Selected {
+    if !request.marks.has(Marks::RANGE) || request.method != Method::Get || meta.status() != 200 {
+        return Selected::Whole;
+    }
+    let mut values = request.field_all("range");
+    match (values.next(), values.next()) {
+        (Some(value), None) if range_applies(request, meta, head) => range::select(value, meta.body_bytes()),
+        _ => Selected::Whole,
+    }
+}
+
 /// Whether Range counts (RFC 9110 section 13.1.5): no If-Range, or one that names this very representation.
-pub(super) fn range_applies(request: &RequestHead, meta: &Meta<'_>, found: &Found<'_>) -> bool {
+fn range_applies(request: &RequestHead, meta: &Meta<'_>, head: &[u8]) -> bool {
     if !request.marks.has(Marks::IF_RANGE) {
         return true;
     }
@@ -39,7 +54,7 @@ pub(super) fn range_applies(request: &RequestHead, meta: &Meta<'_>, found: &Foun
         return false;
     };
     if value.starts_with(b"\"") || value.starts_with(b"W/") {
-        return strong_match(meta.etag(found.head).unwrap_or(b""), value);
+        return strong_match(meta.etag(head).unwrap_or(b""), value);
     }
     // A date is a strong validator if it is a second or more older than Date (RFC 9110 section 8.8.2.2).
     match (super::parse_date(value), meta.last_modified_s(), meta.date_s()) {

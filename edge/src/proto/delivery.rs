@@ -61,8 +61,16 @@ pub(super) fn push_answer(answer: &Answer<'_>, framing: Framing, persistence: Pe
     if !answer.stored.is_empty() {
         out.actions.push(Action::StoredHead(answer.stored.clone()));
     }
-    if let Body::Stored(range) = &answer.body {
-        out.actions.push(Action::StoredBody(range.clone()));
+    match &answer.body {
+        Body::Stored(range) => out.actions.push(Action::StoredBody(range.clone())),
+        Body::Parts(parts) => {
+            for (text, body) in parts.parts() {
+                let start = out.bytes.len();
+                out.bytes.extend_from_slice(text);
+                out.actions.push(Action::StoredPart { text: start..out.bytes.len(), body });
+            }
+        }
+        Body::None | Body::Text | Body::Streamed => {}
     }
 }
 

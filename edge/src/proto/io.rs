@@ -59,6 +59,14 @@ pub enum Action {
     StoredHead(Range<usize>),
     /// Queue these bytes of the found object's body.
     StoredBody(Range<u64>),
+    /// Queue these bytes of `out.bytes` and then these, if any, of the found object's body, behind those of the
+    /// `StoredPart` before. There may be many: what has no room yet is queued once there is.
+    StoredPart {
+        /// Of `out.bytes`.
+        text: Range<usize>,
+        /// Of the body; may be empty.
+        body: Range<u64>,
+    },
     /// Hand `out.request` to control.
     Fetch(FetchKind),
     /// Queue the piece announced by [`Input::Piece`].

@@ -13,6 +13,7 @@ pub mod freshness;
 pub mod generations;
 pub mod io;
 pub mod key;
+mod multipart;
 pub mod purge;
 pub mod range;
 pub mod request;

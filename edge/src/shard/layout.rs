@@ -21,7 +21,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 /// First word of a shard file.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"edgeshrd");
 /// Version of this format.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 /// Records start at multiples of this.
 pub const RECORD_ALIGN: usize = 16;
 /// Bytes of a record's header, and of what a dead bit stands for.
@@ -193,6 +193,8 @@ pub enum Kind {
     Head = 2,
     /// One chunk.
     Chunk = 3,
+    /// As [`Kind::Head`], but chunks may be missing: those are there which the index leads to.
+    Partial = 4,
 }
 
 /// The fixed part of a record.
@@ -237,7 +239,7 @@ impl Header {
     /// Bytes of the whole object's body; of a chunk: of its own.
     pub fn object_bytes(&self) -> u64 {
         match self.kind {
-            Kind::Whole | Kind::Head => self.position,
+            Kind::Whole | Kind::Head | Kind::Partial => self.position,
             Kind::Chunk => u64::from(self.body_bytes),
         }
     }
@@ -301,6 +303,7 @@ impl Header {
             (RECORD_MAGIC, 1) => Kind::Whole,
             (RECORD_MAGIC, 2) => Kind::Head,
             (RECORD_MAGIC, 3) => Kind::Chunk,
+            (RECORD_MAGIC, 4) => Kind::Partial,
             _ => return None,
         };
         Some(Header {
@@ -379,7 +382,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn header() -> impl Strategy<Value = Header> {
-        let kind = prop_oneof![Just(Kind::Whole), Just(Kind::Head), Just(Kind::Chunk)];
+        let kind = prop_oneof![Just(Kind::Whole), Just(Kind::Head), Just(Kind::Chunk), Just(Kind::Partial)];
         (kind, any::<[u64; 4]>(), any::<u16>(), any::<[u16; 3]>()).prop_map(
             |(kind, wide, key_bytes, lengths)| Header {
                 kind,

@@ -89,7 +89,8 @@ impl Find {
     }
 }
 
-/// A record held in place: its bytes do not change until this is dropped. Not `Send`.
+/// A record held in place: its bytes do not change until this and its clones are dropped. Not `Send`.
+#[derive(Clone)]
 pub struct Pinned {
     pin: Pin,
     start: u32,
@@ -152,6 +153,11 @@ impl Pinned {
 
     /// The chunks' object number, if the body is chunked.
     pub fn chunked(&self) -> Option<u64> {
-        (self.header.kind == Kind::Head).then_some(self.header.object)
+        matches!(self.header.kind, Kind::Head | Kind::Partial).then_some(self.header.object)
+    }
+
+    /// Whether chunks may be missing.
+    pub fn partial(&self) -> bool {
+        self.header.kind == Kind::Partial
     }
 }

@@ -96,8 +96,8 @@ impl Writer {
         self.find.index.clear(slot);
         self.discount(location);
         match header.kind {
-            Kind::Chunk => self.drop_head(header.object),
-            Kind::Whole | Kind::Head => self.counts.evicted += 1,
+            Kind::Chunk => self.lost_chunk(header.object),
+            Kind::Whole | Kind::Head | Kind::Partial => self.counts.evicted += 1,
         }
     }
 

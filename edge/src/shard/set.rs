@@ -237,6 +237,45 @@ impl Writer {
         Ok(())
     }
 
+    /// Publishes the head record of a large object of which chunks may be missing, now and later: whoever reads it
+    /// asks for each. Every chunk that does not end the object must be of one size, which the caller knows.
+    #[allow(clippy::too_many_arguments)]
+    pub fn put_partial(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        meta: &[u8],
+        head: &[u8],
+        object: u64,
+        object_bytes: u64,
+        mut replaces: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), PutError> {
+        let (home, object) = untagged(object);
+        if home != self.homes.of(hash) {
+            return Err(PutError::NoShard);
+        }
+        let shard = self.shard(home).ok_or(PutError::NoShard)?;
+        shard.put_partial(hash, key, meta, head, object, object_bytes, &mut replaces)?;
+        self.supersede(home, hash, key, meta, replaces);
+        Ok(())
+    }
+
+    /// Whether this chunk of a large object is there.
+    pub fn has_chunk(&self, object: u64, chunk: u32) -> bool {
+        self.of(object).is_some_and(|(shard, object)| shard.has_chunk(object, chunk))
+    }
+
+    /// Whether chunks from number 0 on are there that together are so long.
+    pub fn complete(&self, object: u64, object_bytes: u64) -> bool {
+        self.of(object).is_some_and(|(shard, object)| shard.complete(object, object_bytes))
+    }
+
+    /// The shard of a large object, and the object's number there.
+    fn of(&self, object: u64) -> Option<(&store::Writer, u64)> {
+        let (number, object) = untagged(object);
+        Some((self.shards.get(number)?.writer.as_ref().ok()?, object))
+    }
+
     /// Drops from the other shards what a record just stored takes the place of.
     fn supersede(
         &mut self,

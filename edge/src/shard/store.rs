@@ -7,6 +7,7 @@
 //!   replaced does not come back.)
 //! - A record is complete, checksums included, before an entry leads to it.
 //! - A head of a chunked object is indexed only while all its chunks are: `heads` says whom to drop when one goes.
+//!   Only the head of a partial object stays, whichever of its chunks are there; without it they are not kept.
 #![forbid(unsafe_code)]
 
 use super::index::{Entry, Slot};
@@ -148,8 +149,8 @@ impl Writer {
         object_bytes: u64,
         replaces: impl FnMut(&[u8]) -> bool,
     ) -> Result<(), PutError> {
-        let draft =
-            Draft { kind: Kind::Head, hash, object, position: object_bytes, key, meta, head, pieces: &[] };
+        let position = object_bytes;
+        let draft = Draft { kind: Kind::Head, hash, object, position, key, meta, head, pieces: &[] };
         let location = self.append(&draft)?;
         let old = self.replaced(hash, key, meta, replaces);
         let slot = self.slot_for(hash, &old);
@@ -160,6 +161,33 @@ impl Writer {
         }
         self.publish(slot, &old, location);
         Ok(())
+    }
+
+    /// Publishes the head record of a large object of which chunks may be missing, now and later: whoever reads it
+    /// asks for each. Every chunk that does not end the object must be of one size, which the caller knows.
+    #[allow(clippy::too_many_arguments)]
+    pub fn put_partial(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        meta: &[u8],
+        head: &[u8],
+        object: u64,
+        object_bytes: u64,
+        replaces: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), PutError> {
+        let position = object_bytes;
+        let draft = Draft { kind: Kind::Partial, hash, object, position, key, meta, head, pieces: &[] };
+        let location = self.append(&draft)?;
+        let old = self.replaced(hash, key, meta, replaces);
+        let slot = self.slot_for(hash, &old);
+        self.publish(slot, &old, location);
+        Ok(())
+    }
+
+    /// Whether this chunk of a large object is there.
+    pub fn has_chunk(&self, object: u64, chunk: u32) -> bool {
+        self.find.chunk(object, chunk).is_some()
     }
 
     /// Reads a record as a worker would (for validation and refresh). The result must be dropped before the
@@ -230,7 +258,7 @@ impl Writer {
             Kind::Chunk => {
                 self.entries(header.hash, |old, _| old.is_chunk(header.object, header.position as u32))
             }
-            Kind::Whole | Kind::Head => {
+            Kind::Whole | Kind::Head | Kind::Partial => {
                 self.replaced(header.hash, &record[header.key()], &record[header.meta()], |_| false)
             }
         };
@@ -243,9 +271,11 @@ impl Writer {
     pub(super) fn settle(&mut self) {
         let heads: Vec<u64> = self.heads.keys().copied().collect();
         for object in heads {
-            let bytes =
-                self.record(self.heads[&object].location).map_or(0, |(header, _)| header.object_bytes());
-            if !self.complete(object, bytes) {
+            let header = self.record(self.heads[&object].location).map(|(header, _)| header);
+            let sound = header.is_some_and(|header| {
+                header.kind == Kind::Partial || self.complete(object, header.object_bytes())
+            });
+            if !sound {
                 self.drop_head(object);
             }
         }
@@ -322,7 +352,7 @@ impl Writer {
             if let Some((header, _)) = self.record(victim.location()) {
                 self.counts.evicted += u64::from(header.kind != Kind::Chunk);
                 if header.kind == Kind::Chunk {
-                    self.drop_head(header.object);
+                    self.lost_chunk(header.object);
                 }
             }
             self.take_out(slot, victim.location());
@@ -345,7 +375,7 @@ impl Writer {
             }
             self.bury(entry.location());
         }
-        if header.kind == Kind::Head {
+        if matches!(header.kind, Kind::Head | Kind::Partial) {
             self.heads.insert(header.object, Place { hash: header.hash, location });
         }
     }
@@ -365,15 +395,22 @@ impl Writer {
         self.counts.entries -= 1;
         let Some((header, _)) = self.record(location) else { return };
         self.counts.objects -= u64::from(header.kind != Kind::Chunk);
-        if header.kind == Kind::Head
+        if matches!(header.kind, Kind::Head | Kind::Partial)
             && self.heads.get(&header.object).is_some_and(|head| head.location == location)
         {
             self.heads.remove(&header.object);
         }
     }
 
-    /// Drops the head of an object that has lost a chunk, if it has one.
-    pub(super) fn drop_head(&mut self, object: u64) {
+    /// Drops the head of an object that has lost a chunk, if it has one that needs them all.
+    pub(super) fn lost_chunk(&mut self, object: u64) {
+        let head = self.heads.get(&object).and_then(|head| self.record(head.location));
+        if head.is_some_and(|(header, _)| header.kind == Kind::Head) {
+            self.drop_head(object);
+        }
+    }
+
+    fn drop_head(&mut self, object: u64) {
         let Some(head) = self.heads.get(&object).copied() else { return };
         if let Some(slot) = self.find.index.locate(head.hash, head.location) {
             self.counts.evicted += 1;
@@ -382,7 +419,7 @@ impl Writer {
     }
 
     /// Whether chunks from number 0 on are indexed that together are so long.
-    fn complete(&self, object: u64, object_bytes: u64) -> bool {
+    pub fn complete(&self, object: u64, object_bytes: u64) -> bool {
         let mut bytes = 0;
         let mut chunk = 0;
         while bytes < object_bytes {

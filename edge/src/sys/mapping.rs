@@ -331,6 +331,17 @@ impl Pin {
     }
 }
 
+impl Clone for Pin {
+    /// Holds the segment once more.
+    #[inline]
+    fn clone(&self) -> Self {
+        // SAFETY: the counter lives as the mapping does, see `Pin::bytes`. It is not 0, for this pin counts in it, so
+        // no `reset` comes between; and it is counted on the one thread that has it, for pins are not `Send`.
+        assert!(unsafe { self.counter.as_ref() }.fetch_add(1, Ordering::SeqCst) < u32::MAX / 2);
+        Pin { ..*self }
+    }
+}
+
 impl Drop for Pin {
     #[inline]
     fn drop(&mut self) {

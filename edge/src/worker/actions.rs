@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::connection::{Connection, Fetch, Phase, Source};
+use super::parts::{Part, Parts};
 use super::streams::{Next, Streams};
 use crate::control::mailbox::{Mailbox, Ticket, ToControl};
 use crate::limits;
@@ -239,6 +240,15 @@ impl Node {
                         outbox(&mut self.outboxes, connection).push_record(pinned, head, body);
                     }
                 }
+                Action::StoredPart { text, body } => {
+                    if let Some(pinned) = found.take() {
+                        connection.parts = Some(Box::new(Parts::new(pinned)));
+                        connection.source = Source::Parts;
+                    }
+                    if let Some(parts) = &mut connection.parts {
+                        parts.add(&self.out.bytes[text.clone()], body.clone());
+                    }
+                }
                 Action::Fetch(kind) => {
                     if !self.fetch(connection, slot, *kind) {
                         answer = Answer::Refused(503);
@@ -307,13 +317,16 @@ impl Node {
     pub fn detach(&mut self, connection: &mut Connection, slot: u32, whole: bool) {
         let source = match connection.source {
             // A stored body is queued on after `Done`; nobody but the shard is concerned.
-            Source::Chunks { .. } if whole => connection.source,
+            Source::Chunks { .. } | Source::Parts if whole => connection.source,
             _ => Source::None,
         };
         if let Source::Stream { id, .. } = connection.source {
             self.streams.leave(id);
         }
         connection.source = source;
+        if source != Source::Parts {
+            connection.parts = None;
+        }
         if let Some(fetch) = connection.fetch.take()
             && !whole
         {
@@ -331,6 +344,10 @@ impl Node {
             Source::None => false,
             Source::Chunks { object, offset, end } => {
                 self.refill_chunk(connection, object, offset, end);
+                true
+            }
+            Source::Parts => {
+                self.refill_part(connection);
                 true
             }
             Source::Stream { id, offset } => {
@@ -369,7 +386,33 @@ impl Node {
         true
     }
 
+    fn refill_part(&mut self, connection: &mut Connection) {
+        let next = connection.parts.as_mut().map_or(Part::End, |parts| parts.next());
+        match next {
+            Part::Text(bytes) => outbox(&mut self.outboxes, connection).push_bytes(bytes),
+            Part::Body(pinned, range) => {
+                outbox(&mut self.outboxes, connection).push_record(pinned, 0..0, range);
+            }
+            Part::Chunk { object, offset, end } => {
+                let offset = self.push_chunk(connection, object, offset, end);
+                if let Some(parts) = &mut connection.parts {
+                    parts.pushed(offset);
+                }
+            }
+            Part::End => {
+                connection.source = Source::None;
+                connection.parts = None;
+            }
+        }
+    }
+
     fn refill_chunk(&mut self, connection: &mut Connection, object: u64, offset: u64, end: u64) {
+        let offset = self.push_chunk(connection, object, offset, end);
+        connection.source = if offset == end { Source::None } else { Source::Chunks { object, offset, end } };
+    }
+
+    /// Queues more of a stored large object; says where it goes on.
+    fn push_chunk(&mut self, connection: &mut Connection, object: u64, offset: u64, end: u64) -> u64 {
         let chunk_bytes = limits::CHUNK_BYTES as u64;
         let from = (offset % chunk_bytes) as usize;
         let wanted = (end - offset).min(chunk_bytes - from as u64) as usize;
@@ -378,12 +421,10 @@ impl Node {
             // The chunk was reclaimed under a slow client: its response must not look whole.
             self.cells.add(Counter::Broken, 1);
             connection.phase = Phase::Aborted;
-            connection.source = Source::None;
-            return;
+            return end;
         };
         outbox(&mut self.outboxes, connection).push_record(pinned, 0..0, from..from + wanted);
-        let offset = offset + wanted as u64;
-        connection.source = if offset == end { Source::None } else { Source::Chunks { object, offset, end } };
+        offset + wanted as u64
     }
 
     /// Takes back an outbox that is empty, or whose connection is gone.

@@ -1,6 +1,7 @@
 //! One connection of a worker: a slot of its table, numbered as its direct descriptor is.
 #![forbid(unsafe_code)]
 
+use super::parts::Parts;
 use crate::control::mailbox::StreamId;
 use crate::limits;
 use crate::proto::session::Session;
@@ -40,6 +41,8 @@ pub enum Source {
         /// Where to stop.
         end: u64,
     },
+    /// Parts of a stored object, see `Connection::parts`.
+    Parts,
     /// A response on its way from control.
     Stream {
         /// Which.
@@ -72,6 +75,8 @@ pub struct Connection {
     pub stash: Vec<u8>,
     /// What follows the outbox.
     pub source: Source,
+    /// What [`Source::Parts`] stands for.
+    pub parts: Option<Box<Parts>>,
     /// The request under way at control.
     pub fetch: Option<Fetch>,
     /// Operations in flight that name this slot's memory or descriptor.
@@ -98,6 +103,7 @@ impl Connection {
             outbox: None,
             stash: Vec::new(),
             source: Source::None,
+            parts: None,
             fetch: None,
             operations: 0,
             receiving: false,
@@ -111,10 +117,15 @@ impl Connection {
     /// Whether the session may be given bytes: it wants them, and what it may answer has room.
     pub fn takes_input(&self) -> bool {
         self.phase == Phase::Open
-            && !matches!(self.source, Source::Chunks { .. })
+            && !self.sends_stored()
             && self.session.wants_input()
             && self.outbox.as_ref().is_none_or(Outbox::has_room)
             && self.fetch.is_none_or(|fetch| fetch.body_unacked < limits::REQUEST_BODY_WINDOW_BYTES)
+    }
+
+    /// Whether a stored body is not wholly queued yet.
+    fn sends_stored(&self) -> bool {
+        matches!(self.source, Source::Chunks { .. } | Source::Parts)
     }
 
     /// Whether nothing is left to send, now or later.
@@ -124,7 +135,7 @@ impl Connection {
 
     /// Whether the client has taken all there is for it: what an origin still owes is not the client's delay.
     pub fn caught_up(&self) -> bool {
-        !matches!(self.source, Source::Chunks { .. }) && self.outbox.as_ref().is_none_or(Outbox::is_empty)
+        !self.sends_stored() && self.outbox.as_ref().is_none_or(Outbox::is_empty)
     }
 
     /// When the connection has to be looked at next, monotonic milliseconds.

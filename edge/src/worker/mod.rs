@@ -8,6 +8,7 @@ mod actions;
 mod connection;
 mod life;
 mod mail;
+mod parts;
 mod streams;
 mod token;
 mod wheel;

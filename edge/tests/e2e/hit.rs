@@ -392,3 +392,111 @@ fn many_connections_many_objects() {
     });
     assert_eq!(origin.count_all(), 40);
 }
+
+/// The parts of a multipart/byteranges answer: (first, bytes).
+fn parts(response: &crate::support::Response, complete_bytes: u64) -> Vec<(u64, Vec<u8>)> {
+    assert_eq!(response.status(), 206);
+    let kind = response.field("content-type").expect("a type");
+    let boundary = kind.strip_prefix("multipart/byteranges; boundary=").expect("a boundary");
+    let mut rest = response.body.as_slice();
+    let mut parts = Vec::new();
+    loop {
+        let delimiter = format!("{}--{boundary}", if parts.is_empty() { "" } else { "\r\n" });
+        rest = rest.strip_prefix(delimiter.as_bytes()).expect("a delimiter");
+        if rest == b"--\r\n" {
+            return parts;
+        }
+        let end = rest.windows(4).position(|four| four == b"\r\n\r\n").expect("the head of a part");
+        let head = std::str::from_utf8(&rest[..end]).expect("text");
+        let range = head.split_once("\r\nContent-Range: bytes ").expect("a range").1;
+        let (range, complete) = range.split_once('/').expect("a length");
+        assert_eq!(complete, complete_bytes.to_string());
+        let (first, last) = range.split_once('-').expect("two ends");
+        let (first, last): (u64, u64) = (first.parse().unwrap(), last.parse().unwrap());
+        let body = &rest[end + 4..];
+        let (bytes, after) = body.split_at((last + 1 - first) as usize);
+        parts.push((first, bytes.to_vec()));
+        rest = after;
+    }
+}
+
+/// Of objects of one record and of several chunks, with parts that cross them.
+#[test]
+fn several_ranges_come_as_parts() {
+    const LARGE: u64 = (3 << 20) + 17;
+    let origin = Origin::start();
+    origin.on("/small", Answer::cacheable("/small", BYTES).field("Content-Type", "text/plain"));
+    origin.on("/large", Answer::cacheable("/large", LARGE));
+    let edge = Edge::start(origin.address());
+    let mib = 1 << 20;
+    type Case<'a> = (&'a str, u64, &'a [(u64, u64)]);
+    let cases: &[Case<'_>] = &[
+        ("/small", BYTES, &[(0, 1), (5000, 5100), (BYTES - 1, BYTES)]),
+        ("/small", BYTES, &[(9000, 9010), (0, 100)]),
+        ("/large", LARGE, &[(mib - 5, mib + 5), (0, 1), (LARGE - 3, LARGE)]),
+        ("/large", LARGE, &[(2 * mib + 1, LARGE), (10, 2 * mib - 1000)]),
+    ];
+    for path in ["/small", "/large"] {
+        edge.get(path);
+        edge.get_hit(path);
+    }
+    let mut client = edge.client();
+    for (path, complete_bytes, wanted) in cases {
+        let specs: Vec<_> = wanted.iter().map(|(from, to)| format!("{from}-{}", to - 1)).collect();
+        let range = format!("bytes={}", specs.join(","));
+        let response = client.request("GET", path, &[("Range", &range)]);
+        assert!(response.head.is_hit());
+        let got = parts(&response, *complete_bytes);
+        assert_eq!(got.len(), wanted.len(), "{range}");
+        for ((first, bytes), (from, to)) in got.iter().zip(*wanted) {
+            assert_eq!(first, from, "{range}");
+            assert!(*bytes == content::part(content::seed(path), *from, *to), "{path} {range}: wrong bytes");
+        }
+    }
+    assert_eq!(origin.count_all(), 2);
+}
+
+/// Another's reader of multipart bodies finds the same parts.
+#[test]
+fn python_reads_the_parts() {
+    if !crate::support::process::has_program("python_reads_the_parts", "python3") {
+        return;
+    }
+    let (_origin, edge) = stored();
+    let program = r#"
+import email.parser, email.policy, hashlib, http.client, sys
+client = http.client.HTTPConnection(sys.argv[1], timeout=10)
+client.request("GET", "/object", headers={"Host": sys.argv[2], "Range": "bytes=0-99,5000-5999,-7"})
+answer = client.getresponse()
+body = answer.read()
+head = "Content-Type: %s\r\n\r\n" % answer.getheader("Content-Type")
+message = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head.encode() + body)
+print(answer.status, answer.getheader("Content-Length") == str(len(body)), message.defects)
+for part in message.iter_parts():
+    data = part.get_payload(decode=True)
+    print(part["Content-Type"], part["Content-Range"], hashlib.sha256(data).hexdigest(), part.defects)
+"#;
+    let output = Command::new("python3")
+        .args(["-c", program, &edge.http().to_string(), crate::support::HOST])
+        .output()
+        .expect("python3");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some("206 True []"), "{output:?}");
+    let kinds: Vec<_> =
+        lines.by_ref().map(|line| line.split(' ').take(3).collect::<Vec<_>>().join(" ")).collect();
+    let wanted = ["0-99", "5000-5999", "9993-9999"];
+    assert_eq!(kinds, wanted.map(|range| format!("application/x-test bytes {range}/10000")), "{text}");
+    for (line, (from, to)) in text.lines().skip(1).zip([(0, 100), (5000, 6000), (9993, 10_000)]) {
+        let data = body()[from..to].to_vec();
+        let mut hash = Command::new("sha256sum")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("sha256sum");
+        std::io::Write::write_all(&mut hash.stdin.take().expect("piped"), &data).expect("taken");
+        let sum = hash.wait_with_output().expect("a sum").stdout;
+        let sum = String::from_utf8_lossy(&sum[..64]).into_owned();
+        assert!(line.contains(&sum) && line.ends_with(" []"), "{line}");
+    }
+}

@@ -202,6 +202,11 @@ impl Client {
                     let range = range.start as usize..range.end as usize;
                     self.wire.extend_from_slice(&found.as_ref().expect("a record").body[range]);
                 }
+                Action::StoredPart { text, body } => {
+                    self.wire.extend_from_slice(&self.out.bytes[text]);
+                    let body = body.start as usize..body.end as usize;
+                    self.wire.extend_from_slice(&found.as_ref().expect("a record").body[body]);
+                }
                 Action::Piece => self.wire.extend_from_slice(given),
                 Action::Fetch(kind) => {
                     self.fetched = Some((kind, self.out.request.clone()));

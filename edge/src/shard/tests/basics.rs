@@ -119,6 +119,91 @@ fn an_object_that_lost_a_chunk_is_not_served_at_all() {
     assert_eq!(served(&readers[0], 3, 0), None);
 }
 
+/// A partial object of three chunks: its number.
+fn put_partial(writer: &mut Writer, object: Object) -> u64 {
+    let number = writer.new_object();
+    let same = |old: &[u8]| meta_variant(old) == object.variant;
+    let (key, bytes) = (key(object.key), object.body_bytes as u64);
+    let (meta, head) = (object.meta(), object.head());
+    writer.put_partial(hash(object.key), &key, &meta, &head, number, bytes, same).unwrap();
+    number
+}
+
+fn put_chunk(writer: &mut Writer, object: Object, number: u64, chunk: u32) {
+    let body = object.body();
+    let bytes = body.chunks(object.chunk_bytes).nth(chunk as usize).unwrap();
+    writer.put_chunk(number, chunk, &[Bytes::copy_from_slice(bytes)]).unwrap();
+}
+
+#[test]
+fn a_partial_object_is_found_with_the_chunks_that_are_there_also_after_a_restart() {
+    for clean in [false, true] {
+        let scratch = Scratch::new("partial");
+        let (mut writer, readers, _) = open(&options(&scratch, 4));
+        let object = Object { key: 1, variant: 0, version: 1, body_bytes: 25_000, chunk_bytes: 10_000 };
+        let number = put_partial(&mut writer, object);
+        put_chunk(&mut writer, object, number, 2);
+        let there = |reader: &Reader| {
+            let record = reader.lookup(hash(1), &key(1), |_| true).expect("the head stays");
+            assert_eq!((record.chunked(), record.partial()), (Some(number), true));
+            object.check(&record, reader);
+            [0, 1, 2].map(|chunk| reader.chunk(number, chunk).is_some())
+        };
+        assert_eq!(there(&readers[0]), [false, false, true]);
+        put_chunk(&mut writer, object, number, 0);
+        assert_eq!(there(&readers[0]), [true, false, true]);
+        if clean {
+            let (path, bytes) = writer.checkpoint();
+            std::fs::write(path, bytes).unwrap();
+        }
+        drop((writer, readers));
+        let (mut writer, readers, opened) = open(&options(&scratch, 4));
+        assert_eq!((opened.clean, opened.objects, opened.dropped), (clean, 1, 0));
+        assert_eq!(there(&readers[0]), [true, false, true]);
+        assert!(writer.has_chunk(number, 0) && !writer.has_chunk(number, 1));
+        // Once all are there it can be published as whole, under the same number.
+        assert!(!writer.complete(number, 25_000));
+        put_chunk(&mut writer, object, number, 1);
+        assert!(writer.complete(number, 25_000));
+        let (meta, head) = (object.meta(), object.head());
+        writer.put_chunked(hash(1), &key(1), &meta, &head, number, 25_000, |_| true).unwrap();
+        assert_eq!(served(&readers[0], 1, 0), Some(object));
+        assert!(!readers[0].lookup(hash(1), &key(1), |_| true).unwrap().partial());
+        assert_eq!(writer.remove(hash(1), &key(1)), 1);
+        assert!(readers[0].lookup(hash(1), &key(1), |_| true).is_none());
+    }
+}
+
+#[test]
+fn the_head_of_a_partial_object_outlives_its_chunks() {
+    let scratch = Scratch::new("partial-evicted");
+    let (mut writer, readers, _) = open(&options(&scratch, 4));
+    let object = Object { key: 1, variant: 0, version: 1, body_bytes: 25_000, chunk_bytes: 10_000 };
+    // The chunk first, so that it lies in an older segment than the head.
+    let number = put_partial(&mut writer, object);
+    put_chunk(&mut writer, object, number, 1);
+    let mut version = 2;
+    while readers[0].chunk(number, 1).is_some() {
+        if version % 20 == 0 {
+            // Put again, as a validation does.
+            let (meta, head) = (object.meta(), object.head());
+            writer.put_partial(hash(1), &key(1), &meta, &head, number, 25_000, |_| true).unwrap();
+        }
+        Object { key: 2 + version as u32, ..Object::small(0, version) }.put(&mut writer).unwrap();
+        version += 1;
+    }
+    let record = readers[0].lookup(hash(1), &key(1), |_| true).expect("the head is still there");
+    assert_eq!(record.chunked(), Some(number));
+    assert!(!writer.has_chunk(number, 1));
+    // And with the head gone no chunk comes back.
+    put_chunk(&mut writer, object, number, 0);
+    assert_eq!(writer.remove(hash(1), &key(1)), 1);
+    drop((record, writer, readers));
+    let (writer, readers, _) = open(&options(&scratch, 4));
+    assert!(readers[0].lookup(hash(1), &key(1), |_| true).is_none());
+    assert!(!writer.has_chunk(number, 0));
+}
+
 #[test]
 fn records_larger_than_a_segment_are_refused() {
     let scratch = Scratch::new("too-large");
@@ -324,8 +409,9 @@ fn refusals_name_the_path_and_the_remedy() {
     let whole = std::fs::read(&path).unwrap();
 
     let file = File::options().write(true).open(&path).unwrap();
-    file.write_all_at(&2u64.to_ne_bytes(), 8).unwrap();
-    check(&fine, &["shard-0", "format version 2", "run the edge that made it"]);
+    file.write_all_at(&(layout::VERSION + 1).to_ne_bytes(), 8).unwrap();
+    let other = format!("format version {}", layout::VERSION + 1);
+    check(&fine, &["shard-0", &other, "run the edge that made it"]);
     file.write_all_at(b"PNG", 0).unwrap();
     check(&fine, &["not a shard file", "move the file away"]);
     assert!(std::fs::read(&path).unwrap().starts_with(b"PNG"), "left alone");

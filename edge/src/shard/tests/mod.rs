@@ -13,7 +13,7 @@ mod torn;
 use super::read::Reader;
 use super::scratch::Scratch;
 use super::store::Writer;
-use super::{Opened, Options, Pinned, PutError, recover};
+use super::{Opened, Options, Pinned, PutError, layout, recover};
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
