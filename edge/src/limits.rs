@@ -15,6 +15,8 @@ pub const KEY_BYTES_MAX: usize = REQUEST_TARGET_BYTES_MAX + 300;
 
 /// Body bytes of one record. Larger objects are a head record and a chain of chunks of this size.
 pub const CHUNK_BYTES: usize = 1024 * 1024;
+/// Milliseconds between two looks whether a shard has failed. Until then its keys are misses that are not stored.
+pub const STORE_WATCH_MS: u64 = 200;
 /// Shards of one store: disks of one machine.
 pub const SHARDS_MAX: usize = 64;
 /// Bytes of a segment: the unit of reclaim.

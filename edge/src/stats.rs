@@ -42,6 +42,8 @@ counters! {
     Overflows "queue_overflows";
     /// Connections closed by a deadline.
     Timeouts "timeouts";
+    /// Shards taken out of use because their disk or file failed.
+    ShardsFailed "store_shards_failed";
     /// Responses cut short because the origin or a chunk was lost.
     Broken "responses_broken";
     /// Body and head bytes sent to clients.
@@ -116,6 +118,10 @@ gauges! {
     StoreUsedBytes "store_used_bytes";
     /// Bytes of the store.
     StoreSizeBytes "store_size_bytes";
+    /// Shards configured.
+    StoreShards "store_shards";
+    /// Shards in use.
+    StoreShardsInUse "store_shards_in_use";
     /// Bytes of the index.
     StoreIndexBytes "store_index_bytes";
     /// Fills under way.

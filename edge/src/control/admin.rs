@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::Node;
+use super::mailbox::ToWorker;
 use super::metrics::{self, Metrics};
 use crate::limits;
 use crate::proto::key;
@@ -99,6 +100,10 @@ async fn answer(node: &Node, metrics: &Metrics, request: Request<Incoming>) -> R
             Ok(Ok(body)) => purge(node, &body),
             Ok(Err(answer)) => answer,
             Err(_) => refuse(StatusCode::REQUEST_TIMEOUT, "the request's body did not arrive in time"),
+        },
+        path if let Some(number) = shard_number(path) => match request.method() {
+            &Method::POST => open_shard(node, number),
+            _ => allow("POST"),
         },
         "/purge" => allow("POST"),
         "/metrics" | "/healthz" | "/readyz" | "/status" => allow("GET, HEAD"),
@@ -197,6 +202,24 @@ fn status(node: &Node) -> Value {
         own.extend(more);
     }
     status
+}
+
+/// The N of `/store/shards/N/open`.
+fn shard_number(path: &str) -> Option<usize> {
+    path.strip_prefix("/store/shards/")?.strip_suffix("/open")?.parse().ok()
+}
+
+/// Takes a shard into use again that had failed.
+fn open_shard(node: &Node, number: usize) -> Answer {
+    let readers = match node.writer.borrow_mut().reopen(number) {
+        Ok(readers) => readers,
+        Err(error) => return refuse(StatusCode::CONFLICT, &error),
+    };
+    for (outbox, reader) in node.outboxes.iter().zip(readers) {
+        outbox.post(ToWorker::Shard(Box::new(reader)));
+    }
+    let status = node.writer().shards().nth(number).map(|shard| shard_status(&shard));
+    reply(StatusCode::OK, JSON, format!("{:#}\n", json!(status)))
 }
 
 fn shard_status(shard: &ShardStatus) -> Value {

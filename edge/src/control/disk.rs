@@ -14,28 +14,47 @@ use tokio_uring::fs::File;
 pub(super) async fn flush_forever(node: &Node) {
     loop {
         tokio::time::sleep(Duration::from_millis(limits::FLUSH_INTERVAL_MS)).await;
-        if let Err(error) = flush(node).await {
-            node.cells.add(Counter::FlushErrors, 1);
-            tracing::error!(%error, "the store could not be flushed: see whether its device has failed or is full");
+        flush(node).await;
+    }
+}
+
+/// Takes shards out of use that have failed, soon after they did.
+pub(super) async fn watch_forever(node: &Node) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(limits::STORE_WATCH_MS)).await;
+        let failed = node.writer.borrow_mut().watch();
+        node.cells.add(Counter::ShardsFailed, failed);
+    }
+}
+
+/// Flushes what was stored and removed. A shard that cannot be flushed is out of use: after a failed flush the kernel
+/// takes its pages for clean, and what is read there later may be what was there before.
+pub(super) async fn flush(node: &Node) {
+    let dirty = node.writer.borrow_mut().dirty();
+    for (number, path) in dirty {
+        match sync(&path).await {
+            Ok(()) => node.cells.add(Counter::Flushes, 1),
+            Err(error) => {
+                node.cells.add(Counter::FlushErrors, 1);
+                let why =
+                    format!("could not be flushed: {error}: see whether its disk has failed or is full");
+                let news = node.writer.borrow_mut().fail(number, why);
+                node.cells.add(Counter::ShardsFailed, u64::from(news));
+            }
         }
     }
 }
 
-async fn flush(node: &Node) -> io::Result<()> {
-    let dirty = node.writer.borrow_mut().dirty();
-    for (path, _) in dirty {
-        let file = File::open(&path).await?;
-        let synced = file.sync_data().await;
-        file.close().await?;
-        synced?;
-        node.cells.add(Counter::Flushes, 1);
-    }
-    Ok(())
+async fn sync(path: &Path) -> io::Result<()> {
+    let file = File::open(path).await?;
+    let synced = file.sync_data().await;
+    file.close().await?;
+    synced
 }
 
 /// Flushes, then writes the checkpoints. Nothing may be stored afterwards.
 pub(super) async fn close(node: &Node) -> io::Result<()> {
-    flush(node).await?;
+    flush(node).await;
     let checkpoints = node.writer.borrow_mut().checkpoints();
     for (path, bytes) in checkpoints {
         replace(&path, bytes).await?;

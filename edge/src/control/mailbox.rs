@@ -12,6 +12,7 @@ use crate::limits;
 use crate::proto::request::RequestHead;
 use crate::proto::response::OriginHead;
 use crate::proto::session::FetchKind;
+use crate::shard::ShardReader;
 use bytes::Bytes;
 use crossbeam::queue::ArrayQueue;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -131,6 +132,8 @@ pub enum ToWorker {
         /// The origin answered a validation with 304.
         revalidated: bool,
     },
+    /// A shard was opened again: to be read instead of the one with its number.
+    Shard(Box<ShardReader>),
     /// No response can be had: 404 (no route), 502, 503 or 504.
     Refused {
         /// Who.

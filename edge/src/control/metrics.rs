@@ -83,6 +83,8 @@ fn value(gauge: Gauge, node: &Node, usage: &crate::shard::Usage) -> u64 {
         Gauge::StoreObjectsMax => usage.index_entries_max,
         Gauge::StoreUsedBytes => usage.used_bytes,
         Gauge::StoreSizeBytes => usage.size_bytes,
+        Gauge::StoreShards => node.writer().shards().count() as u64,
+        Gauge::StoreShardsInUse => node.writer().shards().filter(|shard| shard.state.is_ok()).count() as u64,
         Gauge::StoreIndexBytes => usage.index_bytes,
         Gauge::FillsRunning => node.fills.running() as u64,
         Gauge::FillsWaiting => node.fills.waiting() as u64,

@@ -295,6 +295,8 @@ fn begin(start: Start, admin: Option<TcpListener>) -> io::Result<Rc<Node>> {
     }
     let flusher = node.clone();
     tokio_uring::spawn(async move { disk::flush_forever(&flusher).await });
+    let watcher = node.clone();
+    tokio_uring::spawn(async move { disk::watch_forever(&watcher).await });
     let reaper = node.clone();
     tokio_uring::spawn(async move { reap_forever(&reaper).await });
     if let Some(listener) = admin {

@@ -104,12 +104,20 @@ pub struct FileHeader {
     pub segments: u64,
     /// Counts how often the file was opened; what was written for another run is stale.
     pub run: u64,
+    /// Counts how often the set of shards changed; one that has not seen the newest era has missed something.
+    pub era: u64,
+    /// The ids of the shards of that era, combined by exclusive or.
+    pub members: u64,
 }
 
 /// Words that a [`FileHeader`] takes.
-pub const FILE_WORDS: usize = 7;
-/// Which of them counts runs; it alone changes while the file is in use, and so has no part in the checksum.
+pub const FILE_WORDS: usize = 9;
+/// Which of them counts runs; it and the two below change while the file is in use, and so have no part in the checksum.
 pub const RUN_WORD: usize = 6;
+/// Which of them is [`FileHeader::era`].
+pub const ERA_WORD: usize = 7;
+/// Which of them is [`FileHeader::members`].
+pub const MEMBERS_WORD: usize = 8;
 
 /// What a file turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +135,8 @@ pub enum FileKind {
 impl FileHeader {
     /// As words.
     pub fn encode(&self) -> [u64; FILE_WORDS] {
-        let mut words = [MAGIC, VERSION, self.id, self.segment_bytes, self.segments, 0, self.run];
+        let FileHeader { id, segment_bytes, segments, run, era, members } = *self;
+        let mut words = [MAGIC, VERSION, id, segment_bytes, segments, 0, run, era, members];
         words[5] = checksum_words(&words[..5], 0);
         words
     }
@@ -139,10 +148,10 @@ impl FileKind {
         if words.iter().all(|&word| word == 0) {
             return FileKind::Blank;
         }
-        let [magic, version, id, segment_bytes, segments, checksum, run] = *words;
+        let [magic, version, id, segment_bytes, segments, checksum, run, era, members] = *words;
         match (magic, version) {
             (MAGIC, VERSION) if checksum == checksum_words(&words[..5], 0) => {
-                FileKind::Shard(FileHeader { id, segment_bytes, segments, run })
+                FileKind::Shard(FileHeader { id, segment_bytes, segments, run, era, members })
             }
             (MAGIC, VERSION) => FileKind::Foreign,
             (MAGIC, other) => FileKind::OtherVersion(other),
@@ -444,7 +453,7 @@ mod tests {
 
     #[test]
     fn files_are_told_apart() {
-        let header = FileHeader { id: 7, segment_bytes: 8 << 20, segments: 9, run: 3 };
+        let header = FileHeader { id: 7, segment_bytes: 8 << 20, segments: 9, run: 3, era: 4, members: 5 };
         let check = |at: usize, value: u64, expected: FileKind| {
             let mut words = header.encode();
             words[at] = value;

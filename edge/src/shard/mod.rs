@@ -24,7 +24,7 @@ mod set;
 mod store;
 
 pub use read::Pinned;
-pub use set::{Reader, ShardStatus, Writer};
+pub use set::{Reader, ShardReader, ShardStatus, Writer};
 
 use crate::limits;
 use std::path::PathBuf;

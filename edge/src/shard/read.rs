@@ -61,6 +61,9 @@ impl Find {
 
     #[inline]
     fn newest(&self, hash: u64, mut wanted: impl FnMut(&Pinned) -> bool) -> Option<Pinned> {
+        if self.pins.failed() {
+            return None;
+        }
         let mut best: Option<(Pinned, Slot, Entry)> = None;
         for (slot, entry) in self.index.candidates(hash) {
             let Some((record, entry)) = self.hold(slot, entry) else { continue };
@@ -137,6 +140,23 @@ impl Pinned {
     /// follow the head bytes immediately in memory, so that both go out as one extent.
     pub fn body(&self) -> &[u8] {
         self.part(self.header.body())
+    }
+
+    /// Where the kernel reads a part of this record to send it. Valid while the record is held; not for user space,
+    /// where a missing page would end the process.
+    pub fn sent_from(&self, part: &[u8]) -> *const u8 {
+        self.pin.sent_from(part)
+    }
+
+    /// Whether the file could not give a page: then what was read of this record may be zeroes instead. Whoever has
+    /// read body bytes in user space asks this before sending anything made of them.
+    pub fn failed(&self) -> bool {
+        self.pin.failed()
+    }
+
+    /// The kernel could not read the record: its shard is out of use from now on.
+    pub fn fail(&self) {
+        self.pin.fail();
     }
 
     /// Bytes of the whole object's body; of a chunk: of its own.

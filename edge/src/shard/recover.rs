@@ -33,12 +33,42 @@ pub(super) fn open(
     segment_bytes: usize,
     index_entries: usize,
 ) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
+    open_locked(options, lock(&options.path)?, segment_bytes, index_entries)
+}
+
+/// As [`open`], empty, where a shard was that has failed. Its file goes: whoever still reads it is broken off.
+pub(super) fn renew(
+    options: &Options,
+    directory: Arc<LockedDirectory>,
+    segment_bytes: usize,
+    index_entries: usize,
+) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
+    let path = options.path.join(FILE_NAME);
+    // Emptied first: its space is not free while anybody has it mapped.
+    let emptied = File::options().write(true).open(&path).and_then(|file| file.set_len(0));
+    match emptied.and_then(|()| fs::remove_file(&path)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(failed(&path, error, "check the disk, and mount it for writing"))
+        }
+        _ => open_locked(options, directory, segment_bytes, index_entries),
+    }
+}
+
+fn open_locked(
+    options: &Options,
+    directory: Arc<LockedDirectory>,
+    segment_bytes: usize,
+    index_entries: usize,
+) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
     let started_ms = clock::now().mono_ms;
-    let file = ShardFile::prepare(options, segment_bytes)?;
+    let file = ShardFile::prepare(options, directory, segment_bytes)?;
     let index = Arc::new(Index::new(index_entries));
     let checkpoint = file.take_checkpoint(&index)?;
     let scanned =
         if checkpoint.is_none() { scan(&file.map, file.header.id, file.geometry) } else { Vec::new() };
+    if file.map.failed() {
+        return Err(failed(&options.path, "the disk does not give what was stored", "replace the disk"));
+    }
     let run_seen = scanned.iter().flatten().map(|life| life.object_max >> 32).max().unwrap_or(0);
     let run = file.begin_run(run_seen)?;
 
@@ -62,6 +92,17 @@ pub(super) fn open(
     Ok((writer, readers, opened))
 }
 
+const ACCESS: &str = "give the user that runs edge read and write access to this directory";
+
+/// Makes the directory if it is missing, and takes it for this process.
+fn lock(directory: &Path) -> Result<Arc<LockedDirectory>, OpenError> {
+    fs::create_dir_all(directory).map_err(|error| failed(directory, error, ACCESS))?;
+    let lock = LockedDirectory::lock(directory).map_err(|error| failed(directory, error, ACCESS))?;
+    let taken =
+        || refuse(directory, "another process uses it", "stop that edge, or set another [store] path");
+    Ok(Arc::new(lock.ok_or_else(taken)?))
+}
+
 /// A shard file that is ours, of the right size, and mapped.
 struct ShardFile {
     map: Unserved,
@@ -71,7 +112,11 @@ struct ShardFile {
 }
 
 impl ShardFile {
-    fn prepare(options: &Options, segment_bytes: usize) -> Result<Self, OpenError> {
+    fn prepare(
+        options: &Options,
+        lock: Arc<LockedDirectory>,
+        segment_bytes: usize,
+    ) -> Result<Self, OpenError> {
         let directory = &options.path;
         let segments = (options.size_bytes / segment_bytes as u64) as usize;
         if segments < SEGMENTS_MIN {
@@ -79,17 +124,10 @@ impl ShardFile {
             let what = format!("a size of {} bytes is too small", options.size_bytes);
             return Err(refuse(directory, what, format!("set [store] size to \"{least_mib}MiB\" or more")));
         }
-        let access = "give the user that runs edge read and write access to this directory";
-        fs::create_dir_all(directory).map_err(|error| failed(directory, error, access))?;
-        let lock = LockedDirectory::lock(directory)
-            .map_err(|error| failed(directory, error, access))?
-            .ok_or_else(|| {
-                refuse(directory, "another process uses it", "stop that edge, or set another [store] path")
-            })?;
         let path = directory.join(FILE_NAME);
         let mut how = File::options();
         how.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let file = how.open(&path).map_err(|error| failed(&path, error, access))?;
+        let file = how.open(&path).map_err(|error| failed(&path, error, ACCESS))?;
         let found =
             read_header(&file).map_err(|error| failed(&path, error, "check the disk, or remove the file"))?;
         let header = accept_header(&path, found, segment_bytes, segments)?;
@@ -187,7 +225,8 @@ fn accept_header(
     segments: usize,
 ) -> Result<FileHeader, OpenError> {
     let elsewhere = "move the file away, or set another [store] path";
-    let wanted = FileHeader { id: 0, segment_bytes: segment_bytes as u64, segments: segments as u64, run: 0 };
+    let (segment_bytes, segments) = (segment_bytes as u64, segments as u64);
+    let wanted = FileHeader { id: 0, segment_bytes, segments, run: 0, era: 0, members: 0 };
     match found {
         FileKind::Blank => {
             let mut id = [0; 8];
@@ -265,7 +304,7 @@ fn scan(map: &Unserved, id: u64, geometry: Geometry) -> Vec<Option<Life>> {
         let mut lives = Vec::new();
         loop {
             let segment = next.fetch_add(1, Ordering::Relaxed);
-            if segment >= geometry.segments {
+            if segment >= geometry.segments || map.failed() {
                 return lives;
             }
             let words = map.words(segment);

@@ -12,9 +12,9 @@
 
 use super::{OpenError, Opened, Options, Pinned, PutError, Usage, layout, read, recover, store};
 use crate::limits;
+use crate::sys::mapping::LockedDirectory;
 use bytes::Bytes;
 use std::fmt;
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -67,6 +67,8 @@ struct Shard {
     opened: Opened,
     /// Else why it is not in use.
     writer: Result<store::Writer, String>,
+    /// The directory of one that failed while it was in use: still ours.
+    left: Option<Arc<LockedDirectory>>,
 }
 
 /// How one shard stands, for the status.
@@ -98,8 +100,21 @@ impl fmt::Display for ShardStatus {
     }
 }
 
+/// One worker's side of a shard that was opened later, see [`Reader::take`].
+pub struct ShardReader {
+    number: usize,
+    reader: read::Reader,
+}
+
+impl fmt::Debug for ShardReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShardReader").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
 /// The writing side of all shards; one, owned by control.
 pub struct Writer {
+    segment_bytes: usize,
     shards: Vec<Shard>,
     homes: Arc<Homes>,
 }
@@ -121,13 +136,9 @@ pub(super) fn open(
     let any = all.iter().any(Result::is_ok);
     let mut list = Vec::new();
     let mut sides: Vec<Vec<Option<read::Reader>>> = (0..shards[0].readers).map(|_| Vec::new()).collect();
-    let mut sum = Opened { clean: true, ..Opened::default() };
     for (options, one) in shards.iter().zip(all) {
         let (writer, readers, opened) = match one {
-            Ok((writer, readers, opened)) => {
-                sum.add(&opened);
-                (Ok(writer), readers, opened)
-            }
+            Ok((writer, readers, opened)) => (Ok(writer), readers, opened),
             Err(error) if error.of_disk && any => {
                 tracing::error!(%error, "shard left out, the others serve");
                 (Err(error.to_string()), Vec::new(), Opened::default())
@@ -136,10 +147,13 @@ pub(super) fn open(
         };
         let mut readers = readers.into_iter();
         sides.iter_mut().for_each(|side| side.push(readers.next()));
-        list.push(Shard { options: options.clone(), opened, writer });
+        list.push(Shard { options: options.clone(), opened, writer, left: None });
     }
-    let writer = Writer { shards: list, homes: Arc::new(Homes::new()) };
-    writer.share_out();
+    let mut writer = Writer { segment_bytes, shards: list, homes: Arc::new(Homes::new()) };
+    writer.forget_what_missed_something();
+    writer.regroup();
+    let mut sum = Opened { clean: true, ..Opened::default() };
+    writer.shards.iter().filter(|s| s.writer.is_ok()).for_each(|shard| sum.add(&shard.opened));
     let reader = |side: Vec<_>| Reader { shards: side.into(), homes: Arc::clone(&writer.homes) };
     let readers = sides.into_iter().map(reader).collect();
     Ok((writer, readers, sum))
@@ -149,10 +163,7 @@ type OneOpened = Result<(store::Writer, Vec<read::Reader>, Opened), OpenError>;
 
 /// Each shard on a thread of its own: their disks work at the same time.
 fn open_each(shards: &[Options], segment_bytes: usize) -> Vec<OneOpened> {
-    let open_one = |options: &Options| {
-        let entries = (options.size_bytes / BYTES_PER_INDEX_ENTRY) as usize;
-        recover::open(options, segment_bytes, entries)
-    };
+    let open_one = |options: &Options| recover::open(options, segment_bytes, index_entries(options));
     match shards {
         [only] => vec![open_one(only)],
         several => std::thread::scope(|scope| {
@@ -163,13 +174,104 @@ fn open_each(shards: &[Options], segment_bytes: usize) -> Vec<OneOpened> {
     }
 }
 
+fn index_entries(options: &Options) -> usize {
+    (options.size_bytes / BYTES_PER_INDEX_ENTRY) as usize
+}
+
 impl Writer {
-    fn share_out(&self) {
+    /// Empties shards that have not seen the newest era: while they were away, something they hold may have been
+    /// removed or replaced.
+    fn forget_what_missed_something(&mut self) {
+        let newest = self.live().map(|(_, writer)| writer.era().0).max().unwrap_or(0);
+        for shard in &mut self.shards {
+            let Ok(writer) = &mut shard.writer else { continue };
+            if writer.era().0 < newest && shard.opened.objects > 0 {
+                let path = shard.options.path.display();
+                tracing::warn!(%path, "emptied: the other shards were used without this one meanwhile");
+                writer.clear();
+                shard.opened.objects = 0;
+            }
+        }
+    }
+
+    /// After the set of live shards has changed: a new era on their disks, and a home for every key. A shard that
+    /// cannot be written fails, and the rest begins again.
+    fn regroup(&mut self) {
+        loop {
+            let newest = self.live().map(|(_, writer)| writer.era().0).max().unwrap_or(0);
+            let members = self.live().fold(0, |members, (_, writer)| members ^ writer.id);
+            let same = self.live().all(|(_, writer)| writer.era() == (newest, members));
+            let mut refused = None;
+            for (number, shard) in self.shards.iter_mut().enumerate().filter(|_| !same) {
+                if let Ok(writer) = &mut shard.writer
+                    && let Err(error) = writer.set_era((newest + 1, members))
+                {
+                    refused = Some((number, error));
+                }
+            }
+            match refused {
+                Some((number, error)) => self.put_out(number, format!("cannot be written: {error}")),
+                None => break,
+            }
+        }
         let live: Vec<_> = self
             .live()
             .map(|(number, writer)| (number, writer.id, writer.geometry.segments as u64))
             .collect();
         self.homes.share_out(&live);
+    }
+
+    /// Takes a shard out of use. Readers find nothing there from now on.
+    fn put_out(&mut self, number: usize, why: String) {
+        let shard = &mut self.shards[number];
+        if let Ok(writer) = &shard.writer {
+            tracing::error!(path = %shard.options.path.display(), why, "shard out of use");
+            writer.map.fail();
+            shard.left = Some(writer.map.directory());
+            shard.writer = Err(why);
+        }
+    }
+
+    /// A shard is known to have failed. Says whether that is news.
+    pub fn fail(&mut self, number: usize, why: String) -> bool {
+        let news = self.shards.get(number).is_some_and(|shard| shard.writer.is_ok());
+        if news {
+            self.put_out(number, why);
+            self.regroup();
+        }
+        news
+    }
+
+    /// Takes shards out of use whose file could not be read or written through its mapping. Says how many there were.
+    pub fn watch(&mut self) -> u64 {
+        let failed: Vec<usize> =
+            self.live().filter(|(_, writer)| writer.map.failed()).map(|(number, _)| number).collect();
+        let why = "its file was cut short, or its disk failed: see the kernel's log (dmesg)";
+        failed.into_iter().map(|number| u64::from(self.fail(number, why.into()))).sum()
+    }
+
+    /// Takes a shard into use again, empty if it had been in use. The readers are for the workers, in order. Blocks
+    /// until its file is made, or scanned if it was left out at the start.
+    ///
+    /// # Errors
+    /// There is no such shard, it is in use, or why it cannot be opened; nothing has changed then.
+    pub fn reopen(&mut self, number: usize) -> Result<Vec<ShardReader>, String> {
+        let segment_bytes = self.segment_bytes;
+        let last = self.shards.len() - 1;
+        let shard = self.shards.get_mut(number).ok_or_else(|| format!("the shards are 0 to {last}"))?;
+        if shard.writer.is_ok() {
+            return Err(format!("shard {number} is in use"));
+        }
+        let (options, entries) = (&shard.options, index_entries(&shard.options));
+        let opened = match &shard.left {
+            Some(directory) => recover::renew(options, Arc::clone(directory), segment_bytes, entries),
+            None => recover::open(options, segment_bytes, entries),
+        };
+        let (writer, readers, opened) = opened.map_err(|error| error.to_string())?;
+        (shard.writer, shard.opened, shard.left) = (Ok(writer), opened, None);
+        self.forget_what_missed_something();
+        self.regroup();
+        Ok(readers.into_iter().map(|reader| ShardReader { number, reader }).collect())
     }
 
     fn live(&self) -> impl Iterator<Item = (usize, &store::Writer)> {
@@ -178,7 +280,7 @@ impl Writer {
     }
 
     fn shard(&mut self, number: usize) -> Option<&mut store::Writer> {
-        self.shards.get_mut(number)?.writer.as_mut().ok()
+        self.shards.get_mut(number)?.writer.as_mut().ok().filter(|writer| !writer.map.failed())
     }
 
     /// A number for the chunks of a new large object whose key has this hash, never used before, also across
@@ -328,21 +430,27 @@ impl Writer {
         })
     }
 
-    /// The shard files, for flushing them, and the range of bytes written since the last call.
-    pub fn dirty(&mut self) -> Vec<(PathBuf, Range<u64>)> {
-        let writers = self.shards.iter_mut().filter_map(|shard| shard.writer.as_mut().ok());
-        writers.filter_map(store::Writer::dirty).collect()
+    /// The shards written since the last call, by number, and their files, for flushing them.
+    pub fn dirty(&mut self) -> Vec<(usize, PathBuf)> {
+        let dirty = |shard: &mut Shard| shard.writer.as_mut().ok()?.dirty();
+        let numbered = self.shards.iter_mut().enumerate();
+        numbered.filter_map(|(number, shard)| Some((number, dirty(shard)?.0))).collect()
     }
 
     /// The checkpoints of a clean stop: where to write each and its bytes. Nothing may be stored afterwards.
     /// The caller flushes the shard files, and then writes these to their paths with a temporary name and a rename.
     pub fn checkpoints(&mut self) -> Vec<(PathBuf, Vec<u8>)> {
         let writers = self.shards.iter_mut().filter_map(|shard| shard.writer.as_mut().ok());
-        writers.map(store::Writer::checkpoint).collect()
+        writers.filter(|writer| !writer.map.failed()).map(store::Writer::checkpoint).collect()
     }
 }
 
 impl Reader {
+    /// Uses a shard that was opened later instead of the one with its number.
+    pub fn take(&mut self, shard: ShardReader) {
+        self.shards[shard.number] = Some(shard.reader);
+    }
+
     /// Finds the newest record with this key whose meta `accept` takes. Bumps its frequency. `hash` must be the
     /// one the record was stored under, from a function that stays the same across restarts.
     #[inline]

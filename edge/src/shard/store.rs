@@ -20,7 +20,7 @@ use bytes::Bytes;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering::Release;
+use std::sync::atomic::Ordering::{Acquire, Release};
 
 /// The writing side; one, owned by control.
 pub struct Writer {
@@ -224,6 +224,30 @@ impl Writer {
         }
     }
 
+    /// Which times of the set of shards this one has seen, see [`layout::FileHeader`].
+    pub(super) fn era(&self) -> (u64, u64) {
+        let word = |word: usize| self.map.words(0)[word].load(Acquire);
+        (word(layout::ERA_WORD), word(layout::MEMBERS_WORD))
+    }
+
+    /// Sets what [`Writer::era`] says, on disk as well.
+    pub(super) fn set_era(&mut self, (era, members): (u64, u64)) -> std::io::Result<()> {
+        self.map.words(0)[layout::ERA_WORD].store(era, Release);
+        self.map.words(0)[layout::MEMBERS_WORD].store(members, Release);
+        self.map.flush_first_words()
+    }
+
+    /// Drops everything.
+    pub(super) fn clear(&mut self) {
+        self.changing();
+        let active = self.segments.active.take().map(|(segment, _)| segment);
+        let all: Vec<usize> = self.segments.sealed.drain(..).chain(active).collect();
+        for segment in all {
+            self.drain(segment);
+            self.segments.free.push(segment);
+        }
+    }
+
     /// Usage now.
     pub fn usage(&self) -> Usage {
         let in_use = self.segments.sealed.len() + usize::from(self.segments.active.is_some());
@@ -362,9 +386,8 @@ impl Writer {
 
     /// Makes a complete record visible, and what it replaces dead. New first, so that there always is one.
     fn publish(&mut self, slot: Slot, old: &[(Slot, Entry)], location: u64) {
-        let Some((header, _)) = self.record(location) else {
-            unreachable!("a record that was just written can be read");
-        };
+        // Written a moment ago: it cannot be read only if the file has failed since, and then nothing is served from it.
+        let Some((header, _)) = self.record(location) else { return };
         let frequency = old.first().map_or(0, |(_, entry)| entry.frequency());
         self.find.index.set(slot, Entry::new(header.hash, location, frequency));
         self.counts.entries += 1;

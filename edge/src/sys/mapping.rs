@@ -13,8 +13,12 @@
 //! the other: either the reader finds the segment shut and leaves, or the appender finds it held and waits.
 //! The counting instruction of the reader is the fence as well; a held segment costs one locked instruction
 //! to enter and one to leave, and no cache line is written by two readers.
+//!
+//! The file is mapped twice. User space reads and writes the first mapping, in which a page that is missing is
+//! replaced (see `fault`); the kernel sends from the second, in which it is not, so that it fails instead.
 
 use super::atomics::AtomicU32;
+use super::fault::Watched;
 use memmap2::{MmapOptions, MmapRaw};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -23,6 +27,9 @@ use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A page of any file system but hugetlbfs; where the kernel's are larger, replacing fails and the process ends.
+const PAGE_BYTES: usize = 4096;
 
 /// How a mapped file is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,21 +84,30 @@ impl Drop for LockedDirectory {
 /// A mapped file that nobody writes bytes to yet: all of it can be read, to find out what it holds.
 #[derive(Debug)]
 pub struct Unserved {
+    watched: Watched,
     map: MmapRaw,
+    sent_from: MmapRaw,
     shape: Shape,
-    directory: LockedDirectory,
+    directory: Arc<LockedDirectory>,
 }
 
 impl Unserved {
     /// Maps `file`, which must lie in `directory`: the lock is what keeps other writers away.
-    pub fn map(directory: LockedDirectory, file: &File, shape: Shape) -> io::Result<Self> {
+    pub fn map(directory: Arc<LockedDirectory>, file: &File, shape: Shape) -> io::Result<Self> {
         assert!(shape.words_bytes.is_multiple_of(8) && shape.words_bytes < shape.segment_bytes);
         assert!(shape.segment_bytes.is_multiple_of(4096) && shape.segment_bytes < 1 << 31);
         if file.metadata()?.len() < shape.file_bytes() as u64 {
             return Err(io::Error::other("the file is shorter than its segments"));
         }
         let map = MmapOptions::new().len(shape.file_bytes()).map_raw(file)?;
-        Ok(Unserved { map, shape, directory })
+        let sent_from = MmapOptions::new().len(shape.file_bytes()).map_raw_read_only(file)?;
+        let watched = Watched::new(map.as_ptr(), shape.file_bytes(), page_bytes(file)?)?;
+        Ok(Unserved { watched, map, sent_from, shape, directory })
+    }
+
+    /// Whether the file could not give a page: what was read does not count then.
+    pub fn failed(&self) -> bool {
+        self.watched.failed()
     }
 
     /// The words of a segment.
@@ -127,11 +143,13 @@ impl Unserved {
             })
             .collect();
         let shared = Arc::new(Shared {
+            watched: self.watched,
             map: self.map,
+            sent_from: self.sent_from,
             shape: self.shape,
             filled,
             rows: (0..readers).map(|_| Row::new(segments)).collect(),
-            _directory: self.directory,
+            directory: self.directory,
         });
         let pins = (0..readers).map(|row| Pins { shared: Arc::clone(&shared), row }).collect();
         (Appender { shared }, pins)
@@ -141,11 +159,13 @@ impl Unserved {
 /// What the appender and the readers share. Freed with the last of them, unless a pin outlives its reader.
 #[derive(Debug)]
 struct Shared {
+    watched: Watched,
     map: MmapRaw,
+    sent_from: MmapRaw,
     shape: Shape,
     filled: Box<[AtomicU32]>,
     rows: Box<[Row]>,
-    _directory: LockedDirectory,
+    directory: Arc<LockedDirectory>,
 }
 
 /// The pin counters of one reader, one for each segment, on cache lines of its own.
@@ -177,6 +197,14 @@ fn words<'a>(map: &'a MmapRaw, shape: &Shape, segment: usize) -> &'a [AtomicU64]
     }
 }
 
+/// Bytes of a page of the file's mapping, which is what goes missing at once.
+fn page_bytes(file: &File) -> io::Result<usize> {
+    let stat = nix::sys::statfs::fstatfs(file)?;
+    let huge = stat.filesystem_type() == nix::sys::statfs::HUGETLBFS_MAGIC;
+    let bytes = if huge { usize::try_from(stat.block_size()).unwrap_or(0) } else { 0 };
+    Ok(if bytes.is_power_of_two() { bytes.max(PAGE_BYTES) } else { PAGE_BYTES })
+}
+
 /// The one side that writes bytes.
 #[derive(Debug)]
 pub struct Appender {
@@ -192,6 +220,26 @@ impl Appender {
     /// The words of a segment.
     pub fn words(&self, segment: usize) -> &[AtomicU64] {
         words(&self.shared.map, &self.shared.shape, segment)
+    }
+
+    /// Whether the file could not give a page, or somebody said that it failed: what is read there does not count.
+    pub fn failed(&self) -> bool {
+        self.shared.watched.failed()
+    }
+
+    /// Marks the mapping as failed: readers find nothing there any more.
+    pub fn fail(&self) {
+        self.shared.watched.fail();
+    }
+
+    /// Writes the words of segment 0 through to the disk.
+    pub fn flush_first_words(&self) -> io::Result<()> {
+        self.shared.map.flush_range(0, self.shared.shape.words_bytes)
+    }
+
+    /// The lock on the directory, for whoever maps another file there.
+    pub fn directory(&self) -> Arc<LockedDirectory> {
+        Arc::clone(&self.shared.directory)
     }
 
     /// The offset below which bytes of this segment can be read; 0: it is shut.
@@ -266,6 +314,12 @@ pub struct Pins {
 }
 
 impl Pins {
+    /// Whether the file could not give a page: nothing is to be looked up there any more.
+    #[inline]
+    pub fn failed(&self) -> bool {
+        self.shared.watched.failed()
+    }
+
     /// Holds a segment. `None`: there is no such segment, or it is shut.
     #[inline]
     pub fn pin(&self, segment: usize) -> Option<Pin> {
@@ -290,6 +344,7 @@ impl Pins {
             words_bytes: shared.shape.words_bytes as u32,
             filled,
             counter: NonNull::from(counter),
+            shared: NonNull::from(shared),
         })
     }
 }
@@ -312,9 +367,34 @@ pub struct Pin {
     words_bytes: u32,
     filled: u32,
     counter: NonNull<AtomicU32>,
+    shared: NonNull<Shared>,
 }
 
 impl Pin {
+    fn shared(&self) -> &Shared {
+        // SAFETY: it lives as the mapping does, see `Pin::bytes`.
+        unsafe { self.shared.as_ref() }
+    }
+
+    /// Where the kernel reads these bytes of the segment to send them: in a mapping of their own. To be read for as
+    /// long as the segment is held, and by the kernel alone.
+    pub fn sent_from(&self, bytes: &[u8]) -> *const u8 {
+        let shared = self.shared();
+        let offset = (bytes.as_ptr() as usize).wrapping_sub(shared.map.as_ptr() as usize);
+        assert!(offset <= shared.shape.file_bytes() - bytes.len(), "bytes of another mapping");
+        shared.sent_from.as_ptr().wrapping_add(offset)
+    }
+
+    /// Whether the file could not give a page: what was read there does not count.
+    pub fn failed(&self) -> bool {
+        self.shared().watched.failed()
+    }
+
+    /// Marks the mapping as failed, because the kernel could not read it.
+    pub fn fail(&self) {
+        self.shared().watched.fail();
+    }
+
     /// The bytes of a range of the segment, if they were filled when it was pinned.
     #[inline]
     pub fn bytes(&self, range: Range<usize>) -> Option<&[u8]> {
@@ -367,7 +447,7 @@ mod tests {
             .open(scratch.path().join("f"))
             .unwrap();
         file.set_len(SHAPE.file_bytes() as u64).unwrap();
-        let map = Unserved::map(directory, &file, SHAPE).unwrap();
+        let map = Unserved::map(Arc::new(directory), &file, SHAPE).unwrap();
         map.serve(&[0; 3], 2)
     }
 

@@ -3,6 +3,7 @@
 pub mod atomics;
 pub mod buffers;
 pub mod cpu;
+pub mod fault;
 pub mod mapping;
 pub mod outbox;
 pub mod privilege;

@@ -22,11 +22,11 @@ const SEGMENTS_RESERVE: usize = 4;
 const MESSAGE_SEGMENTS: usize = 16;
 
 /// Keeps a segment's memory.
-#[expect(dead_code, reason = "held for their drop")]
 enum Owner {
     /// The head buffer, or a later segment's owner.
     Queue,
     Pinned(Pinned),
+    #[expect(dead_code, reason = "held for its drop")]
     Bytes(Bytes),
 }
 
@@ -122,7 +122,7 @@ impl Outbox {
     /// Queues a part of a record's head and then of its body; one extent where they touch.
     pub fn push_record(&mut self, pinned: Pinned, head: Range<usize>, body: Range<usize>) {
         let (head, body) = (&pinned.head()[head], &pinned.body()[body]);
-        let (first, second) = ((head.as_ptr(), head.len()), (body.as_ptr(), body.len()));
+        let (first, second) = ((pinned.sent_from(head), head.len()), (pinned.sent_from(body), body.len()));
         match (first.1, second.1) {
             (0, 0) => {}
             (0, len) => self.push_segment(second.0, len, Owner::Pinned(pinned)),
@@ -163,6 +163,23 @@ impl Outbox {
             self.0.segments.clear();
             self.0.head_used = 0;
         }
+    }
+
+    /// Whether a record waits here whose shard has failed: what was made of it must not go out.
+    pub fn is_torn(&self) -> bool {
+        self.pinned().any(Pinned::failed)
+    }
+
+    /// The kernel could not read what it was to send: the shard of the first record is at fault.
+    pub fn fail(&self) {
+        if let Some(pinned) = self.pinned().next() {
+            pinned.fail();
+        }
+    }
+
+    fn pinned(&self) -> impl Iterator<Item = &Pinned> {
+        let owners = self.0.segments.iter().map(|segment| &segment.owner);
+        owners.filter_map(|owner| if let Owner::Pinned(pinned) = owner { Some(pinned) } else { None })
     }
 
     /// The message of the next send, and its bytes. From now until [`Outbox::sent`] the memory is the kernel's
@@ -255,6 +272,37 @@ mod tests {
         assert!(outbox.has_room());
         assert_eq!(take(&mut outbox, usize::MAX).len(), big.len() + 1);
         assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn a_page_that_is_gone_is_not_sent_and_neither_is_one_in_its_place() {
+        use crate::shard::{Options, scratch::Scratch};
+        use std::os::fd::AsRawFd;
+        let scratch = Scratch::new("outbox-gone");
+        let path = scratch.path().to_path_buf();
+        let store = Options { path, size_bytes: limits::STORE_BYTES_MIN, readers: 2 };
+        let (mut writer, readers, _) = crate::shard::open(&[store]).unwrap();
+        let body = Bytes::from(vec![b'x'; 20_000]);
+        writer.put(7, b"key", &[0; 8], b"head", &[body], |_| true).unwrap();
+        let pinned = readers[0].lookup(7, b"key", |_| true).unwrap();
+        let mut outbox = Outbox::default();
+        outbox.push_record(pinned, 0..4, 0..20_000);
+        assert!(!outbox.is_torn());
+
+        let file = std::fs::File::options().write(true).open(scratch.path().join("shard-0")).unwrap();
+        file.set_len(4096).unwrap();
+        // Read in user space: a page of zeroes comes in the place of the one that is gone.
+        assert!(readers[1].lookup(7, b"key", |_| true).is_none());
+        assert!(outbox.is_torn() && readers[0].lookup(7, b"key", |_| true).is_none());
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (message, _) = outbox.start();
+        // SAFETY: `start` returned a message whose segments are alive until `sent`.
+        let sent = unsafe { libc::sendmsg(ours.as_raw_fd(), message, libc::MSG_DONTWAIT) };
+        assert_eq!((sent, std::io::Error::last_os_error().raw_os_error()), (-1, Some(libc::EFAULT)));
+        outbox.sent(0);
+        theirs.set_nonblocking(true).unwrap();
+        assert!(std::io::Read::read(&mut &theirs, &mut [0; 1]).is_err(), "nothing has arrived");
+        assert_eq!(writer.watch(), 1);
     }
 
     #[test]

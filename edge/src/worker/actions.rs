@@ -10,9 +10,9 @@ use crate::limits;
 use crate::proto::Now;
 use crate::proto::session::{Action, FetchKind, Found, Input, Out};
 use crate::proto::stored;
-use crate::shard::{Pinned, Reader};
+use crate::shard::{Pinned, Reader, ShardReader};
 use crate::stats::{Cells, Counter};
-use crate::sys::outbox::Outbox;
+use crate::sys::{fault, outbox::Outbox};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -80,6 +80,11 @@ impl Node {
             unsent: VecDeque::new(),
             outboxes: (0..limits::OUTBOXES_READY).map(|_| Outbox::default()).collect(),
         }
+    }
+
+    /// Reads a shard that was opened later.
+    pub fn take_shard(&mut self, shard: ShardReader) {
+        self.reader.take(shard);
     }
 
     /// Timeouts in force.
@@ -156,6 +161,7 @@ impl Node {
         mut given: Given<'_>,
     ) -> usize {
         let fresh = matches!(input, Input::Received(_));
+        let faults = fault::count();
         self.fetched = None;
         self.out.clear();
         connection.session.on(input, self.now, &mut self.out);
@@ -188,6 +194,11 @@ impl Node {
         }
         if fresh {
             self.count(connection, looked_up);
+        }
+        if looked_up && fault::count() != faults {
+            // What was read of a record may have been zeroes in the place of a page that is gone.
+            self.cells.add(Counter::Broken, 1);
+            connection.phase = Phase::Aborted;
         }
         consumed
     }

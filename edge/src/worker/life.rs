@@ -10,6 +10,7 @@ use super::{BUFFER_GROUP, Worker};
 use crate::limits;
 use crate::proto::session::{Input, Session};
 use crate::stats::Counter;
+use crate::sys::fault;
 use crate::sys::ring::Completion;
 
 impl Worker {
@@ -81,7 +82,13 @@ impl Worker {
         let connection = &mut self.table[slot as usize];
         connection.operations -= 1;
         let bytes = usize::try_from(result).unwrap_or(0);
-        connection.outbox.as_mut().expect("a send has an outbox").sent(bytes);
+        let outbox = connection.outbox.as_mut().expect("a send has an outbox");
+        outbox.sent(bytes);
+        if result == -libc::EFAULT {
+            // The kernel met a page that the file of a shard does not have.
+            outbox.fail();
+            self.node.cells.add(Counter::Broken, 1);
+        }
         self.node.cells.add(Counter::SentBytes, bytes as u64);
         match connection.phase {
             Phase::Closing => {}
@@ -122,6 +129,9 @@ impl Worker {
         {
             if outbox.is_empty() {
                 node.recycle(connection);
+            } else if fault::count() != 0 && outbox.is_torn() {
+                node.cells.add(Counter::Broken, 1);
+                connection.phase = Phase::Aborted;
             } else {
                 connection.operations += 1;
                 self.ring.send(slot, outbox, Token::pack(Op::Send, connection.generation, slot));

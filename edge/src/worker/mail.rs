@@ -69,6 +69,7 @@ impl Worker {
                 self.node.again(connection, ticket.slot, *request, revalidated);
                 self.advance(ticket.slot);
             }
+            ToWorker::Shard(shard) => self.node.take_shard(*shard),
             ToWorker::Refused { ticket, status } => {
                 let Some(connection) = waiting(&mut self.table, ticket) else {
                     return;

@@ -170,6 +170,7 @@ impl Worker {
 
     fn take(&mut self, message: ToWorker) {
         match message {
+            ToWorker::Shard(shard) => self.reader.take(*shard),
             ToWorker::Open { stream, head, sealed_bytes, object, pass, pieces } => {
                 let mut body = Vec::new();
                 for chunk in 0..sealed_bytes.div_ceil(limits::CHUNK_BYTES as u64) {

@@ -321,7 +321,14 @@ fn a_checkpoint_that_is_damaged_or_outdated_is_not_believed() {
     assert_eq!((opened.clean, all_served(&readers[0], 3, 1)), (false, vec![Object::small(2, 1)]));
 
     let (_, bytes) = writer.checkpoint();
-    let file = FileHeader { id: writer.id, segment_bytes: SEGMENT as u64, segments: 4, run: writer.run };
+    let file = FileHeader {
+        id: writer.id,
+        segment_bytes: SEGMENT as u64,
+        segments: 4,
+        run: writer.run,
+        era: 0,
+        members: 0,
+    };
     let believed =
         |bytes: &[u8], file: &FileHeader| checkpoint::decode(bytes, file, &writer.find.index).is_some();
     assert!(believed(&bytes, &file));

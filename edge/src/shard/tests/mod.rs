@@ -2,6 +2,7 @@
 //! a caller sees step by step. The long ones are beside: against a model, killed, on a torn disk, with threads.
 
 mod basics;
+mod faults;
 #[cfg(feature = "interleave")]
 mod interleave;
 mod killed;

@@ -3,9 +3,9 @@
 use super::*;
 use crate::shard::set;
 
-const OBJECTS: u32 = 300;
+pub(super) const OBJECTS: u32 = 300;
 
-fn shards(scratch: &Scratch, segments: &[usize]) -> Vec<Options> {
+pub(super) fn shards(scratch: &Scratch, segments: &[usize]) -> Vec<Options> {
     let one = |(number, &segments): (usize, &usize)| Options {
         path: scratch.path().join(format!("disk-{number}")),
         ..options(scratch, segments)
@@ -13,17 +13,17 @@ fn shards(scratch: &Scratch, segments: &[usize]) -> Vec<Options> {
     segments.iter().enumerate().map(one).collect()
 }
 
-fn open(shards: &[Options]) -> (set::Writer, Vec<set::Reader>, Opened) {
+pub(super) fn open(shards: &[Options]) -> (set::Writer, Vec<set::Reader>, Opened) {
     set::open(shards, SEGMENT).unwrap()
 }
 
-fn put(writer: &mut set::Writer, number: u32, version: u64) -> Result<(), PutError> {
+pub(super) fn put(writer: &mut set::Writer, number: u32, version: u64) -> Result<(), PutError> {
     let object = Object { body_bytes: 200, ..Object::small(number, version) };
     let (meta, head, body) = (object.meta(), object.head(), Bytes::from(object.body()));
     writer.put(hash(number), &key(number), &meta, &head, &[body], |old| meta_variant(old) == 0)
 }
 
-fn put_chunked(writer: &mut set::Writer, number: u32, version: u64) -> Result<(), PutError> {
+pub(super) fn put_chunked(writer: &mut set::Writer, number: u32, version: u64) -> Result<(), PutError> {
     let object = Object { body_bytes: 5000, chunk_bytes: 2000, ..Object::small(number, version) };
     let (meta, head, body) = (object.meta(), object.head(), object.body());
     let chunks = writer.new_object(hash(number));
@@ -34,7 +34,7 @@ fn put_chunked(writer: &mut set::Writer, number: u32, version: u64) -> Result<()
 }
 
 /// What is found under a key, all its bytes checked.
-fn version(reader: &set::Reader, number: u32) -> Option<u64> {
+pub(super) fn version(reader: &set::Reader, number: u32) -> Option<u64> {
     let record = reader.lookup(hash(number), &key(number), |_| true)?;
     let object = Object::of(number, record.meta());
     let body = match record.chunked() {
@@ -53,7 +53,7 @@ fn stop(mut writer: set::Writer) {
     }
 }
 
-fn objects(writer: &set::Writer) -> Vec<u64> {
+pub(super) fn objects(writer: &set::Writer) -> Vec<u64> {
     writer.shards().map(|shard| shard.state.map_or(0, |usage| usage.objects)).collect()
 }
 

@@ -1,0 +1,178 @@
+//! What a disk can do to a store while it runs, and how it goes on: each fault costs its shard and nothing else.
+
+use super::set::{OBJECTS, objects, open, put, put_chunked, shards, version};
+use super::*;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+
+fn cut(options: &Options, bytes: u64) {
+    File::options().write(true).open(options.path.join("shard-0")).unwrap().set_len(bytes).unwrap();
+}
+
+#[test]
+fn a_file_cut_short_costs_its_shard_which_comes_back_empty_without_a_restart() {
+    let scratch = Scratch::new("fault-cut");
+    let all = shards(&scratch, &[16, 16]);
+    let (mut writer, mut readers, _) = open(&all);
+    (0..OBJECTS).for_each(|number| put(&mut writer, number, 1).unwrap());
+    (OBJECTS..OBJECTS + 9).for_each(|number| put_chunked(&mut writer, number, 1).unwrap());
+    let before = objects(&writer);
+    cut(&all[0], 0);
+    // Whatever is read first, nobody gets a byte that was not stored.
+    let left = (0..OBJECTS + 9).filter(|&number| version(&readers[0], number) == Some(1)).count() as u64;
+    assert!(left > 0 && left < before.iter().sum());
+    // Until it is noticed, what belongs there is not stored; what belongs elsewhere is.
+    let refused =
+        (0..OBJECTS).filter(|&number| put(&mut writer, number, 2) == Err(PutError::NoShard)).count();
+    assert!(refused > OBJECTS as usize / 3 && refused < OBJECTS as usize * 2 / 3, "{refused}");
+    assert_eq!((writer.watch(), writer.watch()), (1, 0));
+    let states: Vec<_> = writer.shards().collect();
+    assert!(states[0].to_string().starts_with("out of use: its file was cut short"), "{}", states[0]);
+    assert!(states[1].state.is_ok());
+    // From now on the other shard has all keys.
+    for number in 0..OBJECTS {
+        put(&mut writer, number, 3).unwrap();
+        assert_eq!(version(&readers[0], number), Some(3));
+    }
+    assert_eq!(writer.remove(hash(5), &key(5)), 1);
+
+    for (reader, shard) in readers.iter_mut().zip(writer.reopen(0).unwrap()) {
+        reader.take(shard);
+    }
+    assert_eq!(writer.reopen(0).unwrap_err(), "shard 0 is in use");
+    assert_eq!(writer.reopen(2).unwrap_err(), "the shards are 0 to 1");
+    assert_eq!(version(&readers[1], 5), None, "what was removed while it was away stays removed");
+    let found = (0..OBJECTS).filter(|&number| version(&readers[1], number) == Some(3)).count();
+    assert!(found > OBJECTS as usize / 3 && found < OBJECTS as usize * 2 / 3, "{found}");
+    (0..OBJECTS).for_each(|number| put(&mut writer, number, 4).unwrap());
+    assert!((0..OBJECTS).all(|number| version(&readers[1], number) == Some(4)));
+    assert_eq!(objects(&writer).iter().sum::<u64>(), writer.usage().objects);
+    assert!(objects(&writer)[0] > 0);
+}
+
+#[test]
+fn a_shard_that_was_away_comes_back_empty_at_a_restart() {
+    let scratch = Scratch::new("fault-away");
+    let all = shards(&scratch, &[16, 16]);
+    let (mut writer, readers, _) = open(&all);
+    (0..OBJECTS).for_each(|number| put(&mut writer, number, 1).unwrap());
+    assert!(writer.fail(1, "could not be flushed".into()) && !writer.fail(1, "again".into()));
+    (0..OBJECTS).for_each(|number| assert!(writer.remove(hash(number), &key(number)) <= 1));
+    drop((writer, readers));
+    let (writer, readers, opened) = open(&all);
+    assert_eq!(opened.objects, 0);
+    assert!((0..OBJECTS).all(|number| version(&readers[0], number).is_none()));
+    assert!(writer.shards().all(|shard| shard.state.is_ok()));
+}
+
+#[test]
+fn with_its_only_shard_gone_a_store_serves_nothing_and_lives() {
+    let scratch = Scratch::new("fault-only");
+    let all = shards(&scratch, &[8]);
+    let (mut writer, mut readers, _) = open(&all);
+    (0..50).for_each(|number| put(&mut writer, number, 1).unwrap());
+    // In the middle: what lies before the cut could still be read, but is not.
+    cut(&all[0], 3 * SEGMENT as u64 / 2);
+    let writes = (0..500).map(|number| put(&mut writer, number, 2)).filter(Result::is_err).count();
+    assert!(writes > 0, "the cut was written over");
+    assert_eq!(writer.watch(), 1);
+    assert!((0..50).all(|number| version(&readers[0], number).is_none()));
+    assert_eq!(put(&mut writer, 1, 3), Err(PutError::NoShard));
+    assert_eq!((put_chunked(&mut writer, 1, 3), writer.usage().objects), (Err(PutError::NoShard), 0));
+    assert!(writer.checkpoints().is_empty() && writer.dirty().is_empty());
+    for (reader, shard) in readers.iter_mut().zip(writer.reopen(0).unwrap()) {
+        reader.take(shard);
+    }
+    put(&mut writer, 1, 4).unwrap();
+    assert_eq!(version(&readers[0], 1), Some(4));
+}
+
+/// Runs a program; what it says in the panic if it fails.
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap_or_else(|e| panic!("{program}: {e}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {said}");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// A mounted file system, unmounted when dropped.
+struct Mount(std::path::PathBuf);
+
+impl Mount {
+    fn new(path: std::path::PathBuf, arguments: &[&str]) -> Self {
+        std::fs::create_dir_all(&path).unwrap();
+        run("mount", &[arguments, &[path.to_str().unwrap()]].concat());
+        Mount(path)
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_refused_at_the_start_and_cannot_come_later() {
+    let scratch = Scratch::new("fault-full");
+    let disk = Mount::new(scratch.path().join("disk"), &["-t", "tmpfs", "-o", "size=1m", "none"]);
+    let full = Options { path: disk.0.clone(), ..options(&scratch, 32) };
+    let text = refusal(&full);
+    assert!(text.contains("No space left") && text.contains("lower [store] size, or free space"), "{text}");
+    // Beside a shard that has its space it is left out, and taken into use when there is some.
+    let all = [shards(&scratch, &[8]).remove(0), full.clone()];
+    let (mut writer, mut readers, _) = open(&all);
+    let state = writer.shards().nth(1).unwrap().to_string();
+    assert!(state.contains("out of use") && state.contains("No space left"), "{state}");
+    assert!(writer.reopen(1).unwrap_err().contains("No space left"));
+    run("mount", &["-o", "remount,size=8m", disk.0.to_str().unwrap()]);
+    for (reader, shard) in readers.iter_mut().zip(writer.reopen(1).unwrap()) {
+        reader.take(shard);
+    }
+    assert!(writer.shards().all(|shard| shard.state.is_ok()));
+    // All its blocks are there from the start: writing through the mapping needs no more.
+    let file = std::fs::metadata(full.path.join("shard-0")).unwrap();
+    assert!(file.blocks() * 512 >= full.size_bytes);
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_refused_with_the_remedy() {
+    let scratch = Scratch::new("fault-read-only");
+    let disk = Mount::new(scratch.path().join("disk"), &["-t", "tmpfs", "-o", "ro", "none"]);
+    let text = refusal(&Options { path: disk.0.clone(), ..options(&scratch, 8) });
+    assert!(
+        text.contains("Read-only file system") && text.contains("give the user that runs edge"),
+        "{text}"
+    );
+    let text = refusal(&Options { path: disk.0.join("missing"), ..options(&scratch, 8) });
+    assert!(text.contains("Read-only file system"), "{text}");
+}
+
+#[test]
+fn what_the_disk_cannot_read_costs_its_shard() {
+    let scratch = Scratch::new("fault-io");
+    // A disk whose sectors can be taken away: a loop device over a file.
+    let image = scratch.path().join("image");
+    File::create(&image).unwrap().set_len(16 << 20).unwrap();
+    let image = image.to_str().unwrap();
+    run("mkfs.ext4", &["-q", "-F", "-O", "^has_journal", image]);
+    let disk = Mount::new(scratch.path().join("disk"), &["-o", "loop", image]);
+    let failing = Options { path: disk.0.clone(), ..options(&scratch, 16) };
+    let all = [shards(&scratch, &[16]).remove(0), failing];
+    let (mut writer, readers, _) = open(&all);
+    (0..OBJECTS).for_each(|number| put(&mut writer, number, 1).unwrap());
+    let file = File::open(disk.0.join("shard-0")).unwrap();
+    file.sync_all().unwrap();
+    let on_disk = objects(&writer)[1];
+    // The sectors go, and so do the copies in memory that nobody has mapped.
+    drop((writer, readers));
+    File::options().write(true).open(image).unwrap().set_len(0).unwrap();
+    nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+    drop(file);
+    let (writer, readers, _) = open(&all);
+    let state = writer.shards().nth(1).unwrap();
+    assert!(state.state.is_err(), "{on_disk} objects lay on sectors that are gone: {state}");
+    assert!((0..OBJECTS).any(|number| version(&readers[0], number) == Some(1)), "the other shard serves");
+    drop((writer, readers));
+}
