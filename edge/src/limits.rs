@@ -28,6 +28,26 @@ pub const RANGES_MAX: usize = 32;
 /// Ranges this close together are sent as one part: the head of a part is as long.
 pub const RANGES_GAP_BYTES: u64 = 128;
 
+/// Bytes of a partial object on their way to one client, beside the slice that is sent.
+pub const SLICES_WINDOW_BYTES: usize = 3 * CHUNK_BYTES;
+/// A range that begins so many chunks beyond what a fill or a run of slices has brought waits for it; one further
+/// away is fetched alone.
+pub const SLICES_NEAR: u32 = 4;
+/// Adjoining slices that one request to an origin asks for.
+pub const SLICES_PER_RUN_MAX: u32 = 64;
+/// Milliseconds a run of slices waits for its readers before its connection is closed.
+pub const SLICES_PAUSE_MS: u64 = 2_000;
+/// Chunks looked up to see whether a part of a partial object is all there; longer ones are read through control.
+pub const SLICES_LOOKED_UP_MAX: usize = 64;
+/// Times a slice is fetched for one client that lost it again to reclaim.
+pub const SLICE_TRIES_MAX: usize = 3;
+/// Clients that are answered from partial objects slice by slice. Full: 503.
+pub const SLICE_READERS_MAX: usize = 4096;
+/// Times the rest of one body is asked for after it broke off.
+pub const RESUMES_MAX: u32 = 3;
+/// Milliseconds before the second time, twice that before the third.
+pub const RESUME_DELAY_MS: u64 = 250;
+
 /// Packets that wait for one CPU between the XDP program and the network stack. Full: dropped, counted.
 pub const CPUMAP_QUEUE_PACKETS: u32 = 2048;
 
@@ -226,6 +246,7 @@ pub fn worst_case(shape: &Shape) -> Vec<Row> {
         row("queue to a worker", shape.workers, to_worker),
         row("origin requests running", FETCHES_RUNNING_MAX, fetch),
         row("origin requests waiting", FETCHES_WAITING_MAX, request),
+        row("clients read slice by slice", SLICE_READERS_MAX, request + RESPONSE_HEAD_BYTES_MAX),
         row("table of purges", 1, crate::proto::generations::Table::BYTES),
         Row { what: "store index", count: 1, bytes_each: shape.index_bytes },
     ]

@@ -76,6 +76,10 @@ counters! {
     FillsNotStored "fills_not_stored";
     /// Fills that broke off.
     FillsBroken "fills_broken";
+    /// Fills that broke off and were resumed.
+    FillsResumed "fills_resumed";
+    /// Slices of partial objects that were stored.
+    SlicesStored "slices_stored";
     /// Validations answered 304.
     Revalidated "revalidated";
     /// Objects purged.

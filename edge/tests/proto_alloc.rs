@@ -48,7 +48,11 @@ fn answer(session: &mut Session, out: &mut Out, input: &[u8], record: &Record) -
     assert_eq!(out.request.key, record.key);
     assert!(stored::matches(&record.meta, &out.request));
     out.clear();
-    session.on(Input::Found(Some(Found { meta: &record.meta, head: &record.head })), START, out);
+    session.on(
+        Input::Found(Some(Found { meta: &record.meta, head: &record.head, chunks: None })),
+        START,
+        out,
+    );
     assert_eq!(out.actions.last(), Some(&Action::Done));
     let body = out.actions.iter().find_map(|action| match action {
         Action::StoredBody(range) => Some(range.end - range.start),

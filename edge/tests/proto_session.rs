@@ -292,7 +292,7 @@ fn what_is_fetched_and_why() {
             vec![],
             0,
             get("Range: bytes=0-1\r\n"),
-            "Pass",
+            "Part",
             "fwd=uri-miss; fwd-status=200",
         ),
         (
@@ -300,7 +300,7 @@ fn what_is_fetched_and_why() {
             vec![fresh()],
             60_000,
             get("Range: bytes=0-1\r\n"),
-            "Pass",
+            "Part",
             "fwd=stale; fwd-status=200",
         ),
         (
@@ -834,4 +834,50 @@ proptest! {
             prop_assert!(parts.iter().any(|part| part.0 <= at && last <= part.1), "{}-{}", at, last);
         }
     }
+}
+
+/// Of a partial object what is there is a hit, and only what is not is asked for.
+#[test]
+fn partial_objects() {
+    let body: String = (0..1000).map(|i| char::from(b'a' + (i % 26) as u8)).collect();
+    let partial = Record { there: Some(100..400), ..typed(&body) };
+    for (fields, log, status) in [
+        ("Range: bytes=100-399\r\n", "Done", "206"),
+        ("Range: bytes=99-150\r\n", "Part", ""),
+        ("Range: bytes=300-400\r\n", "Part", ""),
+        ("Range: bytes=-10\r\n", "Part", ""),
+        ("Range: bytes=100-101,390-399\r\n", "Done", "206"),
+        ("Range: bytes=100-101,390-400\r\n", "Pass", ""),
+        ("Range: bytes=1000-\r\n", "Done", "416"),
+        ("", "Part", ""),
+        ("Range: bytes=9-5\r\n", "Part", ""),
+        ("Range: bytes=100-200\r\nIf-Range: \"v9\"\r\n", "Part", ""),
+        ("Range: bytes=0-1\r\nCache-Control: no-store\r\n", "Pass", ""),
+        ("Range: bytes=0-1\r\nCache-Control: only-if-cached\r\n", "Done", "504"),
+    ] {
+        let mut client = Client::new(vec![partial.clone()]);
+        client.send(get(fields));
+        assert_eq!(client.log(), log, "{fields}");
+        let wire = client.wire();
+        assert_eq!(wire.get(9..12).unwrap_or(""), status, "{fields}: {wire}");
+        if log != "Done" {
+            client.origin(200, "Content-Length: 0", Storing::Store).give(Input::End);
+            assert!(client.wire().contains("Cache-Status: edge; fwd=partial; fwd-status=200"), "{fields}");
+        }
+    }
+    let mut client = Client::new(vec![partial.clone()]);
+    client.send(GET.replace("GET", "HEAD"));
+    assert!(client.wire().contains("content-length: 1000\r\n"));
+    // Looked up again after a fetch: what is there then is sent, and what is not is asked for alone.
+    let mut client = Client::new(vec![partial]);
+    client.send(get("Range: bytes=500-509\r\n"));
+    client.records[0].there = Some(0..600);
+    client.out.request = proto_client::request(&get("Range: bytes=500-509\r\n"));
+    client.give(Input::Again { revalidated: false });
+    let wire = client.wire();
+    assert!(wire.contains("fwd=partial; stored\r\n") && wire.ends_with(&body[500..510]), "{wire}");
+    client.send(get("Range: bytes=700-709\r\n"));
+    client.out.request = proto_client::request(&get("Range: bytes=700-709\r\n"));
+    client.give(Input::Again { revalidated: false });
+    assert_eq!(client.log(), "Part Done Part Pass");
 }

@@ -7,10 +7,11 @@
 mod proto_client;
 
 use edge::proto::freshness::{Exchange, Storing, decide, invalidates};
+use edge::proto::range::Selected;
 use edge::proto::request::{BodyLength, RequestHead};
 use edge::proto::response::OriginHead;
 use edge::proto::session::{FetchKind, Input};
-use edge::proto::{stored, validation};
+use edge::proto::{conditional, stored, validation};
 use http::HeaderMap;
 use proto_client::{Client, Record, START, headers};
 
@@ -222,7 +223,34 @@ impl World {
         self.answer(kind, &request);
     }
 
+    /// What is missing of a partial object is fetched, and the client gets its part of it.
+    fn answer_part(&mut self, request: &RequestHead) -> bool {
+        let partial = |record: &&mut Record| record.key == request.key && record.there.is_some();
+        let Some(record) = self.client.records.iter_mut().find(partial) else { return false };
+        let meta = stored::Meta::read(&record.meta).expect("meta");
+        let complete_bytes = meta.body_bytes();
+        let (status, part) = match conditional::selected(request, &meta, &record.head) {
+            Selected::Whole => (200, 0..complete_bytes),
+            Selected::Part(part) => (206, part),
+            Selected::Parts(_) | Selected::Unsatisfiable => return false,
+        };
+        let mut lines = format!("Content-Length: {}\n", part.end - part.start);
+        if status == 206 {
+            lines += &format!("Content-Range: bytes {}-{}/{complete_bytes}\n", part.start, part.end - 1);
+        }
+        let at_s = self.client.now.unix_s;
+        let head = OriginHead::from_origin(status, &headers(&lines), Storing::Store, at_s).expect("a head");
+        let body = record.body[part.start as usize..part.end as usize].to_vec();
+        record.there = Some(0..complete_bytes);
+        let breaks = self.random.one_in(20);
+        self.coming = Some(Coming { head, body, sent: 0, begun: false, breaks, store: None });
+        true
+    }
+
     fn answer(&mut self, kind: FetchKind, request: &RequestHead) {
+        if kind == FetchKind::Part && self.random.one_in(2) && self.answer_part(request) {
+            return;
+        }
         let (status, fields, body) = self.respond(kind, request);
         let at_s = self.client.now.unix_s;
         let exchange = Exchange { request_s: at_s, response_s: at_s, purges: 0 };
@@ -254,7 +282,12 @@ impl World {
         let store = facts.filter(|_| storing == Storing::Store).map(|facts| {
             let lines = stored::head(status, body.len() as u64, &head.lines);
             let meta = stored::encode(&facts, request, &lines, body.len() as u64);
-            Record { key: request.key.clone(), meta, head: lines, body: body.clone() }
+            // Of some objects only a part is stored.
+            let bytes = body.len() as u64;
+            let from = self.random.below(bytes + 1);
+            let to = from + self.random.below(bytes - from + 1);
+            let there = (status == 200 && self.random.one_in(3)).then_some(from..to);
+            Record { key: request.key.clone(), meta, head: lines, body: body.clone(), there }
         });
         if store.is_some() && self.random.one_in(3) {
             // Small objects are whole before anybody joins: the client looks again.

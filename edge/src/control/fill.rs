@@ -5,6 +5,7 @@
 //! |-------------------------|------------------------------|------------------------------------------------------|
 //! | may be stored           | joins the stream             | joins if its selected fields match, else a fill of its own variant |
 //! | may not                 | gets it passed through       | fetched alone, each; the key is remembered a while   |
+//! | a part, to a request for slices | see `ranged`             |                                                      |
 //! | 304 to our validation   | looks up again               | the same if it matches the record, else a fill       |
 //! | none                    | 502, 503 or 504              | the same                                             |
 #![forbid(unsafe_code)]
@@ -16,7 +17,7 @@ use super::rules::{self, Selector};
 use super::sealing::{self, Filling};
 use super::uncacheable::Uncacheable;
 use super::upload::UploadBody;
-use super::{pass, stream::Stream};
+use super::{pass, ranged, stream::Stream};
 use crate::clock;
 use crate::proto::request::RequestHead;
 use crate::proto::response::OriginHead;
@@ -66,6 +67,8 @@ pub(super) struct Fills {
     by_key: RefCell<HashMap<Vec<u8>, Vec<Rc<Fill>>>>,
     waiting: RefCell<HashMap<Ticket, Rc<Fill>>>,
     uncacheable: RefCell<Uncacheable>,
+    /// Keys of which the origin's last part could not be kept.
+    unsliceable: RefCell<Uncacheable>,
     running: Cell<usize>,
 }
 
@@ -78,6 +81,17 @@ impl Fills {
     /// Requests that wait for a head.
     pub(super) fn waiting(&self) -> usize {
         self.waiting.borrow().len()
+    }
+
+    /// A part of this fill's object could be kept.
+    pub(super) fn sliceable(&self, fill: &Fill) {
+        self.uncacheable.borrow_mut().forget(fill.hash);
+        self.unsliceable.borrow_mut().forget(fill.hash);
+    }
+
+    /// It could not.
+    pub(super) fn not_sliceable(&self, fill: &Fill) {
+        self.unsliceable.borrow_mut().remember(fill.hash, clock::now().mono_ms);
     }
 
     /// Keys remembered as uncacheable.
@@ -120,8 +134,8 @@ impl Fills {
         for fill in by_key.get(waiter.request.key.as_slice()).into_iter().flatten() {
             match &mut *fill.state.borrow_mut() {
                 _ if !fill.publish.get() => continue,
-                State::Streaming(filling) if filling.takes(&waiter.request) => {
-                    filling.join(node, waiter.ticket)
+                State::Streaming(filling) if filling.reaches(&waiter.request) => {
+                    filling.join(node, waiter.ticket, &waiter.request)
                 }
                 State::Waiting(waiters) if fill.waits_for(&waiter.request, origin) => {
                     self.waiting.borrow_mut().insert(waiter.ticket, fill.clone());
@@ -152,7 +166,8 @@ impl Fill {
         self.shared && self.origin == origin && variant
     }
 
-    fn take_waiters(&self, node: &Node) -> Vec<Waiter> {
+    /// All who wait for its head.
+    pub(super) fn take_waiters(&self, node: &Node) -> Vec<Waiter> {
         let State::Waiting(waiters) = self.state.replace(State::Done) else { return Vec::new() };
         let mut waiting = node.fills.waiting.borrow_mut();
         waiters.iter().for_each(|waiter| {
@@ -174,10 +189,15 @@ pub(super) fn request(node: &Rc<Node>, waiter: Waiter) {
         Err(waiter) => waiter,
     };
     // Its lookup may have come before what was published since.
-    if rules::is_fresh(node, &waiter.request) {
-        return node.again(waiter, false);
+    let Err(waiter) = ranged::fresh(node, waiter) else { return };
+    let now_ms = clock::now().mono_ms;
+    let alone = node.fills.uncacheable.borrow_mut().contains(hash, now_ms);
+    if waiter.kind == FetchKind::Part && waiter.request.has_range() {
+        let unsliceable = node.fills.unsliceable.borrow_mut().contains(hash, now_ms);
+        if alone || unsliceable || ranged::is_unaligned(&waiter.request) {
+            return pass::start(node, waiter.ticket, waiter.request);
+        }
     }
-    let alone = node.fills.uncacheable.borrow_mut().contains(hash, clock::now().mono_ms);
     start(node, vec![waiter], origin, None, !alone);
 }
 
@@ -233,11 +253,18 @@ async fn fetch_and_share(
     let (origin, routed) = node.route(request)?;
     let mut outgoing = Outgoing::new(request)?;
     outgoing.unconditional();
-    let conditional = kind == FetchKind::Revalidate && rules::condition(node, request, &mut outgoing);
+    let conditional = kind != FetchKind::Fill && rules::condition(node, request, &mut outgoing);
+    let slices = if kind == FetchKind::Part { ranged::ask(request, &mut outgoing) } else { None };
     let mut response = origin.fetch(&node.bounds, &outgoing, UploadBody::empty(), None).await?;
     if response.status == 304 && conditional {
         not_modified(node, fill, request, &mut response, &routed.fields);
         return Ok(());
+    }
+    if let Some(start) = slices {
+        ranged::make_whole(&mut response);
+        if matches!(response.status.as_u16(), 206 | 416) {
+            return ranged::opened(node, fill, leader, request, response, &routed.fields, start);
+        }
     }
     let judged = rules::judge(request, &mut response, &routed.fields)?;
     let fits = judged.head.body_bytes.is_none_or(|bytes| bytes <= rules::object_bytes_max(node));
@@ -259,9 +286,14 @@ async fn fetch_and_share(
 fn share(node: &Rc<Node>, fill: &Rc<Fill>, leader: Ticket, mut filling: Filling) {
     node.fills.uncacheable.borrow_mut().forget(fill.hash);
     let mut variants: Vec<(Selector, Vec<Waiter>)> = Vec::new();
+    let mut far = Vec::new();
     for waiter in fill.take_waiters(node) {
+        if waiter.ticket != leader && filling.takes(&waiter.request) && !filling.reaches(&waiter.request) {
+            far.push(waiter);
+            continue;
+        }
         if waiter.ticket == leader || filling.takes(&waiter.request) {
-            filling.join(node, waiter.ticket);
+            filling.join(node, waiter.ticket, &waiter.request);
             continue;
         }
         match variants.iter_mut().find(|(selector, _)| selector.selects(&waiter.request)) {
@@ -270,6 +302,9 @@ fn share(node: &Rc<Node>, fill: &Rc<Fill>, leader: Ticket, mut filling: Filling)
         }
     }
     *fill.state.borrow_mut() = State::Streaming(Box::new(filling));
+    for waiter in far {
+        self::request(node, waiter);
+    }
     for (selector, waiters) in variants {
         start(node, waiters, fill.origin, Some(selector), true);
     }
@@ -283,7 +318,7 @@ fn not_stored(node: &Rc<Node>, fill: &Rc<Fill>, leader: Ticket, head: Arc<Origin
         if waiter.ticket == leader {
             leads = true;
         } else {
-            start(node, vec![waiter], fill.origin, None, false);
+            self::request(node, waiter);
         }
     }
     if leads {
@@ -306,7 +341,7 @@ fn not_modified(
     let mut others = Vec::new();
     for mut waiter in fill.take_waiters(node) {
         if freshened && rules::is_stored(node, &waiter.request) {
-            node.again(waiter, true);
+            ranged::serve(node, waiter, true);
         } else {
             // The record was lost meanwhile, or is of another variant: what is needed is the whole response.
             waiter.kind = if freshened { waiter.kind } else { FetchKind::Fill };

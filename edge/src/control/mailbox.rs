@@ -15,6 +15,7 @@ use crate::proto::session::FetchKind;
 use crate::shard::ShardReader;
 use bytes::Bytes;
 use crossbeam::queue::ArrayQueue;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -86,12 +87,14 @@ pub enum ToWorker {
         /// The bytes after `sealed_bytes` that are already here.
         pieces: Vec<Bytes>,
     },
-    /// This request is answered by that stream, from its first byte.
+    /// This request is answered by that stream.
     Join {
         /// Who.
         ticket: Ticket,
         /// Which stream, open on this worker.
         stream: StreamId,
+        /// Only by these bytes of it, under a head of its own; else by all, from the first.
+        part: Option<(Range<u64>, Arc<OriginHead>)>,
     },
     /// The next bytes of a stream.
     Piece {
@@ -100,7 +103,8 @@ pub enum ToWorker {
         /// Never empty.
         bytes: Bytes,
     },
-    /// The chunks below this offset can be read from the shard.
+    /// The chunks below this offset can be read from the shard. Of an object that is sent slice by slice, those from
+    /// its reader's first byte on.
     Sealed {
         /// Which.
         stream: StreamId,

@@ -14,9 +14,11 @@ mod origin;
 mod outbox;
 mod pass;
 mod pool;
+mod ranged;
 mod routes;
 mod rules;
 mod sealing;
+mod slices;
 mod stream;
 mod uncacheable;
 mod upload;
@@ -138,6 +140,7 @@ struct Node {
     cells: Arc<Cells>,
     fills: fill::Fills,
     passes: pass::Passes,
+    slices: slices::Slices,
     next_stream: Cell<StreamId>,
     tasks: Cell<usize>,
     draining: Cell<bool>,
@@ -168,6 +171,7 @@ impl Node {
             cells: start.cells,
             fills: fill::Fills::default(),
             passes: pass::Passes::default(),
+            slices: slices::Slices::default(),
             next_stream: Cell::new(1),
             tasks: Cell::new(0),
             draining: Cell::new(false),

@@ -12,7 +12,7 @@ use crate::proto::request::RequestHead;
 use crate::proto::response::HeadError;
 use crate::proto::validation;
 use crate::stats::{Cells, Counter};
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, Request, StatusCode};
@@ -375,6 +375,9 @@ pub(super) struct ResponseBody {
     server: Rc<Server>,
     /// What the origin said it would send, less what came.
     left_bytes: Option<u64>,
+    /// Of what comes, so many bytes are left out, and so many given out then.
+    skip_bytes: u64,
+    take_bytes: Option<u64>,
     cells: Arc<Cells>,
     place: Option<Place>,
 }
@@ -397,6 +400,8 @@ impl Response {
             sender: Some(sender),
             server: server.clone(),
             left_bytes: length.filter(|_| !bodiless),
+            skip_bytes: 0,
+            take_bytes: None,
             cells: bounds.cells.clone(),
             place: Some(place),
         };
@@ -406,10 +411,32 @@ impl Response {
 }
 
 impl ResponseBody {
+    /// Leaves out the first bytes, and ends after so many more.
+    pub(super) fn cut(&mut self, skip_bytes: u64, take_bytes: u64) {
+        (self.skip_bytes, self.take_bytes) = (skip_bytes, Some(take_bytes));
+    }
+
+    /// What is given out of the bytes that came.
+    fn taken(&mut self, mut bytes: Bytes) -> Bytes {
+        let skipped = self.skip_bytes.min(bytes.len() as u64);
+        self.skip_bytes -= skipped;
+        bytes.advance(skipped as usize);
+        if let Some(left) = &mut self.take_bytes {
+            bytes.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
+            *left -= bytes.len() as u64;
+        }
+        bytes
+    }
+
     /// The next piece, never empty; `None` when the body is whole. After an error nothing more comes.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
         let limit = Duration::from_millis(limits::ORIGIN_BODY_TIMEOUT_MS);
         loop {
+            if self.take_bytes == Some(0) {
+                self.sender = None;
+                self.place = None;
+                return Ok(None);
+            }
             let frame = match timeout(limit, self.incoming.frame()).await {
                 Err(_) => return Err(self.broken(504, "the body stopped")),
                 Ok(Some(Err(error))) => return Err(self.broken(502, pool::explain(error.into()))),
@@ -428,9 +455,12 @@ impl ResponseBody {
                     None => return Err(self.broken(502, "the body is longer than its length")),
                 }
             }
-            return Ok(Some(bytes));
+            let bytes = self.taken(bytes);
+            if !bytes.is_empty() {
+                return Ok(Some(bytes));
+            }
         }
-        if self.left_bytes.is_some_and(|left| left > 0) {
+        if self.left_bytes.or(self.take_bytes).is_some_and(|left| left > 0) {
             return Err(self.broken(502, "the body ended short"));
         }
         self.place = None;

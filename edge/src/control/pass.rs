@@ -85,6 +85,36 @@ impl Pass {
         })
     }
 
+    /// A request that begins to be answered alone, without a body of its own.
+    pub(super) fn begin(node: &Node, ticket: Ticket) -> Rc<Self> {
+        let pass = Pass::new(ticket, None);
+        node.passes.add(&pass);
+        pass
+    }
+
+    /// Whose it is.
+    pub(super) fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
+    /// Its response is that stream.
+    pub(super) fn streams(self: &Rc<Self>, node: &Node, id: StreamId) {
+        self.stream.set(Some(id));
+        node.passes.by_stream.borrow_mut().insert(id, self.clone());
+    }
+
+    /// So many more bytes are on their way to the client; waits until no more than `window_bytes` are.
+    pub(super) async fn sent(&self, bytes: usize, window_bytes: usize) -> Result<(), String> {
+        let limit = Duration::from_millis(limits::PASS_CREDIT_TIMEOUT_MS);
+        self.unacknowledged_bytes.set(self.unacknowledged_bytes.get() + bytes);
+        while self.unacknowledged_bytes.get() > window_bytes {
+            timeout(limit, self.credited.notified())
+                .await
+                .map_err(|_| "the client took nothing".to_owned())?;
+        }
+        Ok(())
+    }
+
     /// The client left.
     pub(super) fn gone(&self) {
         if let Some(upload) = &self.upload {
@@ -128,8 +158,7 @@ pub(super) fn start(node: &Rc<Node>, ticket: Ticket, request: Box<RequestHead>) 
 
 /// Streams a response that a fill may not store to the client that asked first.
 pub(super) fn take_over(node: &Rc<Node>, ticket: Ticket, head: Arc<OriginHead>, body: ResponseBody) {
-    let pass = Pass::new(ticket, None);
-    node.passes.add(&pass);
+    let pass = Pass::begin(node, ticket);
     let task_node = node.clone();
     node.spawn(async move {
         let node = task_node;
@@ -137,7 +166,8 @@ pub(super) fn take_over(node: &Rc<Node>, ticket: Ticket, head: Arc<OriginHead>, 
     });
 }
 
-async fn until_gone(node: &Node, pass: &Pass, work: impl Future<Output = ()>) {
+/// Does this until the client leaves or the node stops.
+pub(super) async fn until_gone(node: &Node, pass: &Pass, work: impl Future<Output = ()>) {
     let stopped = tokio::select! {
         () = work => false,
         () = pass.gone.notified() => false,
@@ -176,10 +206,9 @@ async fn fetch(
 
 async fn stream(node: &Rc<Node>, pass: &Rc<Pass>, head: Arc<OriginHead>, mut body: ResponseBody) {
     let id = node.new_stream();
-    pass.stream.set(Some(id));
-    node.passes.by_stream.borrow_mut().insert(id, pass.clone());
+    pass.streams(node, id);
     let stream = RefCell::new(Stream::new(id, head, 0, true, node.workers()));
-    stream.borrow_mut().join(node, pass.ticket);
+    stream.borrow_mut().join(node, pass.ticket, None);
     let result = pump(node, pass, &stream, &mut body).await;
     let mut stream = stream.borrow_mut();
     match result {
@@ -197,15 +226,11 @@ async fn pump(
     stream: &RefCell<Stream>,
     body: &mut ResponseBody,
 ) -> Result<(), String> {
-    let limit = Duration::from_millis(limits::PASS_CREDIT_TIMEOUT_MS);
     while let Some(mut bytes) = body.next().await.map_err(|error| error.reason)? {
         while !bytes.is_empty() {
             let piece = bytes.split_to(bytes.len().min(PIECE_BYTES_MAX));
-            while pass.unacknowledged_bytes.get() + piece.len() > limits::PASS_WINDOW_BYTES {
-                timeout(limit, pass.credited.notified())
-                    .await
-                    .map_err(|_| "the client took nothing".to_owned())?;
-            }
+            let window_bytes = limits::PASS_WINDOW_BYTES - piece.len();
+            pass.sent(0, window_bytes).await?;
             let workers = stream.borrow().workers();
             super::stream::room(node, workers, |worker| stream.borrow_mut().lose(node, worker)).await;
             if stream.borrow().workers().is_empty() {

@@ -5,7 +5,9 @@ use super::Node;
 use super::origin::{Outgoing, Response};
 use crate::clock;
 use crate::limits;
+use crate::proto::conditional;
 use crate::proto::freshness::{self, Facts, Reuse, Storing};
+use crate::proto::range::Selected;
 use crate::proto::request::RequestHead;
 use crate::proto::response::{HeadError, OriginHead};
 use crate::proto::stored::{self, Meta};
@@ -126,7 +128,7 @@ pub(super) fn freshen(
     let accept = |meta: &[u8]| stored::matches(meta, request);
     let (hash, key) = (request.key_hash, request.key.as_slice());
     // A record is held only until the next call that stores, so a whole body is copied: at most one chunk.
-    let (freshened, body) = {
+    let (freshened, partial, body) = {
         let writer = node.writer.borrow();
         let Some(record) = writer.lookup(hash, key, accept) else { return false };
         let update = (&response.fields, response.exchange);
@@ -136,18 +138,75 @@ pub(super) fn freshen(
             Some(object) => Err((object, record.object_bytes())),
             None => Ok(Bytes::copy_from_slice(record.body())),
         };
-        (freshened, body)
+        (freshened, record.partial(), body)
     };
     let (meta, head) = (freshened.meta.as_slice(), freshened.head.as_slice());
     let mut writer = node.writer.borrow_mut();
     let put: Result<(), PutError> = match body {
         Ok(body) => writer.put(hash, key, meta, head, &[body], accept),
+        Err((object, bytes)) if partial => writer.put_partial(hash, key, meta, head, object, bytes, accept),
         Err((object, bytes)) => writer.put_chunked(hash, key, meta, head, object, bytes, accept),
     };
     if let Err(error) = &put {
         tracing::warn!(%error, "validated response could not be stored again");
     }
     put.is_ok()
+}
+
+/// The head record of a partial object.
+pub(super) struct Partial {
+    /// Its number in the shard.
+    pub(super) object: u64,
+    pub(super) meta: Vec<u8>,
+    pub(super) head: Vec<u8>,
+}
+
+/// What is stored for a request, if that is a partial object.
+pub(super) fn partial(node: &Node, request: &RequestHead) -> Option<Partial> {
+    let writer = node.writer.borrow();
+    let accept = |meta: &[u8]| stored::matches(meta, request);
+    let record = writer.lookup(request.key_hash, &request.key, accept)?;
+    let object = record.chunked().filter(|_| record.partial())?;
+    Some(Partial { object, meta: record.meta().to_vec(), head: record.head().to_vec() })
+}
+
+/// Begins a partial object; says its number. `None`: it could not be stored.
+pub(super) fn put_partial(
+    node: &Node,
+    request: &RequestHead,
+    meta: &[u8],
+    head: &[u8],
+    complete_bytes: u64,
+) -> Option<u64> {
+    let mut writer = node.writer.borrow_mut();
+    let object = writer.new_object(request.key_hash);
+    let (hash, key) = (request.key_hash, request.key.as_slice());
+    let replaces = |old: &[u8]| stored::matches(old, request);
+    writer.put_partial(hash, key, meta, head, object, complete_bytes, replaces).ok()?;
+    Some(object)
+}
+
+/// All chunks of a partial object are there: if its head still is, the object counts as whole from now on.
+pub(super) fn complete(node: &Node, request: &RequestHead, object: u64) {
+    let Some(record) = partial(node, request).filter(|record| record.object == object) else { return };
+    let Some(bytes) = Meta::read(&record.meta).map(|meta| meta.body_bytes()) else { return };
+    let (hash, key) = (request.key_hash, request.key.as_slice());
+    let replaces = |old: &[u8]| stored::matches(old, request);
+    let mut writer = node.writer.borrow_mut();
+    // It may have lost a chunk to the room for its own head: then it stays partial.
+    let _ = writer.put_chunked(hash, key, &record.meta, &record.head, object, bytes, replaces);
+}
+
+/// The origin has another version than this partial object: it may not answer any more.
+pub(super) fn forget_partial(node: &Node, request: &RequestHead, object: u64) {
+    if partial(node, request).is_some_and(|record| record.object == object) {
+        node.writer.borrow_mut().remove(request.key_hash, &request.key);
+    }
+}
+
+/// What of a stored response this request gets.
+pub(super) fn selected(request: &RequestHead, meta: &Meta<'_>, head: &[u8]) -> Selected {
+    conditional::selected(request, meta, head)
 }
 
 /// The most bytes one object may take of the store.

@@ -7,12 +7,16 @@ use super::Node;
 use super::fill::{Fill, State};
 use super::mailbox::Ticket;
 use super::origin::ResponseBody;
+use super::ranged::{self, Part};
 use super::rules::{self, Selector};
+use super::slices::{self, SliceError};
 use super::stream::{self, Stream};
 use crate::limits;
 use crate::proto::freshness::Facts;
+use crate::proto::partial::Validator;
 use crate::proto::request::RequestHead;
 use crate::proto::response::OriginHead;
+use crate::proto::stored::Meta;
 use crate::shard::PutError;
 use crate::stats::Counter;
 use bytes::Bytes;
@@ -33,18 +37,37 @@ pub(super) struct Filling {
     selector: Selector,
     chunks: u32,
     total_bytes: u64,
+    /// With which the rest can be asked for if the origin breaks off.
+    validator: Option<Validator>,
 }
 
 impl Filling {
     /// Nothing has come yet.
     pub(super) fn new(stream: Stream, head: Arc<OriginHead>, facts: Facts, request: &RequestHead) -> Self {
         let selector = Selector::new(&facts, request);
-        Filling { stream, head, facts, selector, chunks: 0, total_bytes: 0 }
+        let validator = if head.status == 200 { Validator::of_lines(&head.lines) } else { None };
+        Filling { stream, head, facts, selector, chunks: 0, total_bytes: 0, validator }
     }
 
     /// The variant of this response's key that a request belongs to.
     pub(super) fn selector(&self, request: &RequestHead) -> Selector {
         Selector::new(&self.facts, request)
+    }
+
+    /// Whether this response answers the request, and the bytes it wants are there or soon will be.
+    pub(super) fn reaches(&self, request: &RequestHead) -> bool {
+        self.takes(request) && ranged::is_near(self.part(request).as_ref(), self.total_bytes)
+    }
+
+    /// The part a request asks for; `None`: all of it.
+    fn part(&self, request: &RequestHead) -> Option<Part> {
+        let complete_bytes = self.head.body_bytes?;
+        if !request.has_range() {
+            return None;
+        }
+        let (head, meta) = rules::record(&self.head, &self.facts, request, complete_bytes);
+        let selected = rules::selected(request, &Meta::read(&meta)?, &head);
+        ranged::part(&self.head, selected, complete_bytes)
     }
 
     /// Whether this response answers the request, and still can from its first byte.
@@ -53,8 +76,9 @@ impl Filling {
     }
 
     /// Lets a request be answered by it.
-    pub(super) fn join(&mut self, node: &Node, ticket: Ticket) {
-        self.stream.join(node, ticket);
+    pub(super) fn join(&mut self, node: &Node, ticket: Ticket, request: &RequestHead) {
+        let part = self.part(request);
+        self.stream.join(node, ticket, part);
     }
 
     /// Takes bytes in: sends them on, and seals full chunks as soon as it is known that more follows.
@@ -113,11 +137,21 @@ pub(super) fn needs_object(body_bytes: Option<u64>) -> bool {
 /// Reads the body to its end, sends it on and stores it.
 pub(super) async fn run(node: &Rc<Node>, fill: &Rc<Fill>, request: &RequestHead, mut body: ResponseBody) {
     let most_bytes = rules::object_bytes_max(node);
+    let mut resumed = Resumed { tries: 0, complete_bytes: None };
     loop {
         room(node, fill).await;
         match body.next().await {
-            Err(error) => return stop(node, fill, &error.reason),
-            Ok(None) => break,
+            Err(error) => match resumed.resume(node, fill, request).await {
+                Some(rest) => body = rest,
+                None => return stop(node, fill, &error.reason),
+            },
+            Ok(None) => {
+                let total_bytes = with(fill, |filling| filling.total_bytes);
+                if resumed.complete_bytes.is_some() && resumed.complete_bytes != total_bytes {
+                    return stop(node, fill, "the rest of it was of another length");
+                }
+                break;
+            }
             Ok(Some(bytes)) => {
                 let taken = with(fill, |filling| (filling.take(node, bytes), filling.total_bytes));
                 let Some((put, total_bytes)) = taken else { return };
@@ -143,6 +177,38 @@ pub(super) async fn run(node: &Rc<Node>, fill: &Rc<Fill>, request: &RequestHead,
             tracing::warn!(%error, "object served and not stored");
         }
         None => node.cells.add(Counter::FillsNotStored, 1),
+    }
+}
+
+/// How a fill was taken up again after it had broken off.
+struct Resumed {
+    tries: u32,
+    /// What the origin said the whole is long, once it has.
+    complete_bytes: Option<u64>,
+}
+
+impl Resumed {
+    /// Asks for the rest of the same version. `None`: it cannot be had, or not told apart from another's.
+    async fn resume(&mut self, node: &Rc<Node>, fill: &Fill, request: &RequestHead) -> Option<ResponseBody> {
+        let state = |filling: &mut Filling| {
+            Some((filling.validator.clone()?, filling.head.body_bytes, filling.total_bytes))
+        };
+        let (validator, said_bytes, at) = with(fill, state).flatten()?;
+        while self.tries < limits::RESUMES_MAX {
+            tokio::time::sleep(Duration::from_millis(limits::RESUME_DELAY_MS) * self.tries).await;
+            self.tries += 1;
+            let known_bytes = said_bytes.or(self.complete_bytes);
+            match slices::remainder(node, request, &validator, known_bytes, at, None).await {
+                Ok((body, complete_bytes)) => {
+                    self.complete_bytes = Some(complete_bytes);
+                    node.cells.add(Counter::FillsResumed, 1);
+                    return Some(body);
+                }
+                Err(SliceError::Changed) => return None,
+                Err(SliceError::Failed(error)) => tracing::debug!(error.reason, "not resumed yet"),
+            }
+        }
+        None
     }
 }
 

@@ -4,6 +4,7 @@
 
 use super::Node;
 use super::mailbox::{StreamId, Ticket, ToWorker};
+use super::ranged::Part;
 use crate::limits;
 use crate::proto::response::OriginHead;
 use bytes::Bytes;
@@ -61,8 +62,8 @@ impl Stream {
         self.object
     }
 
-    /// Lets a request be answered by this stream from its first byte.
-    pub(super) fn join(&mut self, node: &Node, ticket: Ticket) {
+    /// Lets a request be answered by this stream: by a part of it, or by all.
+    pub(super) fn join(&mut self, node: &Node, ticket: Ticket, part: Option<Part>) {
         let outbox = node.outbox(ticket.worker);
         let link = &mut self.links[usize::from(ticket.worker)];
         if *link == Link::None {
@@ -77,7 +78,7 @@ impl Stream {
             });
         }
         match *link {
-            Link::Open => outbox.post(ToWorker::Join { ticket, stream: self.id }),
+            Link::Open => outbox.post(ToWorker::Join { ticket, stream: self.id, part }),
             _ => outbox.post(ToWorker::Refused { ticket, status: 503 }),
         }
     }
@@ -135,6 +136,14 @@ impl Stream {
         self.forget_pieces();
         for worker in self.workers() {
             node.outbox(worker).post(ToWorker::Sealed { stream: self.id, sealed_bytes: self.sealed_bytes });
+        }
+    }
+
+    /// The bytes below this offset that its one client wants are in the shard; they came another way.
+    pub(super) fn advance(&mut self, node: &Node, sealed_bytes: u64) {
+        self.sealed_bytes = sealed_bytes;
+        for worker in self.workers() {
+            node.outbox(worker).post(ToWorker::Sealed { stream: self.id, sealed_bytes });
         }
     }
 

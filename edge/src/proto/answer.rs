@@ -6,7 +6,7 @@
 use super::Now;
 use super::conditional;
 use super::freshness::Storing;
-use super::io::{FetchKind, Found};
+use super::io::{Chunks, FetchKind, Found};
 use super::multipart::Multipart;
 use super::range::Selected;
 use super::request::{Method, RequestHead};
@@ -222,6 +222,34 @@ impl Part<'_> {
                 response::push_content_range(out, None, *complete_bytes);
             }
             Part::NotModified { head } => push_validation_fields(out, head),
+        }
+    }
+}
+
+/// What is missing of a partial object to answer a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// Nothing.
+    None,
+    /// Some of one range, or of the whole.
+    Range,
+    /// Some of several ranges.
+    Ranges,
+}
+
+impl Missing {
+    /// For a request that this record may answer.
+    #[inline]
+    pub(super) fn of(request: &RequestHead, found: &Found<'_>, meta: &Meta<'_>) -> Missing {
+        let Some(Chunks(has)) = found.chunks else { return Missing::None };
+        if request.method != Method::Get || conditional::not_modified(request, meta, found) {
+            return Missing::None;
+        }
+        match conditional::selected(request, meta, found.head) {
+            Selected::Whole if !has(0..meta.body_bytes()) => Missing::Range,
+            Selected::Part(part) if !has(part.clone()) => Missing::Range,
+            Selected::Parts(parts) if !parts.iter().cloned().all(has) => Missing::Ranges,
+            _ => Missing::None,
         }
     }
 }

@@ -13,7 +13,7 @@
 #![forbid(unsafe_code)]
 
 use super::Now;
-use super::answer::{Answer, Source};
+use super::answer::{Answer, Missing, Source};
 use super::freshness::{self, Reuse};
 use super::io::{FetchKind, Found, Input};
 use super::request::{BodyLength, Marks, Method, RequestHead};
@@ -159,6 +159,9 @@ impl Exchange {
             return self.missed(request, forwarded, false, now);
         };
         match freshness::reuse(&meta, request, now.unix_s) {
+            Reuse::Fresh { .. } if Missing::of(request, &found, &meta) != Missing::None => {
+                self.lacks(request, Missing::of(request, &found, &meta), now)
+            }
             Reuse::Fresh { age_s } => {
                 self.stage = Stage::Over;
                 Next::Answer(Answer::from_store(request, found, &meta, age_s, Source::Hit, now))
@@ -178,6 +181,16 @@ impl Exchange {
     ) -> Next<'static> {
         match freshness::fetch_kind(request, validator) {
             Some(kind) => self.fetch(kind, forwarded),
+            None => self.error(504, None, now),
+        }
+    }
+
+    /// A partial object could answer, but not all that is asked for is there. Several ranges go to the origin as they
+    /// are.
+    fn lacks(&mut self, request: &RequestHead, missing: Missing, now: Now) -> Next<'static> {
+        match freshness::missing_kind(request) {
+            Some(_) if missing == Missing::Ranges => self.fetch(FetchKind::Pass, Forwarded::Partial),
+            Some(kind) => self.fetch(kind, Forwarded::Partial),
             None => self.error(504, None, now),
         }
     }
@@ -203,6 +216,7 @@ impl Exchange {
                 Reuse::Stale | Reuse::Request => fetched.then_some((found, meta)),
             }
         });
+        let usable = usable.filter(|(found, meta)| Missing::of(request, found, meta) == Missing::None);
         let Some((found, meta)) = usable else {
             return self.fetch(FetchKind::Pass, self.forwarded);
         };

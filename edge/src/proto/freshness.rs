@@ -24,6 +24,7 @@
 use super::cache_control::{RequestControl, ResponseControl, SECONDS_MAX, seconds};
 use super::io::FetchKind;
 use super::purge::TagSet;
+use super::range::Spec;
 use super::request::{Marks, Method, RequestHead};
 use super::stored::{Flags, Meta};
 use http::HeaderMap;
@@ -278,14 +279,21 @@ pub fn reuse(meta: &Meta<'_>, request: &RequestHead, now_s: u64) -> Reuse {
 /// Whom to ask when nothing stored can answer: whether the answer may be shared with others and stored.
 /// `validator`: something stored can be validated. `None`: the request wants no answer but from the store.
 pub(super) fn fetch_kind(request: &RequestHead, validator: bool) -> Option<FetchKind> {
-    const ALONE: Marks = Marks::RANGE.and(Marks::IF_RANGE).and(Marks::AUTHORIZATION);
     const CONDITIONS: Marks = Marks::IF_NONE_MATCH.and(Marks::IF_MODIFIED_SINCE);
     let control = request_control(request);
     if control.only_if_cached {
         return None;
     }
-    Some(if request.method != Method::Get || control.no_store || request.marks.has(ALONE) {
+    let alone = request.method != Method::Get || control.no_store || request.marks.has(Marks::AUTHORIZATION);
+    Some(if alone {
         FetchKind::Pass
+    } else if request.marks.has(Marks::RANGE.and(Marks::IF_RANGE)) {
+        let plain = !request.marks.has(CONDITIONS.and(Marks::IF_RANGE));
+        let mut values = request.field_all("range").map(super::range::single);
+        match (values.next().flatten(), values.next()) {
+            (Some(Spec::Closed(..) | Spec::Open(_)), None) if plain => FetchKind::Part,
+            _ => FetchKind::Pass,
+        }
     } else if validator {
         // The client's own conditions are judged against the record once it is validated.
         FetchKind::Revalidate
@@ -294,6 +302,17 @@ pub(super) fn fetch_kind(request: &RequestHead, validator: bool) -> Option<Fetch
     } else {
         FetchKind::Fill
     })
+}
+
+/// As [`fetch_kind`], for a request that a stored partial object could answer if all of it were there.
+pub(super) fn missing_kind(request: &RequestHead) -> Option<FetchKind> {
+    let control = request_control(request);
+    let alone = control.no_store || request.marks.has(Marks::AUTHORIZATION);
+    match control.only_if_cached {
+        true => None,
+        false if alone => Some(FetchKind::Pass),
+        false => Some(FetchKind::Part),
+    }
 }
 
 /// Whether this response to this request makes what is stored under its key invalid (RFC 9111 section 4.4):

@@ -39,6 +39,16 @@ pub enum Input<'a> {
     Deadline,
 }
 
+/// Says of a partial object whether these bytes of its body are there.
+#[derive(Clone, Copy)]
+pub struct Chunks<'a>(pub &'a dyn Fn(Range<u64>) -> bool);
+
+impl std::fmt::Debug for Chunks<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Chunks")
+    }
+}
+
 /// A record that was found under the key and whose Vary matches.
 #[derive(Clone, Copy, Debug)]
 pub struct Found<'a> {
@@ -46,6 +56,8 @@ pub struct Found<'a> {
     pub meta: &'a [u8],
     /// Stored head lines: `content-length: N\r\n` first, then the others, then the empty line.
     pub head: &'a [u8],
+    /// Bytes of the body may be missing.
+    pub chunks: Option<Chunks<'a>>,
 }
 
 /// What the worker must do.
@@ -90,7 +102,9 @@ pub enum FetchKind {
     Fill,
     /// As [`FetchKind::Fill`], but a stale record with a validator is there: ask conditionally.
     Revalidate,
-    /// For this client alone: other methods, Range, conditionals, Authorization, no-store.
+    /// A part of the object, or what is missing of a partial one: others may share it, and it may be stored.
+    Part,
+    /// For this client alone: other methods, other Ranges, conditionals, Authorization, no-store.
     Pass,
 }
 

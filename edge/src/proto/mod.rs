@@ -14,6 +14,7 @@ pub mod generations;
 pub mod io;
 pub mod key;
 mod multipart;
+pub mod partial;
 pub mod purge;
 pub mod range;
 pub mod request;

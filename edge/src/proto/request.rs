@@ -245,6 +245,11 @@ impl RequestHead {
         self.text(&self.path)
     }
 
+    /// Whether there is a Range field.
+    pub fn has_range(&self) -> bool {
+        self.marks.has(Marks::RANGE)
+    }
+
     /// Host as asked, with its port if one was given. Empty only in HTTP/1.0 without a Host.
     pub fn host(&self) -> &str {
         self.text(&self.host)

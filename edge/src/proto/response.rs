@@ -103,6 +103,8 @@ pub(super) enum Forwarded {
     Request,
     /// What is stored has to be validated.
     Stale,
+    /// Some of what is asked for is stored, and some is not.
+    Partial,
 }
 
 impl Forwarded {
@@ -114,6 +116,7 @@ impl Forwarded {
             Forwarded::VaryMiss => b"vary-miss",
             Forwarded::Request => b"request",
             Forwarded::Stale => b"stale",
+            Forwarded::Partial => b"partial",
         }
     }
 }
@@ -167,11 +170,7 @@ pub(super) fn text_bytes(status: u16) -> u64 {
 }
 
 /// `Content-Range: bytes first-last/complete` (RFC 9110 section 14.4); without a part: `bytes */complete`.
-pub(super) fn push_content_range(
-    out: &mut Vec<u8>,
-    part: Option<&std::ops::Range<u64>>,
-    complete_bytes: u64,
-) {
+pub fn push_content_range(out: &mut Vec<u8>, part: Option<&std::ops::Range<u64>>, complete_bytes: u64) {
     out.extend_from_slice(b"Content-Range: bytes ");
     match part {
         Some(part) => {

@@ -28,7 +28,7 @@ use super::framing;
 use super::request::BodyLength;
 use crate::limits;
 
-pub use super::io::{Action, FetchKind, Found, Input, Out, Timeouts};
+pub use super::io::{Action, Chunks, FetchKind, Found, Input, Out, Timeouts};
 
 /// Responses queued and not yet sent before further pipelined requests are left unread.
 const PIPELINED_MAX: u8 = 16;

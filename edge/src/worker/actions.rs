@@ -8,7 +8,7 @@ use super::streams::{Next, Streams};
 use crate::control::mailbox::{Mailbox, Ticket, ToControl};
 use crate::limits;
 use crate::proto::Now;
-use crate::proto::session::{Action, FetchKind, Found, Input, Out};
+use crate::proto::session::{Action, Chunks, FetchKind, Found, Input, Out};
 use crate::proto::stored;
 use crate::shard::{Pinned, Reader, ShardReader};
 use crate::stats::{Cells, Counter};
@@ -170,6 +170,7 @@ impl Node {
         let mut looked_up = false;
         loop {
             let found;
+            let has;
             let input = match answer {
                 Answer::None => break,
                 Answer::Refused(status) => {
@@ -183,9 +184,14 @@ impl Node {
                     found = self
                         .reader
                         .lookup(request.key_hash, &request.key, |meta| stored::matches(meta, request));
-                    Input::Found(
-                        found.as_ref().map(|pinned| Found { meta: pinned.meta(), head: pinned.head() }),
-                    )
+                    let partial = found.as_ref().filter(|pinned| pinned.partial()).and_then(Pinned::chunked);
+                    let reader = &self.reader;
+                    has = move |part| partial.is_some_and(|object| is_there(reader, object, part));
+                    Input::Found(found.as_ref().map(|pinned| Found {
+                        meta: pinned.meta(),
+                        head: pinned.head(),
+                        chunks: partial.map(|_| Chunks(&has)),
+                    }))
                 }
             };
             self.out.clear();
@@ -206,7 +212,7 @@ impl Node {
     /// Counts what became of new bytes, by the actions they led to.
     fn count(&mut self, connection: &mut Connection, looked_up: bool) {
         let fetched = self.fetched.map(|kind| match kind {
-            FetchKind::Fill => Counter::Misses,
+            FetchKind::Fill | FetchKind::Part => Counter::Misses,
             FetchKind::Revalidate => Counter::Revalidations,
             FetchKind::Pass => Counter::Passes,
         });
@@ -361,27 +367,33 @@ impl Node {
                 self.refill_part(connection);
                 true
             }
-            Source::Stream { id, offset } => {
+            Source::Stream { offset, end, .. } if offset >= end => {
+                self.tell(connection, slot, Input::End);
+                true
+            }
+            Source::Stream { id, offset, end } => {
+                let most = usize::try_from(end - offset).unwrap_or(usize::MAX);
                 let (given, bytes) = match self.streams.next(id, offset) {
                     Next::Wait => return false,
                     Next::End => {
                         self.tell(connection, slot, Input::End);
                         return true;
                     }
-                    Next::Piece(bytes) => {
+                    Next::Piece(mut bytes) => {
+                        bytes.truncate(most);
                         let len = bytes.len();
                         (Given::Piece(bytes), len)
                     }
                     Next::Chunk { object, chunk, from } => match self.reader.chunk(object, chunk) {
                         Some(pinned) if from < pinned.body().len() => {
-                            let len = pinned.body().len();
-                            (Given::Chunk(pinned, from..len), len - from)
+                            let bytes = (pinned.body().len() - from).min(most);
+                            (Given::Chunk(pinned, from..from + bytes), bytes)
                         }
                         _ => return self.broken(connection, slot),
                     },
                     Next::Broken => return self.broken(connection, slot),
                 };
-                connection.source = Source::Stream { id, offset: offset + bytes as u64 };
+                connection.source = Source::Stream { id, offset: offset + bytes as u64, end };
                 self.feed(connection, slot, Input::Piece(bytes), given);
                 if self.streams.get_mut(id).is_some_and(|stream| stream.pass) {
                     self.post(ToControl::Credit { stream: id, bytes });
@@ -460,6 +472,14 @@ impl Node {
             }
         }
     }
+}
+
+/// Whether all chunks of this part of an object's body are stored. Of a long part that is not asked.
+fn is_there(reader: &Reader, object: u64, part: Range<u64>) -> bool {
+    let chunk_bytes = limits::CHUNK_BYTES as u64;
+    let chunks = part.start / chunk_bytes..part.end.div_ceil(chunk_bytes);
+    chunks.end - chunks.start <= limits::SLICES_LOOKED_UP_MAX as u64
+        && chunks.into_iter().all(|chunk| reader.chunk(object, chunk as u32).is_some())
 }
 
 fn outbox<'a>(pool: &mut Vec<Outbox>, connection: &'a mut Connection) -> &'a mut Outbox {

@@ -49,6 +49,8 @@ pub enum Source {
         id: StreamId,
         /// The next byte to queue.
         offset: u64,
+        /// Where this client's part of it ends; all ones: with the stream.
+        end: u64,
     },
 }
 

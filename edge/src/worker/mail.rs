@@ -30,15 +30,16 @@ impl Worker {
             ToWorker::Open { stream, head, sealed_bytes, object, pass, pieces } => {
                 self.node.streams.open(stream, head, sealed_bytes, object, pass, pieces);
             }
-            ToWorker::Join { ticket, stream } => {
+            ToWorker::Join { ticket, stream, part } => {
                 let Some(connection) = waiting(&mut self.table, ticket) else {
                     return;
                 };
                 let Some(joined) = self.node.streams.join(stream, ticket.slot) else {
                     return;
                 };
-                let head = joined.head.clone();
-                connection.source = Source::Stream { id: stream, offset: 0 };
+                let whole = (0..u64::MAX, joined.head.clone());
+                let (range, head) = part.unwrap_or(whole);
+                connection.source = Source::Stream { id: stream, offset: range.start, end: range.end };
                 self.node.tell(connection, ticket.slot, Input::OriginHead(&head));
                 self.advance(ticket.slot);
             }
@@ -49,8 +50,9 @@ impl Worker {
                 self.wake_members(stream);
             }
             ToWorker::Sealed { stream, sealed_bytes } => {
-                if let Some(stream) = self.node.streams.get_mut(stream) {
-                    stream.seal(sealed_bytes);
+                let moved = self.node.streams.get_mut(stream).is_some_and(|stream| stream.seal(sealed_bytes));
+                if moved {
+                    self.wake_members(stream);
                 }
             }
             ToWorker::Unstored { stream } => {
@@ -122,7 +124,7 @@ impl Worker {
             return;
         };
         let offsets = stream.members.iter().filter_map(|&slot| match self.table[slot as usize].source {
-            Source::Stream { id: its, offset } if its == id => Some(offset),
+            Source::Stream { id: its, offset, .. } if its == id => Some(offset),
             _ => None,
         });
         // While its members are walked the list is empty; the walk ends with a call of this.

@@ -103,7 +103,7 @@ impl Streams {
         self.map.get_mut(&id)
     }
 
-    /// A client joins; its offset starts at 0.
+    /// A client joins.
     pub fn join(&mut self, id: StreamId, slot: u32) -> Option<&Stream> {
         let stream = self.map.get_mut(&id)?;
         stream.members.push(slot);
@@ -139,11 +139,18 @@ impl Streams {
         if stream.state == State::Broken {
             return Next::Broken;
         }
-        if offset == stream.end_offset {
-            return if stream.state == State::Whole { Next::End } else { Next::Wait };
+        // A client of a part may be ahead of what has come.
+        if offset >= stream.end_offset {
+            return match stream.state {
+                State::Whole if offset == stream.end_offset => Next::End,
+                State::Running => Next::Wait,
+                _ => Next::Broken,
+            };
         }
-        if stream.pass {
-            return stream.pieces.pop_front().map_or(Next::Broken, |(_, bytes)| Next::Piece(bytes));
+        if stream.pass
+            && let Some((_, bytes)) = stream.pieces.pop_front()
+        {
+            return Next::Piece(bytes);
         }
         let held_from = stream.pieces.front().map_or(stream.end_offset, |piece| piece.0);
         if offset >= held_from {
@@ -173,10 +180,13 @@ impl Stream {
         }
     }
 
-    /// Chunks below `sealed_bytes` are in the shard now.
-    pub fn seal(&mut self, sealed_bytes: u64) {
+    /// Chunks below `sealed_bytes` are in the shard now. Says whether they came no other way before.
+    pub fn seal(&mut self, sealed_bytes: u64) -> bool {
         self.sealed_bytes = sealed_bytes;
         self.drop_below(sealed_bytes);
+        let moved = self.end_offset < sealed_bytes;
+        self.end_offset = self.end_offset.max(sealed_bytes);
+        moved
     }
 
     /// Whether no client is left.
@@ -197,18 +207,16 @@ mod tests {
     use super::*;
     use crate::proto::freshness::Storing;
 
+    fn streams_head() -> Arc<OriginHead> {
+        let storing = Storing::No("x");
+        Arc::new(OriginHead { status: 200, lines: vec![], body_bytes: None, age_s: None, storing })
+    }
+
     fn streams(pass: bool) -> Streams {
-        let head = OriginHead {
-            status: 200,
-            lines: vec![],
-            body_bytes: None,
-            age_s: None,
-            storing: Storing::No("x"),
-        };
         let mut streams = Streams::default();
         streams.open(
             1,
-            Arc::new(head),
+            streams_head(),
             0,
             9,
             pass,
@@ -243,6 +251,33 @@ mod tests {
         // The piece that straddles the seal stays until it is wholly sealed.
         let Next::Piece(rest) = streams.next(1, limits::CHUNK_BYTES as u64) else { panic!() };
         assert_eq!(rest.len(), 11);
+    }
+
+    #[test]
+    fn slices_are_announced_and_read_from_the_shard() {
+        const CHUNK: u64 = limits::CHUNK_BYTES as u64;
+        let mut streams = Streams::default();
+        let head = streams_head();
+        streams.open(2, head, 0, 9, true, vec![]);
+        streams.join(2, 3);
+        let from = 5 * CHUNK + 7;
+        assert_eq!(streams.next(2, from), Next::Wait, "its first slice is not there");
+        assert!(streams.get_mut(2).unwrap().seal(6 * CHUNK));
+        assert_eq!(streams.next(2, from), Next::Chunk { object: 9, chunk: 5, from: 7 });
+        assert_eq!(streams.next(2, 6 * CHUNK), Next::Wait);
+        streams.end(2, State::Broken);
+        assert_eq!(streams.next(2, from), Next::Broken);
+    }
+
+    #[test]
+    fn a_client_of_a_part_waits_until_it_has_come() {
+        let mut streams = streams(false);
+        streams.join(1, 3);
+        assert_eq!(streams.next(1, 15), Next::Wait);
+        streams.get_mut(1).unwrap().push(Bytes::from_static(b" and all"));
+        assert_eq!(streams.next(1, 15), Next::Piece(Bytes::from_static(b" all")));
+        streams.end(1, State::Whole);
+        assert_eq!(streams.next(1, 40), Next::Broken, "the stream ended before");
     }
 
     #[test]

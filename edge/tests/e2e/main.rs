@@ -14,6 +14,8 @@ mod passing;
 
 mod fills;
 
+mod ranges;
+
 mod crash;
 
 mod failures;

@@ -7,9 +7,10 @@ use edge::proto::Now;
 use edge::proto::freshness::{Exchange, Storing, decide};
 use edge::proto::request::RequestHead;
 use edge::proto::response::OriginHead;
-use edge::proto::session::{Action, FetchKind, Found, Input, Out, Session, Timeouts};
+use edge::proto::session::{Action, Chunks, FetchKind, Found, Input, Out, Session, Timeouts};
 use edge::proto::stored;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use std::ops::Range;
 
 pub const START: Now = Now { mono_ms: 1_000, unix_s: 1_700_000_000 };
 pub const DATE: &str = "Tue, 14 Nov 2023 22:13:20 GMT";
@@ -21,6 +22,8 @@ pub struct Record {
     pub meta: Vec<u8>,
     pub head: Vec<u8>,
     pub body: Vec<u8>,
+    /// Of a partial object: what of the body is stored.
+    pub there: Option<Range<u64>>,
 }
 
 pub fn headers(lines: &str) -> HeaderMap {
@@ -49,7 +52,7 @@ pub fn record(asked: &str, status: u16, lines: &str, body: &str, at_s: u64) -> R
     let origin = OriginHead::from_origin(status, &fields, storing, at_s).expect("a head");
     let head = stored::head(status, body.len() as u64, &origin.lines);
     let meta = stored::encode(&facts, &asked, &head, body.len() as u64);
-    Record { key: asked.key.clone(), meta, head, body: body.into() }
+    Record { key: asked.key.clone(), meta, head, body: body.into(), there: None }
 }
 
 pub fn timeouts() -> Timeouts {
@@ -169,8 +172,15 @@ impl Client {
         let mut found = None;
         while self.carry_out(given, found.take()) {
             found = self.lookup();
-            let input =
-                found.as_ref().map(|record: &Record| Found { meta: &record.meta, head: &record.head });
+            let there = found.as_ref().and_then(|record: &Record| record.there.clone());
+            let has = |part: Range<u64>| {
+                there.as_ref().is_some_and(|there| there.start <= part.start && part.end <= there.end)
+            };
+            let input = found.as_ref().map(|record: &Record| Found {
+                meta: &record.meta,
+                head: &record.head,
+                chunks: there.is_some().then_some(Chunks(&has)),
+            });
             self.out.clear();
             self.session.on(Input::Found(input), self.now, &mut self.out);
         }
@@ -199,10 +209,12 @@ impl Client {
                     self.wire.extend_from_slice(&found.as_ref().expect("a record").head[range]);
                 }
                 Action::StoredBody(range) => {
+                    assert!(is_there(found.as_ref(), &range), "{range:?} is not stored");
                     let range = range.start as usize..range.end as usize;
                     self.wire.extend_from_slice(&found.as_ref().expect("a record").body[range]);
                 }
                 Action::StoredPart { text, body } => {
+                    assert!(is_there(found.as_ref(), &body), "{body:?} is not stored");
                     self.wire.extend_from_slice(&self.out.bytes[text]);
                     let body = body.start as usize..body.end as usize;
                     self.wire.extend_from_slice(&found.as_ref().expect("a record").body[body]);
@@ -221,4 +233,9 @@ impl Client {
         }
         lookup
     }
+}
+
+fn is_there(record: Option<&Record>, part: &Range<u64>) -> bool {
+    let there = record.and_then(|record| record.there.as_ref());
+    part.is_empty() || there.is_none_or(|there| there.start <= part.start && part.end <= there.end)
 }

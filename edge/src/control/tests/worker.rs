@@ -182,7 +182,7 @@ impl Worker {
                 let received = Received { head, pass, object, body, sealed_bytes, state, pieces };
                 assert!(self.streams.insert(stream, received).is_none());
             }
-            ToWorker::Join { ticket, stream } => {
+            ToWorker::Join { ticket, stream, .. } => {
                 assert!(self.streams.contains_key(&stream), "joined before it was open");
                 self.settle(ticket, Outcome::Stream(stream));
             }

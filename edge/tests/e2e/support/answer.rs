@@ -28,7 +28,7 @@ pub enum Cut {
 #[derive(Clone)]
 enum Content {
     Bytes(Vec<u8>),
-    Pattern { seed: u64, bytes: u64 },
+    Pattern { seed: u64, from: u64, bytes: u64 },
 }
 
 /// A response to send.
@@ -75,8 +75,13 @@ impl Answer {
     }
 
     /// Sends the bytes of [`content`] as the body.
-    pub fn pattern(mut self, name: &str, bytes: u64) -> Self {
-        self.content = Content::Pattern { seed: content::seed(name), bytes };
+    pub fn pattern(self, name: &str, bytes: u64) -> Self {
+        self.part(name, 0, bytes)
+    }
+
+    /// Sends a part of the bytes of [`content`] as the body.
+    pub fn part(mut self, name: &str, from: u64, to: u64) -> Self {
+        self.content = Content::Pattern { seed: content::seed(name), from, bytes: to - from };
         self
     }
 
@@ -114,7 +119,7 @@ impl Answer {
     pub(super) fn read(&self, offset: u64, out: &mut [u8]) {
         match &self.content {
             Content::Bytes(bytes) => out.copy_from_slice(&bytes[offset as usize..][..out.len()]),
-            Content::Pattern { seed, .. } => content::fill(*seed, offset, out),
+            Content::Pattern { seed, from, .. } => content::fill(*seed, from + offset, out),
         }
     }
 

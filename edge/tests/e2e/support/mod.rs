@@ -11,7 +11,7 @@ pub mod process;
 pub use answer::{Answer, Cut, Framing};
 pub use client::{Client, Fault, Response, request};
 pub use edge::{Edge, HOST, Setup};
-pub use origin::{Gate, Origin};
+pub use origin::{Exchange, Gate, Origin};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
