@@ -105,6 +105,10 @@ pub const UNCACHEABLE_KEYS_MAX: usize = 65_536;
 pub const TAGS_MAX: usize = 64;
 /// Buckets of the table of purges, of 64 bytes and 7 subjects each: 114,688 subjects before old ones lose precision.
 pub const PURGE_BUCKETS: usize = 16_384;
+/// Purges that are remembered with what they named, for who asks why something is not there.
+pub const PURGES_REMEMBERED: usize = 256;
+/// Bytes of the purge log from which on it is written anew, without what is in force by other means.
+pub const PURGE_LOG_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Lengths of purged prefixes that are told apart; each costs an old response a hash. Further ones purge the host.
 pub const PURGE_PREFIX_LENGTHS_MAX: usize = 64;
 /// Milliseconds such a key is remembered.
@@ -247,6 +251,8 @@ pub fn worst_case(shape: &Shape) -> Vec<Row> {
         row("origin requests running", FETCHES_RUNNING_MAX, fetch),
         row("origin requests waiting", FETCHES_WAITING_MAX, request),
         row("clients read slice by slice", SLICE_READERS_MAX, request + RESPONSE_HEAD_BYTES_MAX),
+        row("purges remembered", PURGES_REMEMBERED, KEY_BYTES_MAX),
+        row("purges that are in the log alone", 2, PURGE_LOG_BYTES_MAX as usize),
         row("table of purges", 1, crate::proto::generations::Table::BYTES),
         Row { what: "store index", count: 1, bytes_each: shape.index_bytes },
     ]

@@ -49,8 +49,9 @@ fn serve(path: &Path, config: Config) -> Result<()> {
         readers: cpus.len(),
     };
     let shards: Vec<_> = config.store.iter().map(shard).collect();
-    let (writer, readers, opened) = shard::open(&shards)?;
+    let (mut writer, readers, opened) = shard::open(&shards)?;
     writer.shards().for_each(|shard| info!("{}: {shard}", shard.path.display()));
+    let purges = control::purge::open(&mut writer)?;
     announce_memory(&config, cpus.len(), writer.usage().index_bytes);
 
     let mut steering = xdp::start(config.xdp.as_ref(), &config.http, &cpus);
@@ -73,6 +74,7 @@ fn serve(path: &Path, config: Config) -> Result<()> {
             connections_max,
             timeouts: config.timeouts.into(),
             reader,
+            purges: purges.table(),
             mailbox: mailboxes[number].clone(),
             cells: cells[number].clone(),
             drain: drain.clone(),
@@ -89,6 +91,7 @@ fn serve(path: &Path, config: Config) -> Result<()> {
         config: config.clone(),
         writer,
         opened,
+        purges,
         mailboxes,
         worker_cells: cells.clone(),
         cells: Arc::default(),

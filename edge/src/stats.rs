@@ -82,8 +82,12 @@ counters! {
     SlicesStored "slices_stored";
     /// Validations answered 304.
     Revalidated "revalidated";
-    /// Objects purged.
+    /// Objects removed by purges of their URL.
     Purged "purged_objects";
+    /// Purges put in force.
+    Purges "purges";
+    /// Purges that could not be logged.
+    PurgesNotLogged "purges_not_logged";
     /// Objects dropped by reclaim of their segment.
     Evicted "evicted_objects";
     /// Records dropped because their checksum did not match.

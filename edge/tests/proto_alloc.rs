@@ -49,7 +49,7 @@ fn answer(session: &mut Session, out: &mut Out, input: &[u8], record: &Record) -
     assert!(stored::matches(&record.meta, &out.request));
     out.clear();
     session.on(
-        Input::Found(Some(Found { meta: &record.meta, head: &record.head, chunks: None })),
+        Input::Found(Some(Found { meta: &record.meta, head: &record.head, chunks: None, purged: false })),
         START,
         out,
     );

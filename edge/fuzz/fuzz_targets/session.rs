@@ -33,7 +33,7 @@ fuzz_target!(|script: Vec<(u8, u16, &[u8])>| {
         let input = match kind % 11 {
             0 | 1 => Input::Received(bytes),
             2 => Input::PeerClosed,
-            3 => Input::Found(Some(Found { meta, head, chunks: None })),
+            3 => Input::Found(Some(Found { meta, head, chunks: None, purged: kind & 0x80 == 0 })),
             4 => Input::OriginHead(&origin),
             5 => Input::Piece(usize::from(number)),
             6 => Input::End,

@@ -51,7 +51,10 @@ pub enum Command {
         json: bool,
     },
     /// Make a running node forget objects
-    #[command(after_help = "Example:\n  edge purge --url http://www.example.com/logo.svg")]
+    #[command(after_help = "Example:\n  edge purge --url http://www.example.com/logo.svg\n  \
+                      edge purge --prefix http://www.example.com/images/\n  edge purge --tag news --soft\n\n\
+                      Tags are those that the origin sent as Surrogate-Key or Cache-Tag; their case does not matter.\n\
+                      A host stands for all its schemes and ports.")]
     Purge {
         /// Which objects
         #[command(flatten)]

@@ -2,13 +2,12 @@
 //! number and time. Shows no object's content.
 #![forbid(unsafe_code)]
 
-use super::Node;
 use super::mailbox::ToWorker;
 use super::metrics::{self, Metrics};
+use super::{Node, purge};
 use crate::limits;
-use crate::proto::key;
+use crate::proto::purge::{Class, Subject};
 use crate::shard::ShardStatus;
-use crate::stats::Counter;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -97,7 +96,7 @@ async fn answer(node: &Node, metrics: &Metrics, request: Request<Incoming>) -> R
         "/readyz" if get => reply(StatusCode::OK, TEXT, "ready\n"),
         "/status" if get => reply(StatusCode::OK, JSON, format!("{:#}\n", status(node))),
         "/purge" if request.method() == Method::POST => match timeout(TIMEOUT, read(request)).await {
-            Ok(Ok(body)) => purge(node, &body),
+            Ok(Ok(body)) => purge_by(node, &body).await,
             Ok(Err(answer)) => answer,
             Err(_) => refuse(StatusCode::REQUEST_TIMEOUT, "the request's body did not arrive in time"),
         },
@@ -133,37 +132,44 @@ struct Purge {
     soft: bool,
 }
 
-const PURGE_FORM: &str = r#"send {"url": "http://host/path"}"#;
+const PURGE_FORM: &str =
+    r#"send {"url": "http://host/path"}, or prefix, host or tag instead of url, and perhaps "soft": true"#;
 
-fn purge(node: &Node, body: &[u8]) -> Answer {
+async fn purge_by(node: &Node, body: &[u8]) -> Answer {
     let wanted: Purge = match serde_json::from_slice(body) {
         Ok(wanted) => wanted,
         Err(error) => return refuse(StatusCode::BAD_REQUEST, &format!("{error}: {PURGE_FORM}")),
     };
-    let Purge { url, prefix, host, tag, soft } = &wanted;
-    if [url, prefix, host, tag].into_iter().flatten().count() != 1 {
+    let Purge { url, prefix, host, tag, soft } = wanted;
+    let classes = [(Class::Url, url), (Class::Prefix, prefix), (Class::Host, host), (Class::Tag, tag)];
+    let mut named = classes.into_iter().filter_map(|(class, text)| Some((class, text?)));
+    let (Some((class, text)), None) = (named.next(), named.next()) else {
         return refuse(
             StatusCode::BAD_REQUEST,
             &format!("exactly one of url, prefix, host, tag: {PURGE_FORM}"),
         );
-    }
-    if *soft {
-        return refuse(StatusCode::NOT_IMPLEMENTED, "this version cannot purge softly: leave out soft");
-    }
-    let Some(url) = url else {
-        return refuse(StatusCode::NOT_IMPLEMENTED, "this version purges by url only");
     };
-    let Some(key) = key::from_url(url) else {
-        return refuse(
-            StatusCode::BAD_REQUEST,
-            "url is not an absolute http or https URL that a request could carry",
-        );
+    let subject = match Subject::parse(class, &text) {
+        Ok(subject) => subject,
+        Err(wrong) => return refuse(StatusCode::BAD_REQUEST, wrong),
     };
-    let purged = node.invalidate(key::hash(&key), &key);
-    node.cells.add(Counter::Purged, purged);
-    tracing::info!(url, purged, "purge");
-    reply(StatusCode::OK, JSON, format!("{}\n", json!({ "purged": purged })))
+    let applied = purge::apply(node, subject, soft);
+    tracing::info!(class = class.name(), text, soft, removed = applied.removed, "purge");
+    let mut answer = json!({ "purged": applied.removed, "soft": soft, "sequence": applied.sequence });
+    answer[class.name()] = text.into();
+    if let Some(widened) = applied.widened {
+        let host = String::from_utf8_lossy(&widened.bytes).into_owned();
+        answer["widened_to"] = json!({ widened.class.name(): host });
+    }
+    match applied.logged.await {
+        Ok(Ok(())) => reply(StatusCode::OK, JSON, format!("{answer}\n")),
+        Ok(Err(error)) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &format!("{NOT_LOGGED}: {error}")),
+        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, NOT_LOGGED),
+    }
 }
+
+const NOT_LOGGED: &str = "the purge is in force, but could not be logged and would not outlast a restart; \
+                          purge again once the store's device has room and works";
 
 fn status(node: &Node) -> Value {
     let usage = node.writer().usage();

@@ -62,8 +62,17 @@ pub(super) async fn close(node: &Node) -> io::Result<()> {
     Ok(())
 }
 
+/// Brings all that was changed in the store so far to the disk.
+pub(super) async fn settle(node: &Node) -> io::Result<()> {
+    let files = node.writer().files();
+    for path in files {
+        sync(&path).await?;
+    }
+    Ok(())
+}
+
 /// Writes a file so that after a crash either the old or the new one is there, whole.
-async fn replace(path: &Path, bytes: Vec<u8>) -> io::Result<()> {
+pub(super) async fn replace(path: &Path, bytes: Vec<u8>) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     let temporary = PathBuf::from(temporary);

@@ -19,6 +19,8 @@ use super::uncacheable::Uncacheable;
 use super::upload::UploadBody;
 use super::{pass, ranged, stream::Stream};
 use crate::clock;
+use crate::proto::generations::Verdict;
+use crate::proto::purge::Tags;
 use crate::proto::request::RequestHead;
 use crate::proto::response::OriginHead;
 use crate::proto::session::FetchKind;
@@ -45,6 +47,8 @@ pub(super) struct Fill {
     shared: bool,
     /// The variant it is for, where an earlier response has told what the key varies on.
     selector: Option<Selector>,
+    /// The number of the last purge when it began: who asks after a later one that names it does not join.
+    purges: u64,
     /// Cleared when the key was invalidated meanwhile: what is under way must not be published.
     publish: Cell<bool>,
     pub(super) state: RefCell<State>,
@@ -134,9 +138,11 @@ impl Fills {
         for fill in by_key.get(waiter.request.key.as_slice()).into_iter().flatten() {
             match &mut *fill.state.borrow_mut() {
                 _ if !fill.publish.get() => continue,
+                State::Streaming(filling) if filling.is_purged(node, fill) => continue,
                 State::Streaming(filling) if filling.reaches(&waiter.request) => {
                     filling.join(node, waiter.ticket, &waiter.request)
                 }
+                State::Waiting(_) if fill.is_purged(node) => continue,
                 State::Waiting(waiters) if fill.waits_for(&waiter.request, origin) => {
                     self.waiting.borrow_mut().insert(waiter.ticket, fill.clone());
                     waiters.push(waiter);
@@ -159,6 +165,11 @@ impl Fill {
     /// Key and its hash.
     pub(super) fn key(&self) -> (u64, &[u8]) {
         (self.hash, &self.key)
+    }
+
+    /// Whether a purge since it began may name it: as long as its head is not there, it may have any tag.
+    fn is_purged(&self, node: &Node) -> bool {
+        node.purges.judge(self.purges, &self.key, Tags::UNKNOWN) != Verdict::Valid
     }
 
     fn waits_for(&self, request: &RequestHead, origin: usize) -> bool {
@@ -211,6 +222,7 @@ fn start(node: &Rc<Node>, waiters: Vec<Waiter>, origin: usize, selector: Option<
         origin,
         shared,
         selector,
+        purges: node.purges.sequence().get(),
         publish: Cell::new(true),
         state: RefCell::new(State::Done),
     });

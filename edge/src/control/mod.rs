@@ -14,6 +14,7 @@ mod origin;
 mod outbox;
 mod pass;
 mod pool;
+pub mod purge;
 mod ranged;
 mod routes;
 mod rules;
@@ -55,6 +56,8 @@ pub struct Start {
     pub writer: shard::Writer,
     /// What opening the store found, for the status.
     pub opened: shard::Opened,
+    /// The purges that were found in the store's log.
+    pub purges: purge::Opened,
     /// One for each worker, in the order of their numbers.
     pub mailboxes: Vec<Arc<Mailbox>>,
     /// The workers' counters.
@@ -138,6 +141,7 @@ struct Node {
     outboxes: Vec<Outbox>,
     worker_cells: Vec<Arc<Cells>>,
     cells: Arc<Cells>,
+    purges: purge::Purges,
     fills: fill::Fills,
     passes: pass::Passes,
     slices: slices::Slices,
@@ -160,10 +164,12 @@ impl Node {
         start: Start,
         latency: prometheus_client::metrics::histogram::Histogram,
     ) -> Result<Rc<Self>, String> {
+        let purges = purge::Purges::new(start.purges);
         Ok(Rc::new(Node {
             origins: RefCell::new(origins(&start.config)?),
             config: RefCell::new(start.config),
-            bounds: Bounds::new(start.cells.clone(), latency),
+            bounds: Bounds::new(start.cells.clone(), latency, purges.sequence()),
+            purges,
             writer: RefCell::new(start.writer),
             opened: start.opened,
             outboxes: start.mailboxes.into_iter().map(Outbox::new).collect(),
@@ -301,6 +307,8 @@ fn begin(start: Start, admin: Option<TcpListener>) -> io::Result<Rc<Node>> {
     tokio_uring::spawn(async move { disk::flush_forever(&flusher).await });
     let watcher = node.clone();
     tokio_uring::spawn(async move { disk::watch_forever(&watcher).await });
+    let keeper = node.clone();
+    tokio_uring::spawn(async move { purge::keep_log(&keeper).await });
     let reaper = node.clone();
     tokio_uring::spawn(async move { reap_forever(&reaper).await });
     if let Some(listener) = admin {

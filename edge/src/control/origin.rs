@@ -54,13 +54,16 @@ pub(super) struct Bounds {
     waiting: Rc<Cell<usize>>,
     cells: Arc<Cells>,
     latency: Histogram,
+    /// The number of the last purge.
+    purges: Rc<Cell<u64>>,
 }
 
 impl Bounds {
     /// Nothing runs yet. `latency` is told the seconds to the head of each response.
-    pub(super) fn new(cells: Arc<Cells>, latency: Histogram) -> Self {
+    /// `purges` always holds the number of the last purge.
+    pub(super) fn new(cells: Arc<Cells>, latency: Histogram, purges: Rc<Cell<u64>>) -> Self {
         let running = Arc::new(Semaphore::new(limits::FETCHES_RUNNING_MAX));
-        Bounds { running, waiting: Rc::default(), cells, latency }
+        Bounds { running, waiting: Rc::default(), cells, latency, purges }
     }
 
     /// Fetches that wait for a place.
@@ -187,12 +190,11 @@ impl Origin {
                     let Some(sender) = server.reuse() else { continue };
                     sender
                 };
-                let request_s = clock::now().unix_s;
+                let asked =
+                    Exchange { request_s: clock::now().unix_s, response_s: 0, purges: bounds.purges.get() };
                 match self.send(bounds, server, sender, outgoing, body, upload).await {
                     Ok((response, sender)) => {
-                        return Ok(Response::new(
-                            response, sender, server, place, outgoing, bounds, request_s,
-                        ));
+                        return Ok(Response::new(response, sender, server, place, outgoing, bounds, asked));
                     }
                     Err((error, None)) => return Err(error),
                     Err((error, Some(unsent))) => (failed, body) = (error, unsent),
@@ -390,7 +392,7 @@ impl Response {
         place: Place,
         outgoing: &Outgoing,
         bounds: &Bounds,
-        request_s: u64,
+        asked: Exchange,
     ) -> Self {
         let (parts, incoming) = response.into_parts();
         let bodiless = outgoing.head_only() || [204, 304].contains(&parts.status.as_u16());
@@ -405,7 +407,7 @@ impl Response {
             cells: bounds.cells.clone(),
             place: Some(place),
         };
-        let exchange = Exchange { request_s, response_s: clock::now().unix_s, purges: 0 };
+        let exchange = Exchange { response_s: clock::now().unix_s, ..asked };
         Response { status: parts.status, fields: parts.headers, exchange, body }
     }
 }

@@ -7,6 +7,7 @@ use crate::clock;
 use crate::limits;
 use crate::proto::conditional;
 use crate::proto::freshness::{self, Facts, Reuse, Storing};
+use crate::proto::generations::Verdict;
 use crate::proto::range::Selected;
 use crate::proto::request::RequestHead;
 use crate::proto::response::{HeadError, OriginHead};
@@ -83,21 +84,33 @@ impl Selector {
         Selector { meta: stored::encode(facts, request, &[], 0) }
     }
 
+    /// What purges since mean for the response that told what the key varies on.
+    pub(super) fn judge(&self, node: &Node, key: &[u8]) -> Verdict {
+        node.purges.judge_record(key, &self.meta)
+    }
+
     /// Whether another request belongs to it too.
     pub(super) fn selects(&self, request: &RequestHead) -> bool {
         stored::matches(&self.meta, request)
     }
 }
 
+/// Whether a record with these meta bytes may be used for this request: as workers see it.
+fn accepts(node: &Node, request: &RequestHead, meta: &[u8]) -> bool {
+    stored::matches(meta, request) && node.purges.judge_record(&request.key, meta) != Verdict::Gone
+}
+
 /// Whether something is stored that this request's variant selects.
 pub(super) fn is_stored(node: &Node, request: &RequestHead) -> bool {
-    let accept = |meta: &[u8]| stored::matches(meta, request);
+    let accept = |meta: &[u8]| accepts(node, request, meta);
     node.writer.borrow().lookup(request.key_hash, &request.key, accept).is_some()
 }
 
 /// Whether what is stored may answer this request as it is.
 pub(super) fn is_fresh(node: &Node, request: &RequestHead) -> bool {
-    let accept = |meta: &[u8]| stored::matches(meta, request);
+    let accept = |meta: &[u8]| {
+        accepts(node, request, meta) && node.purges.judge_record(&request.key, meta) == Verdict::Valid
+    };
     let writer = node.writer.borrow();
     let Some(record) = writer.lookup(request.key_hash, &request.key, accept) else { return false };
     let now_s = clock::now().unix_s;
@@ -107,7 +120,7 @@ pub(super) fn is_fresh(node: &Node, request: &RequestHead) -> bool {
 
 /// Makes a request conditional on what is stored. `false`: nothing with a validator is.
 pub(super) fn condition(node: &Node, request: &RequestHead, outgoing: &mut Outgoing) -> bool {
-    let accept = |meta: &[u8]| stored::matches(meta, request);
+    let accept = |meta: &[u8]| accepts(node, request, meta);
     let writer = node.writer.borrow();
     let Some(record) = writer.lookup(request.key_hash, &request.key, accept) else { return false };
     validation::condition(record.meta(), record.head(), outgoing.fields_mut())
@@ -125,7 +138,7 @@ pub(super) fn freshen(
             response.fields.append(VARY, name);
         }
     }
-    let accept = |meta: &[u8]| stored::matches(meta, request);
+    let accept = |meta: &[u8]| accepts(node, request, meta);
     let (hash, key) = (request.key_hash, request.key.as_slice());
     // A record is held only until the next call that stores, so a whole body is copied: at most one chunk.
     let (freshened, partial, body) = {
@@ -164,7 +177,7 @@ pub(super) struct Partial {
 /// What is stored for a request, if that is a partial object.
 pub(super) fn partial(node: &Node, request: &RequestHead) -> Option<Partial> {
     let writer = node.writer.borrow();
-    let accept = |meta: &[u8]| stored::matches(meta, request);
+    let accept = |meta: &[u8]| accepts(node, request, meta);
     let record = writer.lookup(request.key_hash, &request.key, accept)?;
     let object = record.chunked().filter(|_| record.partial())?;
     Some(Partial { object, meta: record.meta().to_vec(), head: record.head().to_vec() })

@@ -13,6 +13,7 @@ use super::slices::{self, SliceError};
 use super::stream::{self, Stream};
 use crate::limits;
 use crate::proto::freshness::Facts;
+use crate::proto::generations::Verdict;
 use crate::proto::partial::Validator;
 use crate::proto::request::RequestHead;
 use crate::proto::response::OriginHead;
@@ -73,6 +74,11 @@ impl Filling {
     /// Whether this response answers the request, and still can from its first byte.
     pub(super) fn takes(&self, request: &RequestHead) -> bool {
         self.stream.joinable() && self.selector.selects(request)
+    }
+
+    /// Whether a purge names it that came after it was asked for.
+    pub(super) fn is_purged(&self, node: &Node, fill: &Fill) -> bool {
+        self.selector.judge(node, fill.key().1) != Verdict::Valid
     }
 
     /// Lets a request be answered by it.
@@ -164,7 +170,8 @@ pub(super) async fn run(node: &Rc<Node>, fill: &Rc<Fill>, request: &RequestHead,
         }
     }
     let stored = with(fill, |filling| {
-        let publishes = fill.publishes() && filling.stream.joinable();
+        let purged = filling.selector.judge(node, fill.key().1) == Verdict::Gone;
+        let publishes = fill.publishes() && filling.stream.joinable() && !purged;
         let stored = publishes.then(|| filling.publish(node, fill, request));
         filling.stream.end(node);
         stored

@@ -158,7 +158,7 @@ impl Exchange {
             let forwarded = if vary { Forwarded::VaryMiss } else { Forwarded::UriMiss };
             return self.missed(request, forwarded, false, now);
         };
-        match freshness::reuse(&meta, request, now.unix_s) {
+        match freshness::reuse(&meta, request, now.unix_s).unless(found.purged) {
             Reuse::Fresh { .. } if Missing::of(request, &found, &meta) != Missing::None => {
                 self.lacks(request, Missing::of(request, &found, &meta), now)
             }
@@ -211,7 +211,7 @@ impl Exchange {
         let usable = found.and_then(|found| {
             let meta = Meta::of_record(found.meta, found.head)?;
             let fetched = self.revalidated || meta.response_s() >= self.asked_s;
-            match freshness::reuse(&meta, request, now.unix_s) {
+            match freshness::reuse(&meta, request, now.unix_s).unless(found.purged) {
                 Reuse::Fresh { .. } => Some((found, meta)),
                 Reuse::Stale | Reuse::Request => fetched.then_some((found, meta)),
             }

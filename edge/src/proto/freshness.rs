@@ -248,6 +248,16 @@ pub enum Reuse {
     Request,
 }
 
+impl Reuse {
+    /// The same, unless a soft purge has ended the response's time.
+    pub(super) fn unless(self, purged: bool) -> Reuse {
+        match self {
+            Reuse::Fresh { .. } if purged => Reuse::Stale,
+            other => other,
+        }
+    }
+}
+
 /// Current age of a stored response in seconds (RFC 9111 section 4.2.3).
 pub fn current_age(meta: &Meta<'_>, now_s: u64) -> u32 {
     let resident_s = now_s.saturating_sub(meta.response_s());

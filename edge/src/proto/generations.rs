@@ -21,6 +21,7 @@
 
 use super::key;
 use super::purge::{self, Class, Subject, Tags};
+use super::stored::Meta;
 use crate::limits::{PURGE_BUCKETS, PURGE_PREFIX_LENGTHS_MAX};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -89,6 +90,12 @@ impl Table {
             return Verdict::Valid;
         }
         self.look(sequence, key, tags)
+    }
+
+    /// As [`Table::judge`], of a record with these meta bytes; what cannot be read is gone.
+    #[inline]
+    pub fn judge_record(&self, key: &[u8], meta: &[u8]) -> Verdict {
+        Meta::read(meta).map_or(Verdict::Gone, |meta| self.judge(meta.purges(), key, meta.tags()))
     }
 
     #[inline(never)]
@@ -162,7 +169,7 @@ impl Table {
         last.max(bucket.floor.load(Ordering::Acquire))
     }
 
-    /// Puts a purge in force, for the next lookup of every worker. Sequence numbers only rise. Says what it was
+    /// Puts a purge in force, for the next lookup of every worker. Says what it was
     /// widened to, if there is no room for another length of prefixes: the host.
     pub fn apply(&self, sequence: u64, subject: &Subject, soft: bool) -> Option<Subject> {
         assert!(sequence <= SEQUENCE_MAX, "sequence numbers last until 2109");
@@ -188,7 +195,8 @@ impl Table {
         for cell in &self.lengths {
             let word = cell.load(Ordering::Relaxed);
             if word == 0 || (word >> LENGTH_SHIFT) as usize == bytes {
-                cell.store((bytes as u64) << LENGTH_SHIFT | sequence, Ordering::Relaxed);
+                let last = sequence.max(word & SEQUENCE_MAX);
+                cell.store((bytes as u64) << LENGTH_SHIFT | last, Ordering::Relaxed);
                 return true;
             }
         }
@@ -204,10 +212,13 @@ impl Table {
             places.by_ref().min_by_key(|(_, word)| *word & SEQUENCE_MAX).map_or(0, |(place, _)| place)
         };
         let place = words.iter().position(same).unwrap_or_else(oldest);
-        if !same(&words[place]) {
+        let mut last = sequence;
+        if same(&words[place]) {
+            last = last.max(words[place] & SEQUENCE_MAX);
+        } else {
             bucket.floor.fetch_max(words[place] & SEQUENCE_MAX, Ordering::Release);
         }
-        let word = (hash >> SEQUENCE_BITS) << SEQUENCE_BITS | sequence;
+        let word = (hash >> SEQUENCE_BITS) << SEQUENCE_BITS | last;
         bucket.subjects[place].store(word, Ordering::Release);
     }
 

@@ -58,6 +58,8 @@ pub struct Found<'a> {
     pub head: &'a [u8],
     /// Bytes of the body may be missing.
     pub chunks: Option<Chunks<'a>>,
+    /// Whether it was purged softly: as stale as if its time were over.
+    pub purged: bool,
 }
 
 /// What the worker must do.

@@ -50,11 +50,6 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// A key.
-    pub fn url(key: &[u8]) -> Self {
-        Subject { class: Class::Url, bytes: key.to_vec() }
-    }
-
     /// What an operator wrote. The error says what would be right.
     pub fn parse(class: Class, text: &str) -> Result<Self, &'static str> {
         let bytes = match class {
@@ -65,10 +60,11 @@ impl Subject {
             Class::Host => key::host_name(text).ok_or(
                 "host is not a host name or an address; with a port it is a prefix: http://host:port/",
             )?,
-            Class::Tag => {
-                tag(text.as_bytes()).ok_or("tag is empty, or longer than any field of a response")?
-            }
+            Class::Tag => tag(text.as_bytes()).ok_or("tag is empty: name one that the origin sends")?,
         };
+        if bytes.len() > limits::KEY_BYTES_MAX {
+            return Err("longer than any key");
+        }
         Ok(Subject { class, bytes })
     }
 
@@ -87,8 +83,7 @@ pub fn hash(class: Class, bytes: &[u8]) -> u64 {
 
 fn tag(bytes: &[u8]) -> Option<Vec<u8>> {
     let bytes = bytes.trim_ascii();
-    let fits = !bytes.is_empty() && bytes.len() <= limits::RESPONSE_HEAD_BYTES_MAX;
-    fits.then(|| bytes.to_ascii_lowercase())
+    (!bytes.is_empty()).then(|| bytes.to_ascii_lowercase())
 }
 
 /// The tags of a response that is to be stored.

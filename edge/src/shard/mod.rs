@@ -17,6 +17,7 @@ pub mod evict;
 pub mod index;
 pub mod layout;
 pub mod miniature;
+pub mod purge_log;
 mod read;
 mod reclaim;
 mod recover;

@@ -408,6 +408,17 @@ impl Writer {
         writers.map(|writer| writer.remove(hash, key)).sum()
     }
 
+    /// Removes the records of a key whose meta `wanted` takes; says how many.
+    pub fn remove_if(&mut self, hash: u64, key: &[u8], wanted: impl Fn(&[u8]) -> bool) -> u64 {
+        let writers = self.shards.iter_mut().filter_map(|shard| shard.writer.as_mut().ok());
+        writers.map(|writer| writer.remove_if(hash, key, &wanted)).sum()
+    }
+
+    /// The files of the shards in use, to bring all that is in them to the disk.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.live().map(|(_, writer)| writer.path.clone()).collect()
+    }
+
     /// Usage now, of all shards together.
     pub fn usage(&self) -> Usage {
         let mut sum = Usage::default();

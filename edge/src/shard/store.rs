@@ -196,11 +196,18 @@ impl Writer {
         self.find.object(hash, key, accept)
     }
 
-    /// Removes all records of a key; says how many. They stay away if the process is killed right after.
+    /// Removes all records of a key; says how many. They stay away if the process is killed right after; a loss of
+    /// power may bring those back that were not flushed.
     pub fn remove(&mut self, hash: u64, key: &[u8]) -> u64 {
+        self.remove_if(hash, key, |_| true)
+    }
+
+    /// Removes the records of a key whose meta `wanted` takes; says how many.
+    pub fn remove_if(&mut self, hash: u64, key: &[u8], wanted: impl Fn(&[u8]) -> bool) -> u64 {
         self.changing();
-        let old =
-            self.entries(hash, |header, record| header.kind != Kind::Chunk && &record[header.key()] == key);
+        let old = self.entries(hash, |header, record| {
+            header.kind != Kind::Chunk && &record[header.key()] == key && wanted(&record[header.meta()])
+        });
         for &(slot, entry) in &old {
             self.take_out(slot, entry.location());
         }

@@ -8,6 +8,7 @@ use super::streams::{Next, Streams};
 use crate::control::mailbox::{Mailbox, Ticket, ToControl};
 use crate::limits;
 use crate::proto::Now;
+use crate::proto::generations::{Table, Verdict};
 use crate::proto::session::{Action, Chunks, FetchKind, Found, Input, Out};
 use crate::proto::stored;
 use crate::shard::{Pinned, Reader, ShardReader};
@@ -48,6 +49,7 @@ pub struct Node {
     worker: u16,
     serial: u64,
     reader: Reader,
+    purges: Arc<Table>,
     out: Out,
     /// What the input at hand made us ask control for.
     fetched: Option<FetchKind>,
@@ -60,7 +62,7 @@ impl Node {
     /// The node of worker number `worker`.
     pub fn new(
         worker: u16,
-        reader: Reader,
+        (reader, purges): (Reader, Arc<Table>),
         mailbox: Arc<Mailbox>,
         cells: Arc<Cells>,
         out: Out,
@@ -75,6 +77,7 @@ impl Node {
             worker,
             serial: 0,
             reader,
+            purges,
             out,
             fetched: None,
             unsent: VecDeque::new(),
@@ -180,10 +183,8 @@ impl Node {
                 }
                 Answer::Lookup => {
                     looked_up = true;
-                    let request = &self.out.request;
-                    found = self
-                        .reader
-                        .lookup(request.key_hash, &request.key, |meta| stored::matches(meta, request));
+                    let purged;
+                    (found, purged) = self.look_up();
                     let partial = found.as_ref().filter(|pinned| pinned.partial()).and_then(Pinned::chunked);
                     let reader = &self.reader;
                     has = move |part| partial.is_some_and(|object| is_there(reader, object, part));
@@ -191,6 +192,7 @@ impl Node {
                         meta: pinned.meta(),
                         head: pinned.head(),
                         chunks: partial.map(|_| Chunks(&has)),
+                        purged,
                     }))
                 }
             };
@@ -207,6 +209,21 @@ impl Node {
             connection.phase = Phase::Aborted;
         }
         consumed
+    }
+
+    /// The stored response that may answer the request, and whether it was purged softly.
+    fn look_up(&self) -> (Option<Pinned>, bool) {
+        let request = &self.out.request;
+        let mut purged = false;
+        let found = self.reader.lookup(request.key_hash, &request.key, |meta| {
+            if !stored::matches(meta, request) {
+                return false;
+            }
+            let verdict = self.purges.judge_record(&request.key, meta);
+            purged |= verdict == Verdict::Stale;
+            verdict != Verdict::Gone
+        });
+        (found, purged)
     }
 
     /// Counts what became of new bytes, by the actions they led to.

@@ -14,6 +14,7 @@ mod token;
 mod wheel;
 
 use crate::control::mailbox::Mailbox;
+use crate::proto::generations::Table;
 use crate::proto::session::{Out, Session, Timeouts};
 use crate::shard::Reader;
 use crate::stats::{Cells, Counter};
@@ -44,6 +45,8 @@ pub struct Setup {
     pub timeouts: Timeouts,
     /// Its view of the shards.
     pub reader: Reader,
+    /// The purges in force.
+    pub purges: Arc<Table>,
     /// Its way to control.
     pub mailbox: Arc<Mailbox>,
     /// Its counters.
@@ -115,7 +118,7 @@ impl Worker {
             ring,
             buffers,
             table: table().collect(),
-            node: Node::new(setup.number, setup.reader, setup.mailbox, setup.cells, out, now),
+            node: Node::new(setup.number, (setup.reader, setup.purges), setup.mailbox, setup.cells, out, now),
             wheel: Wheel::new(setup.connections_max, now.mono_ms),
             due: Vec::new(),
             completions: Vec::with_capacity(4 * limits::RING_ENTRIES as usize),

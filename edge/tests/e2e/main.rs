@@ -24,6 +24,8 @@ mod hostile;
 
 mod admin;
 
+mod purge;
+
 mod config_file;
 
 mod kernel;

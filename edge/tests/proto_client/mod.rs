@@ -180,6 +180,7 @@ impl Client {
                 meta: &record.meta,
                 head: &record.head,
                 chunks: there.is_some().then_some(Chunks(&has)),
+                purged: false,
             });
             self.out.clear();
             self.session.on(Input::Found(input), self.now, &mut self.out);

@@ -7,13 +7,13 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 
-struct Reply {
-    status: u16,
+pub(super) struct Reply {
+    pub(super) status: u16,
     head: String,
-    body: String,
+    pub(super) body: String,
 }
 
-fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> Reply {
+pub(super) fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> Reply {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let length = body.len();
@@ -55,10 +55,13 @@ fn every_path_answers_and_everything_else_is_refused_with_a_reason() {
         ("POST", "/purge", r#"{"uri": "http://a/"}"#, 400, "unknown field"),
         ("POST", "/purge", r#"{"url": 5}"#, 400, "invalid type"),
         ("POST", "/purge", r#"{"url": "/stored"}"#, 400, "absolute"),
-        ("POST", "/purge", r#"{"tag": "t"}"#, 501, "url only"),
-        ("POST", "/purge", r#"{"prefix": "http://a/"}"#, 501, "url only"),
-        ("POST", "/purge", r#"{"host": "a"}"#, 501, "url only"),
-        ("POST", "/purge", r#"{"url": "http://a/stored?q", "soft": true}"#, 501, "soft"),
+        ("POST", "/purge", r#"{"tag": ""}"#, 400, "empty"),
+        ("POST", "/purge", r#"{"prefix": "/a/"}"#, 400, "http://host/path/"),
+        ("POST", "/purge", r#"{"host": "a:80"}"#, 400, "http://host:port/"),
+        ("POST", "/purge", r#"{"tag": "t", "soft": true}"#, 200, "\"purged\":null"),
+        ("POST", "/purge", r#"{"prefix": "http://a/other/"}"#, 200, "\"soft\":false"),
+        ("POST", "/purge", r#"{"host": "b"}"#, 200, "\"host\":\"b\""),
+        ("POST", "/purge", r#"{"url": "http://a/other", "soft": true}"#, 200, "sequence"),
         ("POST", "/purge", &large, 413, "larger"),
         ("POST", "/purge", r#"{"url": "http://a/other"}"#, 200, "\"purged\":0"),
         ("POST", "/purge", url, 200, "\"purged\":1"),

@@ -7,6 +7,7 @@ mod fills;
 mod nginx;
 mod origin;
 mod passes;
+mod purges;
 mod worker;
 
 use super::mailbox::Mailbox;
@@ -104,13 +105,16 @@ fn shards(config: &Config, readers: usize) -> Vec<shard::Options> {
 }
 
 fn start_in(workers: usize, config: Config, directory: Arc<Scratch>) -> (Node, Vec<Worker>) {
-    let (writer, readers, opened) = shard::open(&shards(&config, workers)).unwrap();
+    let (mut writer, readers, opened) = shard::open(&shards(&config, workers)).unwrap();
+    let purges = super::purge::open(&mut writer).unwrap();
+    let table = purges.table();
     let mailboxes: Vec<_> = (0..workers).map(|_| Mailbox::new().unwrap()).collect();
     let cells = Arc::new(Cells::default());
     let handle = spawn(Start {
         config: Arc::new(config.clone()),
         writer,
         opened,
+        purges,
         mailboxes: mailboxes.clone(),
         worker_cells: (0..workers).map(|_| Arc::default()).collect(),
         cells: cells.clone(),
@@ -118,8 +122,9 @@ fn start_in(workers: usize, config: Config, directory: Arc<Scratch>) -> (Node, V
     })
     .unwrap();
     let fakes = mailboxes.into_iter().zip(readers).enumerate();
-    let workers =
-        fakes.map(|(number, (mailbox, reader))| Worker::new(number as u16, mailbox, reader)).collect();
+    let workers = fakes
+        .map(|(number, (mailbox, reader))| Worker::new(number as u16, mailbox, reader, table.clone()))
+        .collect();
     (Node { handle, cells, config, directory }, workers)
 }
 

@@ -4,6 +4,7 @@ use super::super::mailbox::{Mailbox, StreamId, Ticket, ToControl, ToWorker};
 use super::super::outbox::ring;
 use super::PATIENCE;
 use crate::limits;
+use crate::proto::generations::{Table, Verdict};
 use crate::proto::request::RequestHead;
 use crate::proto::response::OriginHead;
 use crate::proto::session::FetchKind;
@@ -19,6 +20,7 @@ pub(super) struct Worker {
     number: u16,
     mailbox: Arc<Mailbox>,
     pub(super) reader: Reader,
+    purges: Arc<Table>,
     serial: u64,
     outcomes: HashMap<Ticket, Outcome>,
     order: Vec<Ticket>,
@@ -74,11 +76,12 @@ pub(super) fn request(method: &str, url: &str, fields: &str) -> Box<RequestHead>
 }
 
 impl Worker {
-    pub(super) fn new(number: u16, mailbox: Arc<Mailbox>, reader: Reader) -> Self {
+    pub(super) fn new(number: u16, mailbox: Arc<Mailbox>, reader: Reader, purges: Arc<Table>) -> Self {
         Worker {
             number,
             mailbox,
             reader,
+            purges,
             serial: 0,
             outcomes: HashMap::new(),
             order: Vec::new(),
@@ -285,10 +288,20 @@ impl Worker {
         self.body_credit.get(&ticket).copied().unwrap_or(0)
     }
 
+    /// Whether what is stored was purged softly.
+    pub(super) fn is_stale(&self, url: &str) -> bool {
+        let asked = request("GET", url, "");
+        let record = self.reader.lookup(asked.key_hash, &asked.key, |_| true).expect("stored");
+        self.purges.judge_record(&asked.key, record.meta()) == Verdict::Stale
+    }
+
     /// The stored body under a URL, whether whole or in chunks.
     pub(super) fn stored(&self, url: &str, fields: &str) -> Option<Vec<u8>> {
         let asked = request("GET", url, fields);
-        let accept = |meta: &[u8]| crate::proto::stored::matches(meta, &asked);
+        let accept = |meta: &[u8]| {
+            let verdict = self.purges.judge_record(&asked.key, meta);
+            crate::proto::stored::matches(meta, &asked) && verdict != Verdict::Gone
+        };
         let record = self.reader.lookup(asked.key_hash, &asked.key, accept)?;
         let Some(object) = record.chunked() else { return Some(record.body().to_vec()) };
         let mut body = Vec::new();

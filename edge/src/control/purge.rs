@@ -1,0 +1,384 @@
+//! Purges: numbered, put in force at once, and logged before they are acknowledged, so that nothing that was purged
+//! is served again whatever happens. How they are compared with what is stored is in `proto::generations`, the log's
+//! format in `shard::purge_log`.
+//!
+//! | named           | in force by                         | after a crash                                          |
+//! |-----------------|-------------------------------------|--------------------------------------------------------|
+//! | url             | removing its records                | the log: older records of the key are removed again    |
+//! | all else, soft  | the table that every lookup looks at | the log: the table is made again                       |
+//!
+//! Whoever purges at the same time shares one write and one fdatasync. A log that has grown long is written anew: the
+//! words of the table, the last purges, and removals that the store's own file may not have on disk yet. Where the
+//! log cannot be read, or is not there although the store holds something, nothing stored before is served: what
+//! was purged is not known. Of several shards each has the whole log beside it, so that it is there whichever disk
+//! fails; at the start the one that goes furthest counts.
+#![forbid(unsafe_code)]
+
+use super::{Node, disk};
+use crate::clock;
+use crate::limits;
+use crate::proto::generations::{Table, Verdict};
+use crate::proto::key;
+use crate::proto::purge::{Class, Subject, Tags};
+use crate::proto::stored::Meta;
+use crate::shard;
+use crate::shard::purge_log::{self, Item, Purge, Replayed};
+use crate::stats::Counter;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::sync::{Notify, oneshot};
+use tokio_uring::fs::{File, OpenOptions};
+
+/// The log's name, in the directory of each shard.
+pub const FILE_NAME: &str = "purges";
+
+/// The purges found at the start.
+pub struct Opened {
+    table: Arc<Table>,
+    paths: Vec<PathBuf>,
+    id: u64,
+    end: u64,
+    replayed: Replayed,
+}
+
+impl Opened {
+    /// The purges in force, for workers.
+    pub fn table(&self) -> Arc<Table> {
+        self.table.clone()
+    }
+}
+
+/// Reads the log beside the shards, puts what it says in force, and begins a new one. Blocks; before the store is
+/// served. Errors: those of reading and writing it.
+pub fn open(writer: &mut shard::Writer) -> io::Result<Opened> {
+    let paths: Vec<PathBuf> = writer.files().iter().map(|file| file.with_file_name(FILE_NAME)).collect();
+    let mut logs = Vec::new();
+    let mut why = "it is missing".to_owned();
+    for path in &paths {
+        match fs::read(path) {
+            Ok(bytes) => match read(&bytes, path) {
+                Ok(log) => logs.push(log),
+                Err(what) => why = what,
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(explain(path, &error)),
+        }
+    }
+    let furthest = logs.into_iter().max_by_key(|(_, replayed)| replayed.sequence);
+    let (table, mut replayed) = furthest.unwrap_or_else(|| match writer.usage().objects {
+        0 => (Table::default(), first()),
+        _ => distrust(&paths, &why),
+    });
+    for purge in &replayed.removals {
+        remove(writer, purge);
+    }
+    let excess = replayed.history.len().saturating_sub(limits::PURGES_REMEMBERED);
+    replayed.history.drain(..excess);
+    let id = now_ms();
+    let bytes = whole_log(id, replayed.sequence, &table, &replayed.history, &replayed.removals);
+    for path in &paths {
+        replace(path, &bytes).map_err(|error| explain(path, &error))?;
+    }
+    Ok(Opened { table: Arc::new(table), id, end: bytes.len() as u64, replayed, paths })
+}
+
+fn explain(path: &Path, error: &io::Error) -> io::Error {
+    let what = format!("purge log {}: {error}: check the disk and the access rights", path.display());
+    io::Error::new(error.kind(), what)
+}
+
+/// The error says why it does not count.
+fn read(bytes: &[u8], path: &Path) -> Result<(Table, Replayed), String> {
+    let contents = purge_log::read(bytes).map_err(|error| format!("{}: {error}", path.display()))?;
+    if contents.torn_bytes > 0 {
+        tracing::info!(bytes = contents.torn_bytes, "purge log: the last write was not finished, dropped");
+    }
+    let table = Table::default();
+    let replayed = purge_log::replay(contents.items, &table);
+    replayed
+        .map(|replayed| (table, replayed))
+        .ok_or_else(|| format!("{}: of another version", path.display()))
+}
+
+/// Nothing that was stored before counts.
+fn distrust(paths: &[PathBuf], why: &str) -> (Table, Replayed) {
+    tracing::warn!(
+        ?paths,
+        "purge log: {why}: what was purged is not known, so nothing stored before is served"
+    );
+    let (table, replayed) = (Table::default(), first());
+    table.apply_to_everything(replayed.sequence);
+    (table, replayed)
+}
+
+/// A log that begins now. Its first number is the time in milliseconds: higher than any of a log before it, for nobody
+/// purges a thousand times a second for years.
+fn first() -> Replayed {
+    Replayed { sequence: now_ms(), ..Replayed::default() }
+}
+
+fn now_ms() -> u64 {
+    clock::now().unix_s * 1000
+}
+
+fn remove(writer: &mut shard::Writer, purge: &Purge) -> u64 {
+    let key = &purge.subject.bytes;
+    let older = |meta: &[u8]| Meta::read(meta).is_none_or(|meta| meta.purges() < purge.sequence);
+    writer.remove_if(key::hash(key), key, older)
+}
+
+/// A log that says all this.
+fn whole_log<'a>(
+    id: u64,
+    sequence: u64,
+    table: &Table,
+    history: impl IntoIterator<Item = &'a Purge>,
+    removals: &[Purge],
+) -> Vec<u8> {
+    let mut items = vec![Item::Sequence(sequence), Item::Table(table.words())];
+    let is_removal = |purge: &&Purge| removals.iter().any(|removal| removal.sequence == purge.sequence);
+    items.extend(history.into_iter().filter(|purge| !is_removal(purge)).cloned().map(Item::Remembered));
+    items.extend(removals.iter().cloned().map(Item::Purge));
+    let mut bytes = purge_log::header(id).to_vec();
+    bytes.extend(purge_log::frame(id, bytes.len() as u64, &items));
+    bytes
+}
+
+/// As `disk::replace`, before there is a ring.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = fs::File::create(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// A purge that waits for the log. The error says what went wrong.
+pub(super) type Logged = oneshot::Receiver<Result<(), String>>;
+
+/// A purge the log has not taken yet, and whom to tell.
+type Waiting = (Purge, oneshot::Sender<Result<(), String>>);
+
+/// What became of a purge, apart from its being logged.
+pub(super) struct Applied {
+    /// Its number.
+    pub(super) sequence: u64,
+    /// Records that were removed; `None`: they are passed over from now on, and not counted.
+    pub(super) removed: Option<u64>,
+    /// What it was widened to for want of room.
+    pub(super) widened: Option<Subject>,
+    /// Tells when it will outlast a crash.
+    pub(super) logged: Logged,
+}
+
+/// The purges of a running node.
+pub(super) struct Purges {
+    table: Arc<Table>,
+    sequence: Rc<Cell<u64>>,
+    history: RefCell<VecDeque<Purge>>,
+    /// Hard purges of one URL that the store's file may not have on disk yet.
+    removals: RefCell<Vec<Purge>>,
+    waiting: RefCell<Vec<Waiting>>,
+    wake: Notify,
+    paths: Vec<PathBuf>,
+    id: u64,
+    /// Bytes of the longest log.
+    end: Cell<u64>,
+    settling: Cell<bool>,
+    rewrite: Cell<bool>,
+}
+
+impl Purges {
+    /// Goes on from what was found.
+    pub(super) fn new(opened: Opened) -> Self {
+        let Opened { table, paths, id, end, replayed } = opened;
+        Purges {
+            table,
+            sequence: Rc::new(Cell::new(replayed.sequence)),
+            history: RefCell::new(replayed.history.into()),
+            removals: RefCell::new(replayed.removals),
+            waiting: RefCell::default(),
+            wake: Notify::new(),
+            paths,
+            id,
+            end: Cell::new(end),
+            settling: Cell::new(false),
+            rewrite: Cell::new(false),
+        }
+    }
+
+    /// The number of the last purge.
+    pub(super) fn sequence(&self) -> Rc<Cell<u64>> {
+        self.sequence.clone()
+    }
+
+    /// What purges since `sequence` mean for a response.
+    pub(super) fn judge(&self, sequence: u64, key: &[u8], tags: Tags<'_>) -> Verdict {
+        self.table.judge(sequence, key, tags)
+    }
+
+    /// What purges mean for a record.
+    pub(super) fn judge_record(&self, key: &[u8], meta: &[u8]) -> Verdict {
+        self.table.judge_record(key, meta)
+    }
+
+    /// Gives a purge its number and hands it to the log.
+    fn record(&self, subject: Subject, soft: bool) -> (Purge, Logged) {
+        self.sequence.set(self.sequence.get() + 1);
+        let purge = Purge { sequence: self.sequence.get(), unix_s: clock::now().unix_s, subject, soft };
+        let mut history = self.history.borrow_mut();
+        if history.len() == limits::PURGES_REMEMBERED {
+            history.pop_front();
+        }
+        history.push_back(purge.clone());
+        let (tell, logged) = oneshot::channel();
+        self.waiting.borrow_mut().push((purge.clone(), tell));
+        self.wake.notify_one();
+        (purge, logged)
+    }
+
+    /// The table takes over what only the log keeps from coming back.
+    fn absorb_removals(&self) {
+        for removal in self.removals.take() {
+            self.table.apply(removal.sequence, &removal.subject, false);
+        }
+    }
+}
+
+/// Puts a purge in force: for the next lookup of every worker, and for fills that run.
+pub(super) fn apply(node: &Node, subject: Subject, soft: bool) -> Applied {
+    let (purge, logged) = node.purges.record(subject, soft);
+    let (mut removed, mut widened) = (None, None);
+    if purge.subject.class == Class::Url && !soft {
+        let key = &purge.subject.bytes;
+        removed = Some(node.invalidate(key::hash(key), key));
+        node.purges.removals.borrow_mut().push(purge.clone());
+    } else {
+        widened = node.purges.table.apply(purge.sequence, &purge.subject, soft);
+    }
+    node.cells.add(Counter::Purges, 1);
+    node.cells.add(Counter::Purged, removed.unwrap_or(0));
+    Applied { sequence: purge.sequence, removed, widened, logged }
+}
+
+/// One file of the log.
+struct LogFile<'a> {
+    path: &'a Path,
+    file: Option<File>,
+    /// Where the next frame goes; 0: the file has to be written anew.
+    end: u64,
+}
+
+/// Writes the log for as long as the thread runs.
+pub(super) async fn keep_log(node: &Rc<Node>) {
+    let purges = &node.purges;
+    let end = purges.end.get();
+    let mut files: Vec<_> = purges.paths.iter().map(|path| LogFile { path, file: None, end }).collect();
+    loop {
+        purges.wake.notified().await;
+        let batch = purges.waiting.take();
+        let items: Vec<Item> = batch.iter().map(|(purge, _)| Item::Purge(purge.clone())).collect();
+        let result = write(purges, &mut files, &items).await;
+        if let Err(error) = &result {
+            node.cells.add(Counter::PurgesNotLogged, batch.len() as u64);
+            tracing::error!(%error, "purges are in force and not logged: see whether the store's device is full");
+        }
+        for (_, waiter) in batch {
+            // A client that has left is told nothing.
+            let _ = waiter.send(result.as_ref().copied().map_err(ToString::to_string));
+        }
+        purges.end.set(files.iter().map(|log| log.end).max().unwrap_or(0));
+        if purges.end.get() > limits::PURGE_LOG_BYTES_MAX {
+            shorten(node);
+        }
+    }
+}
+
+/// Brings a batch to every disk that takes it. The error is that of the last one if none does.
+async fn write(purges: &Purges, files: &mut [LogFile<'_>], items: &[Item]) -> io::Result<()> {
+    let anew = purges.rewrite.take();
+    let mut result = Err(io::Error::other("there is no log"));
+    for log in files {
+        if anew {
+            log.end = 0;
+        }
+        match write_one(purges, log, items).await {
+            Err(error) if result.is_ok() => tracing::warn!(%error, "one of several purge logs not written"),
+            Ok(()) => result = Ok(()),
+            Err(error) => result = Err(error),
+        }
+    }
+    result
+}
+
+/// Writes a batch behind the others, or everything in a new file.
+async fn write_one(purges: &Purges, log: &mut LogFile<'_>, items: &[Item]) -> io::Result<()> {
+    if log.end > 0 {
+        let appended = match items {
+            [] => Ok(()),
+            _ => append(purges.id, log, items).await,
+        };
+        match appended {
+            Ok(()) => return Ok(()),
+            // After a failed flush nobody knows what of the file is on disk.
+            Err(error) => tracing::warn!(%error, "purge log: not written, tried again in a new file"),
+        }
+    }
+    (log.file, log.end) = (None, 0);
+    let bytes = whole_log(
+        purges.id,
+        purges.sequence.get(),
+        &purges.table,
+        purges.history.borrow().iter(),
+        &purges.removals.borrow(),
+    );
+    let end = bytes.len() as u64;
+    disk::replace(log.path, bytes).await?;
+    log.end = end;
+    Ok(())
+}
+
+async fn append(id: u64, log: &mut LogFile<'_>, items: &[Item]) -> io::Result<()> {
+    let file = match &mut log.file {
+        Some(file) => file,
+        none => none.insert(OpenOptions::new().write(true).open(log.path).await?),
+    };
+    let frame = purge_log::frame(id, log.end, items);
+    let bytes = frame.len() as u64;
+    let (written, _) = file.write_all_at(frame, log.end).await;
+    written?;
+    file.sync_data().await?;
+    log.end += bytes;
+    Ok(())
+}
+
+/// Has the log written anew, once what was removed from the store's file is on disk without it.
+fn shorten(node: &Rc<Node>) {
+    if node.purges.settling.replace(true) {
+        if node.purges.end.get() > 2 * limits::PURGE_LOG_BYTES_MAX {
+            node.purges.absorb_removals();
+            node.purges.rewrite.set(true);
+        }
+        return;
+    }
+    let node = node.clone();
+    tokio_uring::spawn(async move {
+        let last = node.purges.sequence.get();
+        match disk::settle(&node).await {
+            Ok(()) => node.purges.removals.borrow_mut().retain(|removal| removal.sequence > last),
+            Err(error) => {
+                tracing::warn!(%error, "the store could not be flushed: the table of purges takes removals over");
+                node.purges.absorb_removals();
+            }
+        }
+        node.purges.settling.set(false);
+        node.purges.rewrite.set(true);
+        node.purges.wake.notify_one();
+    });
+}
