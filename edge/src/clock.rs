@@ -5,6 +5,16 @@ use crate::proto::Now;
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+/// The wall clock as rustls asks for it, once or twice a handshake.
+#[derive(Debug)]
+pub struct Wall;
+
+impl rustls::time_provider::TimeProvider for Wall {
+    fn current_time(&self) -> Option<rustls::pki_types::UnixTime> {
+        Some(rustls::pki_types::UnixTime::since_unix_epoch(std::time::Duration::from_secs(now().unix_s)))
+    }
+}
+
 /// Reads both clocks once. Workers call it once a turn and pass the result on.
 #[expect(clippy::disallowed_methods, reason = "this is the one reader of time")]
 pub fn now() -> Now {

@@ -151,6 +151,32 @@ pub const RECEIVE_BUFFER_BYTES: usize = 4096;
 pub const OUTBOXES_READY: usize = 256;
 /// Bytes of an outbox at most, beside what it sends.
 pub const OUTBOX_BYTES: usize = 8 * 1024;
+/// Bytes of a TLS connection that wait for a handshake message or a record to be whole: a record of full size, and
+/// what one receive buffer brings beyond it.
+pub const TLS_INCOMING_BYTES_MAX: usize = 20 * 1024 + RECEIVE_BUFFER_BYTES;
+/// Records in a row of a TLS peer that carry no data: empty ones, warnings, key updates (as BoringSSL has it).
+pub const TLS_FRUITLESS_RECORDS_MAX: u8 = 32;
+/// Bytes of sealed records sent at once: four of full size.
+pub const WIRE_BYTES: usize = 4 * (16 * 1024 + 32);
+/// Bytes of what TLS keeps for a connection beside buffers: keys while it is open, rustls's state in a handshake.
+pub const TLS_STATE_BYTES: usize = 8 * 1024;
+/// Buffers of sealed records that a worker keeps for the next connection that has something to send.
+pub const WIRES_KEPT_MAX: usize = 256;
+/// Steps of TLS handshakes in one turn, up to half a millisecond of CPU each: hits must not wait for more. Further
+/// ones wait for the next turn.
+pub const HANDSHAKE_STEPS_PER_TURN_MAX: u32 = 4;
+/// Bytes of a certificate chain with its stapled OCSP response; it is sent in one go.
+pub const CERTIFICATE_BYTES_MAX: usize = 32 * 1024;
+/// Bytes of a file of certificates, of a key, or of an OCSP response.
+pub const CERTIFICATE_FILE_BYTES_MAX: usize = 256 * 1024;
+/// Certificates of one node.
+pub const CERTIFICATES_MAX: usize = 4096;
+/// Milliseconds between two looks at the files of certificates.
+pub const CERTIFICATE_WATCH_MS: u64 = 5_000;
+/// Seconds before a certificate ends at which a warning is due: three weeks.
+pub const CERTIFICATE_WARN_S: u64 = 21 * 86_400;
+/// Seconds after which session tickets are sealed with a new key; those of the one before are still opened.
+pub const TICKET_ROTATION_S: u64 = 6 * 3600;
 /// Submission slots of a worker's ring; the completion queue has four times as many.
 pub const RING_ENTRIES: u32 = 4096;
 /// Messages from control handled in one turn, so that hits are not kept waiting.
@@ -162,6 +188,7 @@ pub const DRAIN_MS: u64 = 10_000;
 /// Of so many requests of a connection, the CPU of one is sampled.
 pub const LOCALITY_SAMPLE_EVERY: u32 = 64;
 
+const _: () = assert!(WIRE_BYTES >= CERTIFICATE_BYTES_MAX + 8 * 1024);
 const _: () = assert!(STREAM_WINDOW_BYTES > 2 * CHUNK_BYTES);
 const _: () = assert!(STASH_BYTES_MAX >= REQUEST_HEAD_BYTES_MAX + RECEIVE_BUFFER_BYTES);
 /// Bytes of a configuration file.
@@ -196,6 +223,8 @@ pub struct Shape {
     pub connections_max: usize,
     /// Bytes of one connection slot.
     pub connection_bytes: usize,
+    /// Whether any address speaks TLS.
+    pub tls: bool,
     /// Bytes of one message from a worker to control, without the request it points to.
     pub to_control_message_bytes: usize,
     /// Bytes of one message from control to a worker; bodies are counted with their fetch.
@@ -240,10 +269,14 @@ pub fn worst_case(shape: &Shape) -> Vec<Row> {
     // 64 bytes a submission, and 16 a completion, of which there are four times as many.
     let ring = RING_ENTRIES as usize * (64 + 4 * 16);
     let connections = shape.workers * shape.connections_max;
+    let tls = usize::from(shape.tls);
+    let sealed = TLS_STATE_BYTES + TLS_INCOMING_BYTES_MAX + CERTIFICATE_BYTES_MAX + WIRE_BYTES;
     vec![
         row("connection slots", connections, shape.connection_bytes),
         row("unread input of a connection", connections, STASH_BYTES_MAX),
         row("outbox of a connection", connections.max(shape.workers * OUTBOXES_READY), OUTBOX_BYTES),
+        row("TLS connection in a handshake or sending", tls * connections, sealed),
+        row("sealed records, buffers kept by a worker", tls * shape.workers, WIRES_KEPT_MAX * WIRE_BYTES),
         row("receive buffers of a worker", shape.workers, RECEIVE_BUFFERS as usize * RECEIVE_BUFFER_BYTES),
         row("ring of a worker", shape.workers, ring),
         row("queue to control, full of requests", shape.workers, to_control),
@@ -277,6 +310,7 @@ mod tests {
             workers: 2,
             connections_max: 1000,
             connection_bytes: 256,
+            tls: false,
             to_control_message_bytes: 64,
             to_worker_message_bytes: 96,
             index_bytes: 1 << 24,
@@ -289,6 +323,8 @@ mod tests {
         assert_eq!(more, 2 * TO_WORKER_MESSAGES_MAX as u64);
         let per_worker = RECEIVE_BUFFERS as u64 * RECEIVE_BUFFER_BYTES as u64 + 1000 * STASH_BYTES_MAX as u64;
         assert!(sum(&Shape { workers: 3, ..shape }) > base + per_worker);
+        let with_tls = sum(&Shape { tls: true, ..shape });
+        assert!(with_tls >= base + 2000 * (WIRE_BYTES + TLS_INCOMING_BYTES_MAX) as u64);
         let text = announce(&worst_case(&shape));
         assert_eq!(text.lines().count(), worst_case(&shape).len() + 1);
         assert!(text.contains("2000 × connection slots"), "{text}");

@@ -4,6 +4,7 @@
 
 use anyhow::{Context, Result};
 use edge::config::{self, Config};
+use edge::control::certificates::Certificates;
 use edge::control::mailbox::{Mailbox, ToControl, ToWorker};
 use edge::stats::{Cells, Counter};
 use edge::sys::signals::{Request, Signals};
@@ -11,6 +12,7 @@ use edge::worker::Setup;
 use edge::{cli, clock, control, limits, notify, preflight, shard, sys, worker, xdp};
 use serde_json::json;
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
@@ -38,10 +40,12 @@ fn serve(path: &Path, config: Config) -> Result<()> {
         .with_ansi(is_terminal)
         .with_target(false)
         .init();
+    config.warnings.iter().for_each(|warning| warn!("{warning}"));
     let signals = Signals::block().context("block signals")?;
     let config = Arc::new(config);
     let cpus = worker_cpus(&config)?;
     let connections_max = look_over(&config, &cpus)?;
+    let certificates = Certificates::load(&config).map_err(anyhow::Error::msg).context("certificates")?;
 
     let shard = |shard: &config::Shard| shard::Options {
         path: shard.path.clone(),
@@ -54,10 +58,14 @@ fn serve(path: &Path, config: Config) -> Result<()> {
     let purges = control::purge::open(&mut writer)?;
     announce_memory(&config, cpus.len(), writer.usage().index_bytes);
 
-    let mut steering = xdp::start(config.xdp.as_ref(), &config.http, &cpus);
-    let mut listeners: Vec<Vec<OwnedFd>> = cpus.iter().map(|_| Vec::new()).collect();
-    for &address in &config.http {
-        listen(address, &cpus, &mut steering, &mut listeners)?;
+    let plain = config.http.iter().map(|&address| (address, None));
+    let tls = certificates.addresses().iter().enumerate().map(|(number, &address)| (address, Some(number)));
+    let addresses: Vec<(SocketAddr, Option<usize>)> = plain.chain(tls).collect();
+    let served: Vec<SocketAddr> = addresses.iter().map(|(address, _)| *address).collect();
+    let mut steering = xdp::start(config.xdp.as_ref(), &served, &cpus);
+    let mut listeners: Vec<Listeners> = cpus.iter().map(|_| Vec::new()).collect();
+    for &(address, policy) in &addresses {
+        listen(address, policy, &cpus, &mut steering, &mut listeners)?;
     }
     // What follows needs no privilege: descriptors are open, programs attached, memory mapped.
     sys::privilege::drop_all().context("drop capabilities")?;
@@ -71,6 +79,7 @@ fn serve(path: &Path, config: Config) -> Result<()> {
             number: number as u16,
             cpu,
             listeners,
+            policies: certificates.policies(),
             connections_max,
             timeouts: config.timeouts.into(),
             reader,
@@ -89,6 +98,7 @@ fn serve(path: &Path, config: Config) -> Result<()> {
     let shown_cpus = cpus.clone();
     let control = control::spawn(control::Start {
         config: config.clone(),
+        certificates,
         writer,
         opened,
         purges,
@@ -106,7 +116,7 @@ fn serve(path: &Path, config: Config) -> Result<()> {
     .context("start the control thread")?;
 
     notify::ready(&format!("{} workers", cpus.len()));
-    info!("serving on {:?} with workers on CPUs {cpus:?}", config.http);
+    info!("serving on {served:?} with workers on CPUs {cpus:?}");
     wait(&signals, path, &config, &control, &cells)?;
 
     notify::stopping();
@@ -151,6 +161,7 @@ fn announce_memory(config: &Config, workers: usize, index_bytes: u64) {
         workers,
         connections_max: config.connections_max,
         connection_bytes: worker::CONNECTION_BYTES,
+        tls: !config.https.is_empty(),
         to_control_message_bytes: size_of::<ToControl>(),
         to_worker_message_bytes: size_of::<ToWorker>(),
         index_bytes,
@@ -158,19 +169,23 @@ fn announce_memory(config: &Config, workers: usize, index_bytes: u64) {
     info!("memory at worst:\n{}", limits::announce(&limits::worst_case(&shape)));
 }
 
+/// Listening sockets of a worker, and which policy of TLS each follows.
+type Listeners = Vec<(OwnedFd, Option<usize>)>;
+
 /// One socket for each worker, in the workers' order: a classic steering filter counts them so.
 fn listen(
-    address: std::net::SocketAddr,
+    address: SocketAddr,
+    policy: Option<usize>,
     cpus: &[usize],
     steering: &mut xdp::Steering,
-    listeners: &mut [Vec<OwnedFd>],
+    listeners: &mut [Listeners],
 ) -> Result<()> {
     let socket = || sys::socket::listener(address).with_context(|| format!("listen on {address}"));
     let sockets = cpus.iter().map(|_| socket()).collect::<Result<Vec<_>>>()?;
     let joined: Vec<_> = cpus.iter().copied().zip(sockets.iter().map(AsFd::as_fd)).collect();
     steering.join(address, &joined);
     for (own, socket) in listeners.iter_mut().zip(sockets) {
-        own.push(socket);
+        own.push((socket, policy));
     }
     Ok(())
 }
@@ -228,11 +243,12 @@ fn reload(path: &Path, running: &Config, control: &control::Handle) {
         Ok(new) => new,
         Err(problems) => return warn!("reload: nothing was changed:\n{problems}"),
     };
+    new.warnings.iter().for_each(|warning| warn!("{warning}"));
     for what in running.needs_restart(&new) {
         warn!("reload: {what} changed and takes effect at a restart");
     }
     match control.reload(Arc::new(new)) {
-        Ok(()) => info!("reload: origins and routes are in force"),
+        Ok(()) => info!("reload: origins, routes and certificates are in force"),
         Err(error) => warn!("reload: nothing was changed: {error}"),
     }
 }

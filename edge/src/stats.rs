@@ -62,6 +62,34 @@ counters! {
     ConnectionsSampled "locality_sampled_connections";
     /// Connections accepted on the CPU that processed their packets.
     ConnectionsLocal "locality_local_connections";
+    /// Full TLS handshakes done.
+    TlsFull "tls_handshakes_full";
+    /// TLS handshakes done that resumed a session.
+    TlsResumed "tls_handshakes_resumed";
+    /// TLS handshakes that failed.
+    TlsFailed "tls_handshakes_failed";
+    /// TLS handshakes refused because there is no certificate for the name asked for.
+    TlsNameRefused "tls_names_refused";
+    /// TLS handshakes not done in time.
+    TlsTimedOut "tls_handshakes_timed_out";
+    /// Steps of TLS handshakes that had to wait for a later turn.
+    TlsDeferred "tls_handshake_steps_deferred";
+    /// TLS connections broken off after their handshake: bad records, alerts.
+    TlsBroken "tls_connections_broken";
+    /// TLS handshakes done with TLS 1.2.
+    Tls12 "tls_connections_1_2";
+    /// TLS handshakes done with TLS 1.3.
+    Tls13 "tls_connections_1_3";
+    /// TLS handshakes done with AES-128-GCM.
+    TlsAes128 "tls_connections_aes_128_gcm";
+    /// TLS handshakes done with AES-256-GCM.
+    TlsAes256 "tls_connections_aes_256_gcm";
+    /// TLS handshakes done with ChaCha20-Poly1305.
+    TlsChacha20 "tls_connections_chacha20_poly1305";
+    /// TLS handshakes done in which http/1.1 was chosen by ALPN.
+    TlsAlpnHttp1 "tls_connections_alpn_http_1_1";
+    /// TLS handshakes done without ALPN.
+    TlsAlpnNone "tls_connections_alpn_none";
     /// Requests sent to origins.
     OriginRequests "origin_requests";
     /// Origin requests that failed.
@@ -150,6 +178,8 @@ gauges! {
     QueueToControl "control_messages_queued";
     /// Messages to workers that they have not taken.
     QueueToWorkers "worker_messages_queued";
+    /// When the first certificate ends, Unix seconds; 0 without TLS.
+    CertificateEnds "tls_certificate_ends_timestamp_seconds";
     /// Seconds since the start.
     UptimeSeconds "uptime_seconds";
 }

@@ -2,7 +2,9 @@
 
 use edge::config::{Files, Route, Steering, Xdp, XdpMode, parse};
 use proptest::prelude::*;
+use std::cell::Cell;
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// Files under `/ok/` can be read.
 struct Told;
@@ -11,6 +13,38 @@ impl Files for Told {
     fn readable(&self, path: &Path) -> Result<(), String> {
         if path.starts_with("/ok/") { Ok(()) } else { Err("no such file or directory".into()) }
     }
+
+    /// A site's certificate and key, those of another, and what is neither.
+    fn read(&self, path: &Path) -> Result<Vec<u8>, String> {
+        static MADE: OnceLock<[(String, String); 2]> = OnceLock::new();
+        let made = MADE.get_or_init(|| {
+            ["a.test", "b.test"].map(|name| {
+                let key = rcgen::KeyPair::generate().unwrap();
+                let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+                params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+                params.not_after = rcgen::date_time_ymd(2030, 1, 1);
+                (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+            })
+        });
+        let text = match path.to_str() {
+            Some("/ok/a.crt") => &made[0].0,
+            Some("/ok/a.key") => &made[0].1,
+            Some("/ok/b.crt") => &made[1].0,
+            Some("/ok/b.key") => &made[1].1,
+            Some("/ok/text") => "text",
+            _ => return Err("no such file or directory".into()),
+        };
+        Ok(text.as_bytes().to_vec())
+    }
+
+    fn unix_s(&self) -> u64 {
+        NOW_S.get()
+    }
+}
+
+thread_local! {
+    /// The middle of 2025, unless a test goes elsewhere in time.
+    static NOW_S: Cell<u64> = const { Cell::new(1_751_328_000) };
 }
 
 const SMALLEST: &str = r#"[listen]
@@ -42,7 +76,7 @@ size = "2GiB""#, &["8:1: not TOML: duplicate key; it stands earlier in the file,
     (r#"origin = "main""#, r#"origin = "main" host = "a""#, &["13:17: not TOML: unexpected key or value, expected newline, `#`; give every key a line of its own"]),
     ("[store]", "[sotre]", &[r#"1:1: store is missing; write [store] with path = "/var/cache/edge" and size = "1GiB""#, r#"5:2: unknown key "sotre" at the top; did you mean "store"?"#]),
     ("[store]", "[cache]
-[store]", &[r#"5:2: unknown key "cache" at the top; known here: node, listen, store, origins, routes, xdp, limits"#]),
+[store]", &[r#"5:2: unknown key "cache" at the top; known here: node, listen, store, origins, routes, xdp, limits, tls"#]),
     ("http  =", "htttp =", &[r#"1:1: listen.http is missing; write http = ["0.0.0.0:8080"]"#, r#"2:1: unknown key "htttp" in listen; did you mean "http"?"#]),
     (r#"http  = ["127.0.0.1:8080"]
 "#, "", &[r#"1:1: listen.http is missing; write http = ["0.0.0.0:8080"]"#]),
@@ -58,7 +92,7 @@ size = "2GiB""#, &["8:1: not TOML: duplicate key; it stands earlier in the file,
     (r#"["127.0.0.1:8080"]"#, r#"["127.0.0.1:8080", "[::1]:8080",
   "127.0.0.1:8080"]"#, &["3:3: listen.http[2]: the same stands earlier in the list; remove one"]),
     (r#""127.0.0.1:9180""#, r#""0.0.0.0:9180""#, &[r#"3:9: listen.admin: 0.0.0.0:9180 can be reached from outside, and who may purge is not checked; write "127.0.0.1:9180""#]),
-    (r#""127.0.0.1:9180""#, r#""127.0.0.1:8080""#, &[r#"3:9: listen.admin: listen.http takes this address already; write another port, such as "127.0.0.1:9180""#]),
+    (r#""127.0.0.1:9180""#, r#""127.0.0.1:8080""#, &[r#"3:9: listen.admin: the node serves on this address already; write another port, such as "127.0.0.1:9180""#]),
     (r#""127.0.0.1:9180""#, "9180", &[r#"3:9: listen.admin: this is an integer; write an address such as "127.0.0.1:9180""#]),
     (r#""127.0.0.1:9180""#, r#""unix:/run/edge.sock""#, &[r#"3:9: listen.admin: "unix:/run/edge.sock" is not an IP address with a port; write one such as "0.0.0.0:8080" or "[::1]:8080""#]),
     (r#"path = "/var/cache/edge"
@@ -237,12 +271,40 @@ head_timeout = "10 sec"
     ("[store]", r#"[[listen.https]]
 address = "0.0.0.0:8443"
 certificate = "/ok/a.crt"
+key = "/ok/b.key"
+[store]"#, &["8:7: listen.https[0].key: /ok/b.key is not the key of the certificate; name the key it was issued for"]),
+    ("[store]", r#"[[listen.https]]
+address = "0.0.0.0:8443"
+certificate = "/ok/a.key"
 key = "/ok/a.key"
-[store]"#, &["5:1: listen.https[0]: TLS towards clients is not built into this version; remove the section and end TLS in front of this node"]),
+[store]"#, &["7:15: listen.https[0].certificate: /ok/a.key holds no certificate; write the server's own first, then its chain"]),
+    ("[store]", r#"[[listen.https]]
+address = "127.0.0.1:8080"
+certificate = "/ok/a.crt"
+key = "/ok/a.key"
+[store]"#, &["5:1: listen.https: listen.http takes 127.0.0.1:8080 already; write another address for TLS"]),
+    ("[store]", r#"[[listen.https]]
+address = "0.0.0.0:8443"
+certificate = "/ok/a.crt"
+key = "/ok/a.key"
+client_ca = "/ok/text"
+[store]"#, &["9:13: listen.https[0].client_ca: /ok/text holds no certificate; write the path of a PEM file with the certificates of authorities"]),
+    ("[store]", r#"[[listen.https]]
+address = "0.0.0.0:8443"
+certificate = "/ok/a.crt"
+key = "/ok/a.key"
+[[listen.https]]
+address = "0.0.0.0:8443"
+certificate = "/ok/b.crt"
+key = "/ok/b.key"
+client_ca = "/ok/a.crt"
+[store]"#, &["9:1: listen.https[1]: another certificate of this address has another client_ca, and who may connect would depend on a name the client chooses; write the same for both, or another address"]),
+    ("[store]", "[tls]\nmin_version = \"1.1\"\n[store]", &[r#"6:15: tls.min_version: "1.1" is not known; did you mean "1.2"? write one of "1.2", "1.3""#]),
+    ("[store]", "[tls]\nmin_version = \"1.3\"\nciphers = [\"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256\"]\n[store]", &["7:11: tls.ciphers: none of these can be used with min_version; add TLS_AES_128_GCM_SHA256"]),
     ("[store]", r#"[[listen.https]]
 address = "0.0.0.0"
 certificate = "/no/a.crt"
-[store]"#, &[r#"5:1: listen.https[0].key is missing; write key = "/etc/edge/site.key""#, "5:1: listen.https[0]: TLS towards clients is not built into this version; remove the section and end TLS in front of this node", r#"6:11: listen.https[0].address: "0.0.0.0" has no port; write "0.0.0.0:8080""#, "7:15: listen.https[0].certificate: /no/a.crt cannot be read: no such file or directory; write the path of a PEM file"]),
+[store]"#, &[r#"5:1: listen.https[0].key is missing; write key = "/etc/edge/site.key""#, r#"6:11: listen.https[0].address: "0.0.0.0" has no port; write "0.0.0.0:8080""#, "7:15: listen.https[0].certificate: /no/a.crt cannot be read: no such file or directory; write the path of a PEM file"]),
     ("[store]", "# é
 [sötre]
 [store]", &["6:3: not TOML: invalid unquoted key, expected letters, numbers, `-`, `_`"]),
@@ -477,5 +539,47 @@ proptest! {
                 prop_assert!(problems.to_string().contains(at) || problems.to_string().contains("TOML"));
             }
         }
+    }
+}
+
+#[test]
+fn addresses_that_speak_tls_and_warnings_of_certificates_that_end() {
+    let text = SMALLEST.replace(
+        "[store]",
+        r#"[[listen.https]]
+address = "0.0.0.0:8443"
+certificate = "/ok/a.crt"
+key = "/ok/a.key"
+client_ca = "/ok/a.crt"
+[[listen.https]]
+address = "0.0.0.0:8443"
+certificate = "/ok/b.crt"
+key = "/ok/b.key"
+client_ca = "/ok/a.crt"
+[tls]
+min_version = "1.3"
+ciphers = ["TLS_AES_128_GCM_SHA256"]
+[store]"#,
+    );
+    let parsed = |text: &str| parse("f", text.as_bytes(), &Told).unwrap();
+    let config = parsed(&text);
+    assert_eq!(config.https.len(), 2);
+    assert_eq!(config.https[1].key, Path::new("/ok/b.key"));
+    assert!(config.tls.tls13_only && config.tls.ciphers.len() == 1);
+    assert_eq!(config.warnings, [""; 0]);
+    let only_tls = text.replace("http  = [\"127.0.0.1:8080\"]\n", "");
+    assert_ne!(only_tls, text);
+    assert!(parsed(&only_tls).http.is_empty(), "plain addresses are not needed then");
+    assert_eq!(config.needs_restart(&parsed(SMALLEST)), ["listen"]);
+    assert!(config.needs_restart(&parsed(&text.replace("/ok/b.", "/ok/a."))).is_empty(), "files may change");
+    // 2030-01-01 is 1893456000.
+    for (now_s, warning) in [
+        (1_893_456_000 - 86_400, "expires in 1 days; renew it"),
+        (1_893_456_000 + 3 * 86_400, "expired 3 days ago, clients will refuse it; renew it"),
+        (1_577_836_800 - 2 * 86_400, "is not valid for another 2 days; see whether the clock is right"),
+    ] {
+        NOW_S.set(now_s);
+        let place = "f:7:15: listen.https[0].certificate: /ok/a.crt";
+        assert_eq!(parsed(&text).warnings[0], format!("{place} {warning}"));
     }
 }

@@ -4,6 +4,7 @@ use edge::config::{self, Config, Steering, Timeouts, XdpMode};
 use edge::limits;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 fn deploy(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(file)
@@ -35,6 +36,22 @@ impl config::Files for AnyFile {
     fn readable(&self, _: &Path) -> Result<(), String> {
         Ok(())
     }
+
+    /// A certificate and its key; which, the name tells.
+    fn read(&self, path: &Path) -> Result<Vec<u8>, String> {
+        static MADE: OnceLock<(String, String)> = OnceLock::new();
+        let (certificate, key) = MADE.get_or_init(|| {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let params = rcgen::CertificateParams::new(["www.example.com".to_owned()]).unwrap();
+            (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+        });
+        let is_key = path.extension().is_some_and(|extension| extension == "key");
+        Ok((if is_key { key } else { certificate }).clone().into_bytes())
+    }
+
+    fn unix_s(&self) -> u64 {
+        1_751_328_000
+    }
 }
 
 #[test]
@@ -48,6 +65,8 @@ fn every_example_in_its_comments_is_right_and_every_default_true() {
     assert_eq!(main.connect_timeout_ms, limits::CONNECT_TIMEOUT_MS);
     assert_eq!(main.first_byte_timeout_ms, limits::FIRST_BYTE_TIMEOUT_MS);
     assert!(all.origins.iter().any(|origin| origin.ca_file.is_some()));
+    assert!(all.https[0].ocsp.is_some() && all.https[0].client_ca.is_some());
+    assert!(!all.tls.tls13_only);
     let xdp = all.xdp.unwrap();
     assert_eq!((xdp.mode, xdp.steering), (XdpMode::Auto, Steering::Auto));
     let full = &all.routes[0];

@@ -37,6 +37,7 @@ const PROGRAMS: &[Program] = &[
     Program("taskset", "util-linux", "pins servers and load to CPUs", &[Bench, Demo]),
     Program("nsenter", "util-linux", "runs programs in namespaces", &[Demo]),
     Program("curl", "curl", "an HTTP client that is not ours", &[Demo, Test]),
+    Program("openssl", "openssl", "a TLS client that is not ours", &[Test]),
     Program("wrk", "wrk", "makes load", &[Bench, Demo, Test]),
     Program("strace", "strace", "counts system calls", &[Bench, Test]),
     Program("nginx", "nginx", "the origin of the demo, a peer in the benchmark", &[Bench, Demo]),

@@ -111,7 +111,10 @@ pub fn execute(command: Command, serve: impl FnOnce(&Path, Config) -> ExitCode) 
             Err(problems) => return mistaken(&problems),
         },
         Command::CheckConfig { file } => match config::load(&file) {
-            Ok(config) => say(&format!("{}: {}\n", file.display(), summary(&config))),
+            Ok(config) => {
+                config.warnings.iter().for_each(|warning| eprintln!("{warning}"));
+                say(&format!("{}: {}\n", file.display(), summary(&config)))
+            }
             Err(problems) => return mistaken(&problems),
         },
         Command::Status { admin, json } => show_status(admin.admin, json),
@@ -145,8 +148,9 @@ fn summary(config: &Config) -> String {
     let count = |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
     let xdp = config.xdp.as_ref().map_or("no XDP".into(), |xdp| format!("XDP on {}", xdp.interface));
     format!(
-        "right: {}, {}, {}, {} MiB in {}, {xdp}",
+        "right: {}, {}, {}, {}, {} MiB in {}, {xdp}",
         count(config.http.len(), "address", "addresses"),
+        count(config.https.len(), "certificate", "certificates"),
         count(config.origins.len(), "origin", "origins"),
         count(config.routes.len(), "route", "routes"),
         config.store_bytes() >> 20,

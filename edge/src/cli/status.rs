@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 /// What an operator looks for first; the rest follows by name.
 const FIRST: &[&str] =
-    &["version", "uptime_s", "draining", "hit_ratio", "steering", "workers", "store", "fetches"];
+    &["version", "uptime_s", "draining", "hit_ratio", "steering", "workers", "store", "fetches", "tls"];
 
 /// Adds the share of requests that were answered from a shard, where the node counts both.
 pub(super) fn add_hit_ratio(status: &mut Value) {

@@ -3,7 +3,7 @@
 
 use super::problem::{Sink, nearest};
 use super::read::{Item, Section};
-use super::{Config, Files, Origin, Route, Shard, Steering, Timeouts, Xdp, XdpMode, value};
+use super::{Config, Files, Https, Origin, Route, Shard, Steering, Timeouts, Xdp, XdpMode, https, value};
 use crate::limits;
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ pub(super) fn build<'a>(
     sink: &'a RefCell<Sink>,
     files: &dyn Files,
 ) -> Option<Config> {
-    let known = ["node", "listen", "store", "origins", "routes", "xdp", "limits"];
+    let known = ["node", "listen", "store", "origins", "routes", "xdp", "limits", "tls"];
     let top = Section::top(table, sink, &known);
     let cpus = top.get("node").and_then(|i| i.section(&["cpus"])).and_then(|node| node_cpus(&node));
     let listen = top.require("listen", SMALLEST_LISTEN).and_then(|i| listen(&i, files));
@@ -33,37 +33,74 @@ pub(super) fn build<'a>(
     let xdp = top.get("xdp").map(|i| xdp(&i));
     let limits = limits_section(top.get("limits"));
 
-    let (http, admin) = listen?;
+    let tls = https::tls(top.get("tls"));
+
+    let Listen { http, https, admin } = listen?;
     for (item, server) in server_addresses(&top) {
-        if http.iter().any(|listener| reaches(*listener, server)) {
+        let own = http.iter().copied().chain(https.iter().map(|entry| entry.address));
+        if own.into_iter().any(|listener| reaches(listener, server)) {
             item.report("this is an address the node itself listens on, it would ask itself; write the origin's address");
         }
     }
     let (connections_max, timeouts) = limits?;
     let (store, origins, routes) = (store?, origins?, routes?);
-    Some(Config { cpus, http, admin, connections_max, timeouts, store, origins, routes, xdp: xdp.flatten() })
+    Some(Config {
+        cpus,
+        http,
+        https,
+        tls: tls?,
+        warnings: Vec::new(),
+        admin,
+        connections_max,
+        timeouts,
+        store,
+        origins,
+        routes,
+        xdp: xdp.flatten(),
+    })
 }
 
 fn node_cpus(node: &Section<'_>) -> Option<Vec<usize>> {
     node.get("cpus")?.parse("write CPU numbers and ranges, such as \"0-3,6\"", value::cpus)
 }
 
-type Listen = (Vec<SocketAddr>, Option<SocketAddr>);
+struct Listen {
+    http: Vec<SocketAddr>,
+    https: Vec<Https>,
+    admin: Option<SocketAddr>,
+}
 
 fn listen(item: &Item<'_>, files: &dyn Files) -> Option<Listen> {
     const RIGHT: &str = "write a list of addresses, such as [\"0.0.0.0:8080\"]";
     let section = item.section(&["http", "https", "admin"])?;
-    let refused_https = section.get("https").map(|https| refuse_https(&https, files));
+    let https_item = section.get("https");
+    let https = https_item.as_ref().map_or(Some(Vec::new()), |item| https::entries(item, files));
     let http = match section.get("http") {
         Some(http) => http.values(RIGHT, limits::LISTENERS_MAX, value::listen_address),
-        None if refused_https.is_some() => None,
+        None if https_item.is_some() => Some(Vec::new()),
         None => section.require("http", "http = [\"0.0.0.0:8080\"]").map(|_| Vec::new()),
     };
-    let admin = section.get("admin").map(|item| admin(&item, http.as_deref().unwrap_or_default()));
-    match admin {
-        None => Some((http?, None)),
-        Some(admin) => Some((http?, Some(admin?))),
+    let mut taken = http.clone().unwrap_or_default();
+    for entry in https.iter().flatten() {
+        if taken.contains(&entry.address) && http.iter().flatten().any(|plain| *plain == entry.address) {
+            https_item.as_ref()?.report(&format!(
+                "listen.http takes {} already; write another address for TLS",
+                entry.address
+            ));
+        }
+        if !taken.contains(&entry.address) {
+            taken.push(entry.address);
+        }
     }
+    if let Some(item) = https_item.filter(|_| taken.len() > limits::LISTENERS_MAX) {
+        let max = limits::LISTENERS_MAX;
+        item.report(&format!("{} addresses are too many; write at most {max}", taken.len()));
+    }
+    let admin = match section.get("admin") {
+        Some(item) => Some(admin(&item, &taken)?),
+        None => None,
+    };
+    Some(Listen { http: http?, https: https?, admin })
 }
 
 fn admin(item: &Item<'_>, http: &[SocketAddr]) -> Option<SocketAddr> {
@@ -75,7 +112,9 @@ fn admin(item: &Item<'_>, http: &[SocketAddr]) -> Option<SocketAddr> {
         ));
     }
     if http.iter().any(|listener| reaches(*listener, address)) {
-        item.report("listen.http takes this address already; write another port, such as \"127.0.0.1:9180\"");
+        item.report(
+            "the node serves on this address already; write another port, such as \"127.0.0.1:9180\"",
+        );
     }
     Some(address)
 }
@@ -84,26 +123,6 @@ fn admin(item: &Item<'_>, http: &[SocketAddr]) -> Option<SocketAddr> {
 fn reaches(listener: SocketAddr, target: SocketAddr) -> bool {
     let ip = listener.ip() == target.ip() || (listener.ip().is_unspecified() && target.ip().is_loopback());
     ip && listener.port() == target.port()
-}
-
-/// `[[listen.https]]` is checked as it will be once it is served, then refused.
-fn refuse_https(item: &Item<'_>, files: &dyn Files) {
-    let example = "write [[listen.https]] with address, certificate and key";
-    for item in item.list(example).unwrap_or_default() {
-        let Some(section) = item.section(&["address", "certificate", "key"]) else { continue };
-        if let Some(address) = section.require("address", "address = \"0.0.0.0:8443\"") {
-            address.parse("write an address such as \"0.0.0.0:8443\"", value::listen_address);
-        }
-        if let Some(certificate) = section.require("certificate", "certificate = \"/etc/edge/site.crt\"") {
-            readable_file(&certificate, files);
-        }
-        if let Some(key) = section.require("key", "key = \"/etc/edge/site.key\"") {
-            readable_file(&key, files);
-        }
-        item.report(
-            "TLS towards clients is not built into this version; remove the section and end TLS in front of this node",
-        );
-    }
 }
 
 fn readable_file(item: &Item<'_>, files: &dyn Files) -> Option<PathBuf> {
@@ -406,5 +425,13 @@ impl Files for Disk {
             Ok(_) => Ok(()),
             Err(error) => Err(super::plain(&error)),
         }
+    }
+
+    fn read(&self, path: &Path) -> Result<Vec<u8>, String> {
+        super::contents(path)
+    }
+
+    fn unix_s(&self) -> u64 {
+        crate::clock::now().unix_s
     }
 }

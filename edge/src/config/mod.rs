@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod https;
 mod problem;
 mod read;
 mod value;
@@ -13,6 +14,7 @@ use crate::limits;
 pub use problem::{PROBLEMS_MAX, Problem, Problems};
 use problem::{Sink, position};
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,27 @@ use std::path::{Path, PathBuf};
 pub trait Files {
     /// Whether this is a file that can be read; else why not.
     fn readable(&self, path: &Path) -> Result<(), String>;
+
+    /// What is in it; else why it cannot be had.
+    fn read(&self, path: &Path) -> Result<Vec<u8>, String>;
+
+    /// The time, Unix seconds: certificates end.
+    fn unix_s(&self) -> u64;
+}
+
+/// A file of at most [`limits::CERTIFICATE_FILE_BYTES_MAX`].
+///
+/// # Errors
+/// Why it cannot be had, in words that follow "cannot be read:".
+pub fn contents(path: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let limit = limits::CERTIFICATE_FILE_BYTES_MAX as u64 + 1;
+    let file = std::fs::File::open(path).map_err(|error| plain(&error))?;
+    file.take(limit).read_to_end(&mut bytes).map_err(|error| plain(&error))?;
+    if bytes.len() > limits::CERTIFICATE_FILE_BYTES_MAX {
+        return Err(format!("it is larger than {} bytes", limits::CERTIFICATE_FILE_BYTES_MAX));
+    }
+    Ok(bytes)
 }
 
 /// Reads and checks a file, and that the files it names can be read.
@@ -71,7 +94,7 @@ pub fn parse(file: &str, bytes: &[u8], files: &dyn Files) -> Result<Config, Prob
     let config = if errors.is_empty() { build::build(document.get_ref(), &sink, files) } else { None };
     let clean = sink.borrow().is_empty();
     match config {
-        Some(config) if clean => Ok(config),
+        Some(config) if clean => Ok(Config { warnings: sink.into_inner().warnings(file), ..config }),
         _ => Err(sink.into_inner().into_problems(file)),
     }
 }
@@ -101,6 +124,12 @@ pub struct Config {
     pub cpus: Option<Vec<usize>>,
     /// Addresses that speak plain HTTP.
     pub http: Vec<SocketAddr>,
+    /// Certificates, and the addresses that speak TLS with them, in the order of the file.
+    pub https: Vec<Https>,
+    /// What clients of TLS may agree on.
+    pub tls: Tls,
+    /// What is right and should be known all the same, as `file:line:col: what; what would be right`.
+    pub warnings: Vec<String>,
     /// Where the admin endpoint listens; `None`: nowhere.
     pub admin: Option<SocketAddr>,
     /// Connections per worker.
@@ -125,15 +154,40 @@ impl Config {
 
     /// The sections that differ and only take effect with a restart; the rest follows a reload.
     pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
+        let https = |config: &Config| config.https.iter().map(|entry| entry.address).collect::<BTreeSet<_>>();
         let differs = [
             ("node", self.cpus != new.cpus),
-            ("listen", self.http != new.http || self.admin != new.admin),
+            ("listen", self.http != new.http || self.admin != new.admin || https(self) != https(new)),
             ("store", self.store != new.store),
             ("xdp", self.xdp != new.xdp),
             ("limits", self.connections_max != new.connections_max || self.timeouts != new.timeouts),
         ];
         differs.into_iter().filter(|(_, differs)| *differs).map(|(section, _)| section).collect()
     }
+}
+
+/// One of `[[listen.https]]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Https {
+    /// Where to listen; several entries may share it, each for the names of its certificate.
+    pub address: SocketAddr,
+    /// PEM file: the server's certificate, then its chain.
+    pub certificate: PathBuf,
+    /// PEM file of its private key.
+    pub key: PathBuf,
+    /// DER file of an OCSP response to staple.
+    pub ocsp: Option<PathBuf>,
+    /// PEM file of the authorities whose clients alone may connect; the same for all entries of an address.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// `[tls]`
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tls {
+    /// TLS 1.2 is refused.
+    pub tls13_only: bool,
+    /// Ciphers to offer; empty: all that are safe.
+    pub ciphers: Vec<rustls::CipherSuite>,
 }
 
 /// `[limits]`: milliseconds a client may take.

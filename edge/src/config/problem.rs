@@ -59,15 +59,30 @@ pub(super) fn position(text: &str, offset: usize) -> (usize, usize) {
 pub(super) struct Sink {
     text: Box<str>,
     list: Vec<(usize, String)>,
+    warnings: Vec<(usize, String)>,
 }
 
 impl Sink {
     pub(super) fn new(text: &str) -> Self {
-        Sink { text: text.into(), list: Vec::new() }
+        Sink { text: text.into(), list: Vec::new(), warnings: Vec::new() }
     }
 
     pub(super) fn report(&mut self, span: &Range<usize>, message: String) {
         self.list.push((span.start, message));
+    }
+
+    /// What is no mistake, and should be known all the same.
+    pub(super) fn warn(&mut self, span: &Range<usize>, message: String) {
+        self.warnings.push((span.start, message));
+    }
+
+    /// `file:line:col: what; what would be right`, one each.
+    pub(super) fn warnings(&self, file: &str) -> Vec<String> {
+        let line = |(start, message): &(usize, String)| {
+            let (line, col) = position(&self.text, *start);
+            format!("{file}:{line}:{col}: {message}")
+        };
+        self.warnings.iter().map(line).collect()
     }
 
     pub(super) fn line(&self, offset: usize) -> usize {

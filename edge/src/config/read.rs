@@ -92,6 +92,11 @@ impl<'a> Item<'a> {
         self.sink.borrow_mut().report(&self.span, format!("{}: {message}", self.path));
     }
 
+    /// Says what should be known about this value, though it is right.
+    pub(super) fn warn(&self, message: &str) {
+        self.sink.borrow_mut().warn(&self.span, format!("{}: {message}", self.path));
+    }
+
     fn mismatch<T>(&self, right: &str) -> Option<T> {
         let article = if self.value.type_str().starts_with(['a', 'i']) { "an" } else { "a" };
         self.report(&format!("this is {article} {}; {right}", self.value.type_str()));

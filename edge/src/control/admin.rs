@@ -202,6 +202,7 @@ fn status(node: &Node) -> Value {
             "fills": node.fills.running(),
             "passes": node.passes.len(),
         },
+        "tls": super::certificates::status(node),
         "counters": counters,
     });
     if let (Value::Object(own), Value::Object(more)) = (&mut status, (node.status)()) {

@@ -12,6 +12,7 @@ use crate::limits;
 use crate::proto::request::RequestHead;
 use crate::proto::response::OriginHead;
 use crate::proto::session::FetchKind;
+use crate::proto::tls::Policies;
 use crate::shard::ShardReader;
 use bytes::Bytes;
 use crossbeam::queue::ArrayQueue;
@@ -145,6 +146,8 @@ pub enum ToWorker {
         /// The status to answer.
         status: u16,
     },
+    /// From now on clients of TLS are met so; who is connected stays so.
+    Policies(Arc<Policies>),
     /// Control has taken this much of the request's body.
     BodyCredit {
         /// Whose.

@@ -95,6 +95,7 @@ fn value(gauge: Gauge, node: &Node, usage: &crate::shard::Usage) -> u64 {
         Gauge::OutboxMessages => node.outboxes.iter().map(|outbox| outbox.waiting() as u64).sum(),
         Gauge::QueueToControl => node.outboxes.iter().map(|o| o.mailbox().to_control.len() as u64).sum(),
         Gauge::QueueToWorkers => node.outboxes.iter().map(|o| o.mailbox().to_worker.len() as u64).sum(),
+        Gauge::CertificateEnds => node.certificates.borrow().ends_s(),
         Gauge::UptimeSeconds => node.uptime_s(),
     }
 }

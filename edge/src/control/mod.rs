@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+pub mod certificates;
 mod disk;
 mod fill;
 pub mod mailbox;
@@ -33,6 +34,7 @@ use crate::proto::session::FetchKind;
 use crate::shard;
 use crate::stats::{Cells, Counter};
 use crate::sys::readiness::Event;
+use certificates::Certificates;
 use mailbox::{Mailbox, StreamId, Ticket, ToControl, ToWorker};
 use origin::{Bounds, FetchError, Origin};
 use outbox::Outbox;
@@ -52,6 +54,8 @@ mod tests;
 pub struct Start {
     /// Origins, routes and the admin address; see [`Handle::reload`] for what may change later.
     pub config: Arc<Config>,
+    /// What is served over TLS.
+    pub certificates: Certificates,
     /// The only writer of the store.
     pub writer: shard::Writer,
     /// What opening the store found, for the status.
@@ -136,6 +140,7 @@ struct Node {
     config: RefCell<Arc<Config>>,
     origins: RefCell<Vec<Rc<Origin>>>,
     bounds: Bounds,
+    certificates: RefCell<Certificates>,
     writer: RefCell<shard::Writer>,
     opened: shard::Opened,
     outboxes: Vec<Outbox>,
@@ -170,6 +175,7 @@ impl Node {
             config: RefCell::new(start.config),
             bounds: Bounds::new(start.cells.clone(), latency, purges.sequence()),
             purges,
+            certificates: RefCell::new(start.certificates),
             writer: RefCell::new(start.writer),
             opened: start.opened,
             outboxes: start.mailboxes.into_iter().map(Outbox::new).collect(),
@@ -311,6 +317,8 @@ fn begin(start: Start, admin: Option<TcpListener>) -> io::Result<Rc<Node>> {
     tokio_uring::spawn(async move { purge::keep_log(&keeper).await });
     let reaper = node.clone();
     tokio_uring::spawn(async move { reap_forever(&reaper).await });
+    let watcher = node.clone();
+    tokio_uring::spawn(async move { certificates::watch(&watcher).await });
     if let Some(listener) = admin {
         admin::serve(&node, listener, metrics::Metrics::new(&node, latency))?;
     }
@@ -346,9 +354,11 @@ async fn reap_forever(node: &Node) {
 async fn obey(node: &Node, mut inbox: mpsc::Receiver<Command>) {
     // A dropped handle stops the thread too.
     while let Some(Command::Reload(config, answer)) = inbox.recv().await {
-        let result = origins(&config).map(|origins| {
+        let result = origins(&config).and_then(|origins| {
+            certificates::reload(node, &config)?;
             *node.origins.borrow_mut() = origins;
             *node.config.borrow_mut() = config;
+            Ok(())
         });
         let _ = answer.send(result);
     }

@@ -14,6 +14,7 @@
 //! - Up to four empty lines before a request line are skipped; peers of old sent one after a body.
 #![forbid(unsafe_code)]
 
+use super::key::Scheme;
 use super::request::{BodyLength, Refusal};
 use crate::limits;
 use std::ops::Range;
@@ -156,17 +157,17 @@ fn version(text: &[u8]) -> Result<u8, Refusal> {
     }
 }
 
-/// Start and end of the authority in an absolute-form target (RFC 9112 section 3.2.2) of the http scheme,
-/// the only one these connections serve.
-pub(super) fn absolute_form(target: &[u8]) -> Result<(usize, usize), Refusal> {
-    const SCHEME: &[u8] = b"http://";
-    let scheme = target.get(..SCHEME.len()).ok_or(Refused::TARGET)?;
-    if !scheme.eq_ignore_ascii_case(SCHEME) {
+/// Start and end of the authority in an absolute-form target (RFC 9112 section 3.2.2) of the connection's own
+/// scheme: what was asked without TLS is not answered as if it had come with it, nor the other way round.
+pub(super) fn absolute_form(target: &[u8], scheme: Scheme) -> Result<(usize, usize), Refusal> {
+    let own = scheme.prefix().as_bytes();
+    let asked = target.get(..own.len()).ok_or(Refused::TARGET)?;
+    if !asked.eq_ignore_ascii_case(own) {
         return Err(Refused::TARGET);
     }
-    let rest = &target[SCHEME.len()..];
+    let rest = &target[own.len()..];
     let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
-    Ok((SCHEME.len(), SCHEME.len() + end))
+    Ok((own.len(), own.len() + end))
 }
 
 /// Checks the field line that starts at `at` and was tokenised with these lengths: no gap that the

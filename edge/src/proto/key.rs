@@ -4,6 +4,34 @@
 
 use crate::limits;
 
+/// How a client came, as its URL says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Scheme {
+    /// Without TLS.
+    #[default]
+    Http,
+    /// Over TLS.
+    Https,
+}
+
+impl Scheme {
+    /// What a URL of it begins with.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Scheme::Http => "http://",
+            Scheme::Https => "https://",
+        }
+    }
+
+    /// The port that is meant when none is named.
+    pub fn default_port(self) -> u16 {
+        match self {
+            Scheme::Http => 80,
+            Scheme::Https => 443,
+        }
+    }
+}
+
 /// xxh3-64 of a key.
 pub fn hash(key: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64(key)
@@ -13,11 +41,9 @@ pub fn hash(key: &[u8]) -> u64 {
 /// `http://host/path` give the same key. `None`: not an absolute http or https URL, longer than any
 /// request may be, or with user information or a fragment, which no request can carry.
 pub fn from_url(url: &str) -> Option<Vec<u8>> {
-    let (scheme, default_port, rest) = if let Some(rest) = strip_scheme(url, "http://") {
-        ("http", 80, rest)
-    } else {
-        ("https", 443, strip_scheme(url, "https://")?)
-    };
+    let (scheme, rest) = [Scheme::Http, Scheme::Https]
+        .into_iter()
+        .find_map(|scheme| Some((scheme, strip_scheme(url, scheme.prefix())?)))?;
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
     let authority = Authority::parse(authority.as_bytes())?;
@@ -25,7 +51,7 @@ pub fn from_url(url: &str) -> Option<Vec<u8>> {
         return None;
     }
     let mut key = Vec::with_capacity(url.len() + 1);
-    authority.push_key_of(&mut key, scheme, default_port);
+    authority.push_key(&mut key, scheme);
     if !path.starts_with('/') {
         key.push(b'/');
     }
@@ -97,21 +123,17 @@ impl<'a> Authority<'a> {
         Some(Authority { host: &bytes[..end], port })
     }
 
-    /// Whether both name the same host and port under the http scheme.
-    pub fn same(&self, other: &Authority<'_>) -> bool {
-        self.host.eq_ignore_ascii_case(other.host) && self.port.unwrap_or(80) == other.port.unwrap_or(80)
+    /// Whether both name the same host and port under a scheme.
+    pub fn same(&self, other: &Authority<'_>, scheme: Scheme) -> bool {
+        let port = |authority: &Authority<'_>| authority.port.unwrap_or(scheme.default_port());
+        self.host.eq_ignore_ascii_case(other.host) && port(self) == port(other)
     }
 
-    /// Appends `http://host[:port]`, the host in lower case, the port unless it is the default.
-    pub fn push_key(&self, key: &mut Vec<u8>, default_port: u16) {
-        self.push_key_of(key, "http", default_port);
-    }
-
-    fn push_key_of(&self, key: &mut Vec<u8>, scheme: &str, default_port: u16) {
-        key.extend_from_slice(scheme.as_bytes());
-        key.extend_from_slice(b"://");
+    /// Appends `scheme://host[:port]`, the host in lower case, the port unless it is the default.
+    pub fn push_key(&self, key: &mut Vec<u8>, scheme: Scheme) {
+        key.extend_from_slice(scheme.prefix().as_bytes());
         key.extend(self.host.iter().map(u8::to_ascii_lowercase));
-        if let Some(port) = self.port.filter(|&port| port != default_port) {
+        if let Some(port) = self.port.filter(|&port| port != scheme.default_port()) {
             key.push(b':');
             super::response::push_number(key, u64::from(port));
         }

@@ -5,6 +5,7 @@
 mod answer;
 pub mod body;
 pub mod cache_control;
+pub mod certificate;
 pub mod conditional;
 mod delivery;
 mod exchange;
@@ -15,12 +16,17 @@ pub mod io;
 pub mod key;
 mod multipart;
 pub mod partial;
+pub mod policy;
 pub mod purge;
 pub mod range;
+pub mod records;
 pub mod request;
 pub mod response;
 pub mod session;
 pub mod stored;
+pub mod tickets;
+pub mod tls;
+mod traffic;
 pub mod validation;
 
 /// A reading of both clocks, taken once a turn by the caller.

@@ -9,6 +9,8 @@ use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+pub use super::key::Scheme;
+
 /// The methods the cache treats specially; all else is passed through under its own name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Method {
@@ -116,7 +118,9 @@ pub struct RequestHead {
     pub keep_alive: bool,
     /// `Expect: 100-continue` was sent, in HTTP/1.1, with a body to follow.
     pub expect_continue: bool,
-    /// The cache key: `http://host[:port]/path?query`.
+    /// How the client came; set by whoever calls [`RequestHead::parse`], and kept by it.
+    pub scheme: Scheme,
+    /// The cache key: `scheme://host[:port]/path?query`.
     pub key: Vec<u8>,
     /// xxh3-64 of `key`.
     pub key_hash: u64,
@@ -208,9 +212,9 @@ impl RequestHead {
         let mut path = self.target.clone();
         let mut add_slash = false;
         if !matches!(target, [b'/', ..] | b"*") {
-            let (start, end) = framing::absolute_form(target)?;
+            let (start, end) = framing::absolute_form(target, self.scheme)?;
             let asked = key::Authority::parse(&target[start..end]).ok_or(Refused::HOST)?;
-            if !host.is_empty() && !asked.same(&authority) {
+            if !host.is_empty() && !asked.same(&authority, self.scheme) {
                 return Err(Refused::HOST_DIFFERS);
             }
             authority = asked;
@@ -220,7 +224,7 @@ impl RequestHead {
         }
         // A target of no path asks for "/"; OPTIONS of a whole server asks for "*" (RFC 9112 section 3.2.4).
         let whole_server = add_slash && path.is_empty() && self.slice(&self.method_name) == b"OPTIONS";
-        authority.push_key(&mut key, 80);
+        authority.push_key(&mut key, self.scheme);
         self.key = key;
         if add_slash {
             let start = self.bytes.len() as u32;

@@ -46,6 +46,12 @@ impl Buffers {
         &self.memory[start..start + len.min(self.bytes_each)]
     }
 
+    /// As [`Buffers::bytes`], to be changed in place.
+    pub fn bytes_mut(&mut self, id: u16, len: usize) -> &mut [u8] {
+        let start = id as usize * self.bytes_each;
+        &mut self.memory[start..start + len.min(self.bytes_each)]
+    }
+
     /// Gives a buffer back to the kernel.
     pub fn give_back(&mut self, id: u16) {
         assert!(id < self.count, "the kernel only names buffers it was given");

@@ -12,3 +12,4 @@ pub mod ring;
 pub mod signals;
 pub mod socket;
 pub mod steering;
+pub mod wire;

@@ -43,6 +43,8 @@ struct Inner {
     iov: [libc::iovec; MESSAGE_SEGMENTS],
     message: libc::msghdr,
     in_flight: bool,
+    /// Where records are read: by us, or by the kernel through a mapping of its own.
+    copied: bool,
 }
 
 const _: () = assert!(size_of::<Inner>() + SEGMENTS_MAX * size_of::<Segment>() <= limits::OUTBOX_BYTES);
@@ -61,6 +63,7 @@ impl Default for Outbox {
             iov,
             message,
             in_flight: false,
+            copied: false,
         }))
     }
 }
@@ -119,10 +122,20 @@ impl Outbox {
         }
     }
 
+    /// Says whether what is queued from now on is taken by [`Outbox::copy_out`], or sent by the kernel. Only
+    /// while nothing is queued.
+    pub fn set_copied(&mut self, copied: bool) {
+        assert!(self.is_empty(), "extents are read where they were queued for");
+        self.0.copied = copied;
+    }
+
     /// Queues a part of a record's head and then of its body; one extent where they touch.
     pub fn push_record(&mut self, pinned: Pinned, head: Range<usize>, body: Range<usize>) {
         let (head, body) = (&pinned.head()[head], &pinned.body()[body]);
-        let (first, second) = ((pinned.sent_from(head), head.len()), (pinned.sent_from(body), body.len()));
+        // A page that is missing ends a send of the kernel's, but would end the process that reads it elsewhere
+        // than in the mapping that is watched.
+        let start = |part: &[u8]| if self.0.copied { part.as_ptr() } else { pinned.sent_from(part) };
+        let (first, second) = ((start(head), head.len()), (start(body), body.len()));
         match (first.1, second.1) {
             (0, 0) => {}
             (0, len) => self.push_segment(second.0, len, Owner::Pinned(pinned)),
@@ -199,6 +212,33 @@ impl Outbox {
         (&raw const inner.message, bytes)
     }
 
+    /// Copies what comes next into `room`, as much as fits, releases the owners of what was copied wholly, and says
+    /// how many bytes that were. For connections whose bytes are sealed before they are sent. Whoever sends them
+    /// asks first whether a page was missing ([`super::fault::count`]).
+    pub fn copy_out(&mut self, room: &mut [u8]) -> usize {
+        let inner = &mut *self.0;
+        assert!(!inner.in_flight && inner.copied, "the kernel takes these bytes already");
+        let mut copied = 0;
+        while copied < room.len()
+            && let Some(segment) = inner.segments.front_mut()
+        {
+            let bytes = segment.len.min(room.len() - copied);
+            // SAFETY: the segment's owner, still queued here, keeps its memory, and nobody writes to it.
+            let from = unsafe { std::slice::from_raw_parts(segment.start, bytes) };
+            room[copied..copied + bytes].copy_from_slice(from);
+            copied += bytes;
+            segment.start = segment.start.wrapping_add(bytes);
+            segment.len -= bytes;
+            if segment.len == 0 {
+                inner.segments.pop_front();
+            }
+        }
+        if inner.segments.is_empty() {
+            inner.head_used = 0;
+        }
+        copied
+    }
+
     /// The send in flight ended: `bytes` were taken; owners of what is wholly sent are released.
     pub fn sent(&mut self, mut bytes: usize) {
         let inner = &mut *self.0;
@@ -260,6 +300,26 @@ mod tests {
                 sent.extend(take(&mut outbox, most));
             }
             assert_eq!(sent, expected, "most {most}");
+        }
+    }
+
+    #[test]
+    fn bytes_are_copied_out_in_order_whatever_the_room() {
+        for room in [1, 2, 5, 7, 4096] {
+            let mut outbox = Outbox::default();
+            outbox.set_copied(true);
+            outbox.push_copy(b"head");
+            outbox.push_bytes(Bytes::from_static(b"some body"));
+            outbox.push_copy(b"tail");
+            let mut copied = Vec::new();
+            while !outbox.is_empty() {
+                let mut bytes = vec![0; room];
+                let count = outbox.copy_out(&mut bytes);
+                assert!(count == room || outbox.is_empty());
+                copied.extend_from_slice(&bytes[..count]);
+            }
+            assert_eq!(copied, b"headsome bodytail");
+            assert_eq!(outbox.copy_out(&mut [0; 9]), 0);
         }
     }
 

@@ -2,9 +2,10 @@
 //!
 //! What an operation points at must outlive it. Memory that the kernel keeps beyond the submission is
 //! owned here ([`Ring`]'s event and option cells), by [`super::buffers`] (receives), or by an
-//! [`Outbox`] that refuses to be freed while a send is in flight.
+//! [`Outbox`] or [`Wire`] that refuses to be freed while a send is in flight.
 
 use super::outbox::Outbox;
+use super::wire::Wire;
 use io_uring::types::{CancelBuilder, Fd, Fixed, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use std::io;
@@ -148,6 +149,13 @@ impl Ring {
         let wait = if bytes <= WHOLE_SEND_BYTES_MAX { libc::MSG_WAITALL } else { 0 };
         let flags = (libc::MSG_NOSIGNAL | wait) as u32;
         self.push(opcode::SendMsg::new(Fixed(file), message).flags(flags).build(), token);
+    }
+
+    /// Sends what `wire` holds; completes when all of it is sent.
+    pub fn send_wire(&mut self, file: u32, wire: &mut Wire, token: u64) {
+        let (bytes, len) = wire.start();
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        self.push(opcode::Send::new(Fixed(file), bytes, len).flags(flags).build(), token);
     }
 
     /// Shuts down one direction or both (`libc::SHUT_*`).

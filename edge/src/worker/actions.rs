@@ -9,6 +9,7 @@ use crate::control::mailbox::{Mailbox, Ticket, ToControl};
 use crate::limits;
 use crate::proto::Now;
 use crate::proto::generations::{Table, Verdict};
+use crate::proto::request::Scheme;
 use crate::proto::session::{Action, Chunks, FetchKind, Found, Input, Out};
 use crate::proto::stored;
 use crate::shard::{Pinned, Reader, ShardReader};
@@ -97,7 +98,6 @@ impl Node {
 
     /// Bytes came from the peer. Taken while the session takes them, kept else.
     pub fn receive(&mut self, connection: &mut Connection, slot: u32, data: &[u8]) {
-        self.cells.add(Counter::ReceivedBytes, data.len() as u64);
         if !connection.stash.is_empty() {
             connection.stash.extend_from_slice(data);
             self.feed_stash(connection, slot);
@@ -165,6 +165,7 @@ impl Node {
     ) -> usize {
         let fresh = matches!(input, Input::Received(_));
         let faults = fault::count();
+        self.out.request.scheme = connection.scheme;
         self.fetched = None;
         self.out.clear();
         connection.session.on(input, self.now, &mut self.out);
@@ -500,5 +501,9 @@ fn is_there(reader: &Reader, object: u64, part: Range<u64>) -> bool {
 }
 
 fn outbox<'a>(pool: &mut Vec<Outbox>, connection: &'a mut Connection) -> &'a mut Outbox {
-    connection.outbox.get_or_insert_with(|| pool.pop().unwrap_or_default())
+    connection.outbox.get_or_insert_with(|| {
+        let mut outbox = pool.pop().unwrap_or_default();
+        outbox.set_copied(connection.scheme == Scheme::Https);
+        outbox
+    })
 }

@@ -2,8 +2,10 @@
 #![forbid(unsafe_code)]
 
 use super::parts::Parts;
+use super::secure::Secure;
 use crate::control::mailbox::StreamId;
 use crate::limits;
+use crate::proto::request::Scheme;
 use crate::proto::session::Session;
 use crate::sys::outbox::Outbox;
 
@@ -73,6 +75,10 @@ pub struct Connection {
     pub session: Session,
     /// What is to be sent; taken from the worker's pool while there is something.
     pub outbox: Option<Outbox>,
+    /// The TLS layer, where the listener speaks it.
+    pub secure: Option<Box<Secure>>,
+    /// What keys of requests begin with.
+    pub scheme: Scheme,
     /// Received bytes that the session would not take yet.
     pub stash: Vec<u8>,
     /// What follows the outbox.
@@ -103,6 +109,8 @@ impl Connection {
             phase: Phase::Free,
             session,
             outbox: None,
+            secure: None,
+            scheme: Scheme::Http,
             stash: Vec::new(),
             source: Source::None,
             parts: None,
@@ -132,18 +140,23 @@ impl Connection {
 
     /// Whether nothing is left to send, now or later.
     pub fn drained(&self) -> bool {
-        self.source == Source::None && self.outbox.as_ref().is_none_or(Outbox::is_empty)
+        self.source == Source::None && self.caught_up()
     }
 
     /// Whether the client has taken all there is for it: what an origin still owes is not the client's delay.
     pub fn caught_up(&self) -> bool {
-        !self.sends_stored() && self.outbox.as_ref().is_none_or(Outbox::is_empty)
+        !self.sends_stored()
+            && self.outbox.as_ref().is_none_or(Outbox::is_empty)
+            && self.secure.as_ref().is_none_or(|secure| secure.is_flushed())
     }
 
     /// When the connection has to be looked at next, monotonic milliseconds.
     pub fn deadline_ms(&self) -> u64 {
         match self.phase {
-            Phase::Open | Phase::Finishing => self.session.deadline_ms(),
+            Phase::Open | Phase::Finishing => match &self.secure {
+                Some(secure) if secure.deadline_ms != u64::MAX => secure.deadline_ms,
+                _ => self.session.deadline_ms(),
+            },
             Phase::Lingering { until_ms } => until_ms,
             Phase::Free | Phase::Aborted | Phase::Closing => u64::MAX,
         }

@@ -5,9 +5,11 @@
 #![forbid(unsafe_code)]
 
 use super::connection::{Connection, Phase, Source};
+use super::secure::{self, Secure};
 use super::token::{self, Op, Token};
 use super::{BUFFER_GROUP, Worker};
 use crate::limits;
+use crate::proto::request::Scheme;
 use crate::proto::session::{Input, Session};
 use crate::stats::Counter;
 use crate::sys::fault;
@@ -30,6 +32,11 @@ impl Worker {
         *connection = Connection::free(Session::new(self.node.now, &self.node.timeouts()));
         connection.generation = generation;
         connection.phase = Phase::Open;
+        if let Some(config) = self.listeners[number].policy.and_then(|at| self.secure.policies.get(at)) {
+            let deadline_ms = connection.session.deadline_ms();
+            connection.secure = Some(Box::new(Secure::new(config.clone(), deadline_ms)));
+            connection.scheme = Scheme::Https;
+        }
         self.open += 1;
         self.node.cells.add(Counter::Accepted, 1);
         self.wheel.set(file, connection.deadline_ms());
@@ -58,10 +65,16 @@ impl Worker {
         }
         if let (Some(id), Ok(len)) = (completion.buffer, usize::try_from(completion.result)) {
             if connection.phase == Phase::Open {
-                self.node.receive(connection, slot, self.buffers.bytes(id, len));
+                self.node.cells.add(Counter::ReceivedBytes, len as u64);
+                if connection.secure.is_some() {
+                    self.received_sealed(slot, id, len);
+                } else {
+                    self.node.receive(connection, slot, self.buffers.bytes(id, len));
+                }
             }
             self.buffers.give_back(id);
         }
+        let connection = &mut self.table[slot as usize];
         match completion.result {
             1.. => {}
             0 => connection.peer_closed = true,
@@ -82,17 +95,20 @@ impl Worker {
         let connection = &mut self.table[slot as usize];
         connection.operations -= 1;
         let bytes = usize::try_from(result).unwrap_or(0);
-        let outbox = connection.outbox.as_mut().expect("a send has an outbox");
-        outbox.sent(bytes);
-        if result == -libc::EFAULT {
-            // The kernel met a page that the file of a shard does not have.
-            outbox.fail();
-            self.node.cells.add(Counter::Broken, 1);
+        if !secure::sent(connection, bytes) {
+            let outbox = connection.outbox.as_mut().expect("a send has an outbox");
+            outbox.sent(bytes);
+            if result == -libc::EFAULT {
+                // The kernel met a page that the file of a shard does not have.
+                outbox.fail();
+                self.node.cells.add(Counter::Broken, 1);
+            }
         }
         self.node.cells.add(Counter::SentBytes, bytes as u64);
         match connection.phase {
             Phase::Closing => {}
             _ if result <= 0 => connection.phase = Phase::Aborted,
+            _ if connection.secure.as_ref().is_some_and(|secure| secure.deadline_ms != u64::MAX) => {}
             Phase::Open | Phase::Finishing => {
                 let drained = connection.caught_up();
                 self.node.tell(connection, slot, Input::Sent { drained });
@@ -123,7 +139,9 @@ impl Worker {
             connection.peer_closed_told = true;
             node.tell(connection, slot, Input::PeerClosed);
         }
-        if let Some(outbox) = &mut connection.outbox
+        if connection.secure.is_some() {
+            self.send_sealed(slot);
+        } else if let Some(outbox) = &mut connection.outbox
             && !outbox.in_flight()
             && matches!(connection.phase, Phase::Open | Phase::Finishing)
         {
@@ -137,6 +155,7 @@ impl Worker {
                 self.ring.send(slot, outbox, Token::pack(Op::Send, connection.generation, slot));
             }
         }
+        let connection = &self.table[slot as usize];
         match connection.phase {
             Phase::Open => self.listen(slot),
             Phase::Finishing if connection.drained() => self.linger(slot),
@@ -164,7 +183,8 @@ impl Worker {
         {
             return self.linger(slot);
         }
-        let full = connection.stash.len() >= limits::STASH_BYTES_MAX;
+        let full = connection.stash.len() >= limits::STASH_BYTES_MAX
+            || connection.secure.as_ref().is_some_and(|secure| secure.is_full());
         if connection.receiving && full && !connection.pausing {
             connection.pausing = true;
             let target = Token::pack(Op::Receive, connection.generation, slot);
@@ -176,13 +196,16 @@ impl Worker {
 
     /// Everything was sent: shuts our side and waits a little for the peer's.
     pub(super) fn linger(&mut self, slot: u32) {
+        if self.send_close(slot) {
+            return;
+        }
         let connection = &mut self.table[slot as usize];
         if connection.peer_closed {
             return self.close(slot);
         }
         connection.phase = Phase::Lingering { until_ms: self.node.now.mono_ms + limits::LINGER_MS };
         connection.stash = Vec::new();
-        self.ring.shutdown(slot, libc::SHUT_WR, Token::pack(Op::Unwatched, 0, 0));
+        self.shutdown(slot, libc::SHUT_WR);
         if !self.table[slot as usize].receiving {
             self.receive(slot);
         }
@@ -197,12 +220,20 @@ impl Worker {
         if connection.operations == 0 {
             return self.release(slot);
         }
-        self.ring.shutdown(slot, libc::SHUT_RDWR, Token::pack(Op::Unwatched, 0, 0));
+        self.shutdown(slot, libc::SHUT_RDWR);
+    }
+
+    fn shutdown(&mut self, slot: u32, how: i32) {
+        let connection = &mut self.table[slot as usize];
+        connection.operations += 1;
+        self.ring.shutdown(slot, how, Token::pack(Op::Shutdown, connection.generation, slot));
     }
 
     pub(super) fn release(&mut self, slot: u32) {
         let connection = &mut self.table[slot as usize];
         self.node.recycle(connection);
+        self.secure.recycle(connection);
+        connection.secure = None;
         connection.stash = Vec::new();
         connection.phase = Phase::Free;
         self.wheel.remove(slot);
@@ -221,6 +252,10 @@ impl Worker {
             return;
         }
         match connection.phase {
+            Phase::Open if connection.secure.as_ref().is_some_and(|secure| secure.is_handshaking()) => {
+                self.node.cells.add(Counter::TlsTimedOut, 1);
+                self.close(slot);
+            }
             Phase::Open => {
                 self.node.cells.add(Counter::Timeouts, 1);
                 self.node.tell(connection, slot, Input::Deadline);

@@ -80,6 +80,7 @@ impl Worker {
                 self.node.tell(connection, ticket.slot, Input::Refused(status));
                 self.advance(ticket.slot);
             }
+            ToWorker::Policies(policies) => self.secure.policies = policies,
             ToWorker::BodyCredit { ticket, bytes } => {
                 let Some(connection) = waiting(&mut self.table, ticket) else {
                     return;

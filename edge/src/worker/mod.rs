@@ -9,6 +9,7 @@ mod connection;
 mod life;
 mod mail;
 mod parts;
+mod secure;
 mod streams;
 mod token;
 mod wheel;
@@ -16,6 +17,7 @@ mod wheel;
 use crate::control::mailbox::Mailbox;
 use crate::proto::generations::Table;
 use crate::proto::session::{Out, Session, Timeouts};
+use crate::proto::tls::Policies;
 use crate::shard::Reader;
 use crate::stats::{Cells, Counter};
 use crate::sys::buffers::Buffers;
@@ -23,6 +25,7 @@ use crate::sys::ring::{Completion, Features, Ring};
 use crate::{clock, limits, sys};
 use actions::Node;
 use connection::{Connection, Phase};
+use secure::Shared;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,8 +40,10 @@ pub struct Setup {
     pub number: u16,
     /// The CPU it is pinned to.
     pub cpu: usize,
-    /// Its listening sockets.
-    pub listeners: Vec<OwnedFd>,
+    /// Its listening sockets, and which of the policies each follows; `None`: no TLS.
+    pub listeners: Vec<(OwnedFd, Option<usize>)>,
+    /// How clients of TLS are met.
+    pub policies: Arc<Policies>,
     /// Connections it can hold.
     pub connections_max: usize,
     /// Timeouts of its connections.
@@ -85,6 +90,7 @@ struct Worker {
     due: Vec<u32>,
     completions: Vec<Completion>,
     listeners: Vec<Listener>,
+    secure: Shared,
     drain: Arc<AtomicBool>,
     /// Once draining: when to cut off what is still open.
     end_ms: Option<u64>,
@@ -96,6 +102,7 @@ struct Worker {
 struct Listener {
     socket: OwnedFd,
     armed: bool,
+    policy: Option<usize>,
 }
 
 impl Worker {
@@ -122,7 +129,12 @@ impl Worker {
             wheel: Wheel::new(setup.connections_max, now.mono_ms),
             due: Vec::new(),
             completions: Vec::with_capacity(4 * limits::RING_ENTRIES as usize),
-            listeners: setup.listeners.into_iter().map(|socket| Listener { socket, armed: false }).collect(),
+            listeners: setup
+                .listeners
+                .into_iter()
+                .map(|(socket, policy)| Listener { socket, armed: false, policy })
+                .collect(),
+            secure: Shared::new(setup.policies),
             drain: setup.drain,
             end_ms: None,
             open: 0,
@@ -136,11 +148,11 @@ impl Worker {
         self.tick();
         while !self.finished() {
             let mut completions = std::mem::take(&mut self.completions);
-            self.ring
-                .turn(usize::from(!self.mail_left), &mut completions)
-                .expect("the ring is ours and sound");
+            let waits = !self.mail_left && !self.secure.is_waiting();
+            self.ring.turn(usize::from(waits), &mut completions).expect("the ring is ours and sound");
             self.node.cells.add(Counter::Enters, 1);
             self.node.now = clock::now();
+            self.shake_waiting();
             for completion in completions.drain(..) {
                 self.dispatch(completion);
             }
@@ -170,6 +182,10 @@ impl Worker {
             Op::SampleRequest => {
                 let counters = (Counter::LocalitySampled, Counter::LocalityLocal);
                 self.sampled(token.slot, completion.result, counters);
+            }
+            Op::Shutdown => {
+                self.table[token.slot as usize].operations -= 1;
+                self.advance(token.slot);
             }
             Op::Unwatched => {}
         }

@@ -19,11 +19,14 @@ pub enum Op {
     SampleConnection,
     /// The CPU of a request; the slot is the sample's number.
     SampleRequest,
-    /// Nobody waits for it: shutdown, close, cancel, eventfd write.
+    /// A connection's shutdown, which the kernel hands to a thread of its own: its slot must not have a new
+    /// connection when it gets there.
+    Shutdown,
+    /// Nobody waits for it: close, cancel, eventfd write.
     Unwatched,
 }
 
-const OPS: [Op; 8] = [
+const OPS: [Op; 9] = [
     Op::Accept,
     Op::Receive,
     Op::Send,
@@ -31,6 +34,7 @@ const OPS: [Op; 8] = [
     Op::Tick,
     Op::SampleConnection,
     Op::SampleRequest,
+    Op::Shutdown,
     Op::Unwatched,
 ];
 
@@ -57,7 +61,7 @@ impl Token {
     /// Unpacks. Only tokens made by [`Token::pack`] come back from the ring.
     pub fn unpack(token: u64) -> Self {
         Token {
-            op: OPS[(token >> 56) as usize & 7],
+            op: OPS[(token >> 56) as usize % OPS.len()],
             generation: (token >> 32) as u32 & GENERATION_MASK,
             slot: token as u32,
         }

@@ -33,3 +33,5 @@ mod kernel;
 mod stress;
 
 mod operator;
+
+mod tls;

@@ -76,6 +76,9 @@ fn config(directory: &Path, servers: &[String]) -> Config {
     Config {
         cpus: None,
         http: vec![],
+        https: vec![],
+        tls: Default::default(),
+        warnings: vec![],
         admin: Some("127.0.0.1:0".parse().unwrap()),
         connections_max: 1024,
         timeouts: Timeouts::default(),
@@ -112,6 +115,7 @@ fn start_in(workers: usize, config: Config, directory: Arc<Scratch>) -> (Node, V
     let cells = Arc::new(Cells::default());
     let handle = spawn(Start {
         config: Arc::new(config.clone()),
+        certificates: super::certificates::Certificates::load(&config).unwrap(),
         writer,
         opened,
         purges,

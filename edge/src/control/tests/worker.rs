@@ -217,6 +217,7 @@ impl Worker {
                 self.settle(ticket, Outcome::Again { revalidated })
             }
             ToWorker::Refused { ticket, status } => self.settle(ticket, Outcome::Refused(status)),
+            ToWorker::Policies(_) => {}
             ToWorker::BodyCredit { ticket, bytes } => *self.body_credit.entry(ticket).or_default() += bytes,
         }
     }

@@ -26,6 +26,8 @@ pub struct Setup {
     pub store_size: String,
     /// Lines for `[origins.main]`.
     pub origin_lines: String,
+    /// Lines after those of `[listen]`, such as `[[listen.https]]` sections.
+    pub listen_lines: String,
     /// Lines for `[limits]`.
     pub limit_lines: String,
     /// Lines for the route, `host = "…"` and the like.
@@ -38,6 +40,7 @@ impl Default for Setup {
             cpus: None,
             store_size: "128MiB".into(),
             origin_lines: String::new(),
+            listen_lines: String::new(),
             limit_lines: String::new(),
             route_lines: String::new(),
         }
@@ -212,11 +215,12 @@ impl Edge {
         let node =
             setup.cpus.as_ref().map(|cpus| format!("[node]\ncpus = \"{cpus}\"\n\n")).unwrap_or_default();
         format!(
-            "{node}[listen]\nhttp = [\"{http}\"]\nadmin = \"{admin}\"\n\n\
+            "{node}[listen]\nhttp = [\"{http}\"]\nadmin = \"{admin}\"\n{}\n\
              [limits]\n{}\n\n\
              [store]\npath = \"{}\"\nsize = \"{}\"\n\n\
              [origins.main]\nservers = [\"http://{origin}\"]\n{}\n\n\
              [[routes]]\norigin = \"main\"\n{}\n",
+            setup.listen_lines,
             setup.limit_lines,
             directory.join("store").display(),
             setup.store_size,

@@ -7,6 +7,7 @@ pub mod content;
 pub mod edge;
 pub mod origin;
 pub mod process;
+pub mod tls;
 
 pub use answer::{Answer, Cut, Framing};
 pub use client::{Client, Fault, Response, request};

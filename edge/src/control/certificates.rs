@@ -1,0 +1,232 @@
+//! Certificates of the addresses that speak TLS: read at the start, on HUP, and when a file changed; handed to the
+//! workers whole, so that a connection is met by the old set or by the new one. Which certificate a client
+//! gets is in `proto::certificate`.
+#![forbid(unsafe_code)]
+
+use super::Node;
+use super::mailbox::ToWorker;
+use crate::config::Config;
+use crate::proto::certificate::{Certificate, Wrong};
+use crate::proto::policy::{self, Rules};
+use crate::proto::tickets::Secrets;
+use crate::proto::tls::Policies;
+use crate::stats::Counter;
+use crate::{clock, limits};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a file looked like: device, inode, bytes, seconds and nanoseconds of its last change.
+type Stamp = Option<(u64, u64, u64, i64, i64)>;
+
+/// All certificates of the node, as they are served.
+pub struct Certificates {
+    /// Addresses with a listener, fixed at the start; policies are in the same order.
+    addresses: Vec<SocketAddr>,
+    loaded: Loaded,
+    secrets: Secrets,
+    rotated_ms: u64,
+}
+
+#[derive(Default)]
+struct Loaded {
+    policies: Arc<Policies>,
+    stamps: HashMap<PathBuf, Stamp>,
+    shown: Vec<Shown>,
+}
+
+/// A certificate for the status.
+struct Shown {
+    address: SocketAddr,
+    path: PathBuf,
+    names: Vec<String>,
+    until_s: u64,
+}
+
+impl Certificates {
+    /// Reads everything that `config` names.
+    ///
+    /// # Errors
+    /// The first file that cannot be used, and why.
+    pub fn load(config: &Config) -> Result<Self, String> {
+        let mut addresses: Vec<SocketAddr> = Vec::new();
+        for entry in &config.https {
+            if !addresses.contains(&entry.address) {
+                addresses.push(entry.address);
+            }
+        }
+        let secrets = Secrets::new().ok_or("the system gives no random bytes for session tickets")?;
+        let loaded = read(config, &addresses, &secrets, &Loaded::default())?;
+        Ok(Certificates { addresses, loaded, secrets, rotated_ms: clock::now().mono_ms })
+    }
+
+    /// Addresses to listen on.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// What workers serve, one for each of the addresses.
+    pub fn policies(&self) -> Arc<Policies> {
+        self.loaded.policies.clone()
+    }
+
+    /// Reads everything again. On an error nothing has changed.
+    fn reload(&mut self, config: &Config) -> Result<(), String> {
+        self.loaded = read(config, &self.addresses, &self.secrets, &self.loaded)?;
+        Ok(())
+    }
+
+    /// Whether a file is not what it was when it was last looked at; it counts as looked at from then on.
+    fn changed(&mut self) -> bool {
+        let mut changed = false;
+        for (path, stamp) in &mut self.loaded.stamps {
+            let now = stamp_of(path);
+            changed |= *stamp != now;
+            *stamp = now;
+        }
+        changed
+    }
+
+    /// Takes a new ticket key when the current one has served its time.
+    fn rotate(&mut self, now_ms: u64) -> bool {
+        let due = now_ms.saturating_sub(self.rotated_ms) >= limits::TICKET_ROTATION_S * 1000;
+        // Without randomness the key stays, and is tried again.
+        if !due || self.secrets.rotate().is_none() {
+            return false;
+        }
+        self.rotated_ms = now_ms;
+        true
+    }
+
+    /// When the first certificate ends, Unix seconds; 0: there is none.
+    pub(super) fn ends_s(&self) -> u64 {
+        self.loaded.shown.iter().map(|shown| shown.until_s).min().unwrap_or(0)
+    }
+
+    /// One line for each certificate.
+    fn status(&self, now_s: u64) -> Value {
+        let line = |shown: &Shown| {
+            json!({
+                "address": shown.address.to_string(),
+                "names": shown.names,
+                "expires_in_days": (shown.until_s as i64 - now_s as i64).div_euclid(86_400),
+                "certificate": shown.path.display().to_string(),
+            })
+        };
+        self.loaded.shown.iter().map(line).collect()
+    }
+}
+
+/// Serves the files again as `config` names them, on every worker.
+pub(super) fn reload(node: &Node, config: &Config) -> Result<(), String> {
+    node.certificates.borrow_mut().reload(config)?;
+    let policies = node.certificates.borrow().policies();
+    if !policies.is_empty() {
+        node.outboxes.iter().for_each(|outbox| outbox.post(ToWorker::Policies(policies.clone())));
+    }
+    Ok(())
+}
+
+/// Looks at the files now and then, and renews the key of tickets; runs as long as the thread.
+pub(super) async fn watch(node: &Node) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(limits::CERTIFICATE_WATCH_MS)).await;
+        let (changed, rotated) = {
+            let mut certificates = node.certificates.borrow_mut();
+            (certificates.changed(), certificates.rotate(clock::now().mono_ms))
+        };
+        if !changed && !rotated {
+            continue;
+        }
+        let config = node.config.borrow().clone();
+        match reload(node, &config) {
+            Ok(()) if changed => tracing::info!("certificates: files changed and are in force"),
+            Ok(()) => {}
+            Err(error) => tracing::warn!("certificates: nothing was changed: {error}"),
+        }
+    }
+}
+
+/// Certificates, and what part of the connections agreed on what.
+pub(super) fn status(node: &Node) -> Value {
+    let sum = |counter| node.worker_cells.iter().map(|cells| cells.get(counter)).sum::<u64>();
+    let done = sum(Counter::TlsFull) + sum(Counter::TlsResumed);
+    let share = |counter| sum(counter) as f64 / done.max(1) as f64;
+    json!({
+        "handshakes": done,
+        "resumed_share": share(Counter::TlsResumed),
+        "tls_1_2_share": share(Counter::Tls12),
+        "tls_1_3_share": share(Counter::Tls13),
+        "aes_128_gcm_share": share(Counter::TlsAes128),
+        "aes_256_gcm_share": share(Counter::TlsAes256),
+        "chacha20_poly1305_share": share(Counter::TlsChacha20),
+        "certificates": node.certificates.borrow().status(clock::now().unix_s),
+    })
+}
+
+fn read(
+    config: &Config,
+    addresses: &[SocketAddr],
+    secrets: &Secrets,
+    before: &Loaded,
+) -> Result<Loaded, String> {
+    let mut loaded = Loaded::default();
+    let mut policies = Policies::new();
+    for (number, address) in addresses.iter().enumerate() {
+        let mut certificates = Vec::new();
+        let mut client_ca = None;
+        for entry in config.https.iter().filter(|entry| entry.address == *address) {
+            let mut file = |path: &Path| {
+                loaded.stamps.insert(path.to_owned(), stamp_of(path));
+                contents(path)
+            };
+            let (chain, key) = (file(&entry.certificate)?, file(&entry.key)?);
+            let ocsp = entry.ocsp.as_deref().map(&mut file).transpose()?;
+            client_ca = entry.client_ca.as_deref().map(&mut file).transpose()?;
+            let certificate =
+                Certificate::parse(&chain, &key, ocsp, &policy::provider()).map_err(|wrong| {
+                    let (path, why) = match wrong {
+                        Wrong::Certificate(why) => (&entry.certificate, why),
+                        Wrong::Key(why) => (&entry.key, why),
+                    };
+                    format!("{} {why}", path.display())
+                })?;
+            loaded.shown.push(Shown {
+                address: *address,
+                path: entry.certificate.clone(),
+                names: certificate.names.clone(),
+                until_s: certificate.until_s,
+            });
+            certificates.push(certificate);
+        }
+        if certificates.is_empty() {
+            // The address was removed; until the restart that takes, it is served as it was.
+            policies.extend(before.policies.get(number).cloned());
+            continue;
+        }
+        let rules = Rules {
+            certificates: &certificates,
+            tls13_only: config.tls.tls13_only,
+            ciphers: &config.tls.ciphers,
+            client_ca: client_ca.as_deref(),
+            name: &address.to_string(),
+            clock: Arc::new(clock::Wall),
+        };
+        policies.push(rules.build(secrets).map_err(|error| format!("{address}: {error}"))?);
+    }
+    loaded.policies = Arc::new(policies);
+    Ok(loaded)
+}
+
+fn contents(path: &Path) -> Result<Vec<u8>, String> {
+    crate::config::contents(path).map_err(|why| format!("{} cannot be read: {why}", path.display()))
+}
+
+fn stamp_of(path: &Path) -> Stamp {
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.dev(), meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
+}

@@ -1,0 +1,143 @@
+//! How clients of TLS are met: versions, ciphers, certificates, tickets, and whether clients have to show a
+//! certificate. Ciphers are AEAD with ephemeral keys alone; rustls offers no others.
+#![forbid(unsafe_code)]
+
+use super::certificate::{Certificate, Names};
+use super::tickets::Secrets;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::time_provider::TimeProvider;
+use rustls::{CipherSuite, RootCertStore, ServerConfig, version};
+use std::sync::Arc;
+
+/// Ciphers by the names the IANA gives them, as we prefer them where the client leaves it to us.
+pub const CIPHERS: &[(&str, CipherSuite)] = &[
+    ("TLS_AES_128_GCM_SHA256", CipherSuite::TLS13_AES_128_GCM_SHA256),
+    ("TLS_AES_256_GCM_SHA384", CipherSuite::TLS13_AES_256_GCM_SHA384),
+    ("TLS_CHACHA20_POLY1305_SHA256", CipherSuite::TLS13_CHACHA20_POLY1305_SHA256),
+    ("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
+    ("TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384),
+    (
+        "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    ),
+    ("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256),
+    ("TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384", CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384),
+    ("TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256", CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256),
+];
+const TLS13_CIPHERS: usize = 3;
+
+/// Whether a cipher belongs to a version that is spoken.
+pub fn is_usable(cipher: CipherSuite, tls13_only: bool) -> bool {
+    !tls13_only || CIPHERS[..TLS13_CIPHERS].iter().any(|(_, tls13)| *tls13 == cipher)
+}
+
+/// The one provider of cryptography.
+pub fn provider() -> CryptoProvider {
+    rustls::crypto::ring::default_provider()
+}
+
+/// Certificates of the authorities that clients' certificates are checked against.
+///
+/// # Errors
+/// What is wrong, in words that follow the file's name.
+pub fn client_authorities(pem: &[u8]) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|error| format!("is not PEM: {error}"))?;
+        roots
+            .add(certificate)
+            .map_err(|error| format!("holds a certificate that cannot be used: {error}"))?;
+    }
+    if roots.is_empty() { Err("holds no certificate".into()) } else { Ok(roots) }
+}
+
+/// What one address is served with.
+pub struct Rules<'a> {
+    /// At least one; the first is for clients that name no host.
+    pub certificates: &'a [Certificate],
+    /// TLS 1.2 is refused.
+    pub tls13_only: bool,
+    /// The ciphers to offer; empty: all of [`CIPHERS`].
+    pub ciphers: &'a [CipherSuite],
+    /// PEM of the authorities whose clients alone may connect; `None`: all may.
+    pub client_ca: Option<&'a [u8]>,
+    /// What tells this policy from others, for tickets: a ticket of another one resumes nothing here.
+    pub name: &'a str,
+    /// The clock of tickets and of clients' certificates.
+    pub clock: Arc<dyn TimeProvider>,
+}
+
+impl Rules<'_> {
+    /// The policy as rustls takes it.
+    ///
+    /// # Errors
+    /// What cannot be, in words.
+    pub fn build(&self, secrets: &Secrets) -> Result<Arc<ServerConfig>, String> {
+        let provider = Arc::new(self.provider());
+        let versions: &[_] =
+            if self.tls13_only { &[&version::TLS13] } else { &[&version::TLS13, &version::TLS12] };
+        let builder = ServerConfig::builder_with_details(provider.clone(), self.clock.clone())
+            .with_protocol_versions(versions)
+            .map_err(|error| error.to_string())?;
+        let builder = match self.client_ca {
+            None => builder.with_no_client_auth(),
+            Some(pem) => {
+                let roots = Arc::new(client_authorities(pem)?);
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
+                    .build()
+                    .map_err(|error| error.to_string())?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let names = Names::new(self.certificates).ok_or("no certificate")?;
+        let mut config = builder.with_cert_resolver(Arc::new(names));
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // A store of sessions would be behind a lock that all workers share; tickets need none.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        let policy = [self.name.as_bytes(), self.client_ca.unwrap_or_default()].join(&0);
+        config.ticketer = Arc::new(secrets.tickets(&policy).ok_or("no key for tickets")?);
+        // Records are sealed by `records`, under keys that the handshake hands over.
+        config.enable_secret_extraction = true;
+        config.max_early_data_size = 0;
+        Ok(Arc::new(config))
+    }
+
+    fn provider(&self) -> CryptoProvider {
+        let mut provider = provider();
+        let chosen = |cipher: CipherSuite| self.ciphers.is_empty() || self.ciphers.contains(&cipher);
+        provider.cipher_suites = CIPHERS
+            .iter()
+            .filter(|(_, cipher)| chosen(*cipher))
+            .filter_map(|(_, cipher)| provider.cipher_suites.iter().find(|suite| suite.suite() == *cipher))
+            .copied()
+            .collect();
+        provider
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_cipher_that_rustls_has_can_be_named() {
+        let provided = provider().cipher_suites;
+        assert_eq!(provided.len(), CIPHERS.len());
+        for suite in provided {
+            assert!(CIPHERS.iter().any(|(_, cipher)| *cipher == suite.suite()), "{suite:?}");
+        }
+        assert!(
+            is_usable(CIPHERS[2].1, true) && !is_usable(CIPHERS[3].1, true) && is_usable(CIPHERS[3].1, false)
+        );
+    }
+
+    #[test]
+    fn authorities_that_are_none_are_refused() {
+        assert!(client_authorities(b"").is_err_and(|why| why.contains("holds no certificate")));
+        let broken = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert!(client_authorities(broken).is_err_and(|why| why.contains("cannot be used")));
+    }
+}

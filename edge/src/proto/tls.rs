@@ -1,0 +1,526 @@
+//! The TLS side of one connection as a layer without a socket: bytes of the peer in, plaintext and records out.
+//!
+//! Handshakes are rustls's. Then its secrets are taken over, rustls's buffers are dropped, and records are sealed
+//! and opened in place by `records`: a body is copied once, from where it lies into the buffer that is sent, and
+//! an idle connection keeps two keys and the secrets the next ones are made from.
+//!
+//! | state     | input                | then                                                             |
+//! |-----------|----------------------|------------------------------------------------------------------|
+//! | Fresh     | bytes                | kept for the handshake                                           |
+//! | Handshake | bytes, then `shake`  | flights into `outgoing`; done: Traffic; failed: an alert, Ended  |
+//! | Traffic   | application data     | plaintext to the caller                                          |
+//! | Traffic   | KeyUpdate (1.3)      | keys renewed, answered when asked for                            |
+//! | Traffic   | ClientHello (1.2)    | refused by a warning once, then fatally: no renegotiation        |
+//! | Traffic   | close_notify         | the peer sends no more; we still may                             |
+//! | Traffic   | anything else        | an alert, Ended                                                  |
+//! | Ended     | bytes                | dropped                                                          |
+//!
+//! What the caller has to keep to: all of [`Tls::take_outgoing`] is sent before anything sealed later, and sealed
+//! records leave in the order they were sealed in. Early data is never accepted.
+#![forbid(unsafe_code)]
+
+use super::records::{
+    Keys, Kind, OVERHEAD_BYTES_MAX, PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX, Refused, whole_record,
+};
+use super::traffic::{CLOSE_NOTIFY, FATAL, Traffic, WARNING};
+use crate::limits;
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
+use rustls::{CipherSuite, HandshakeKind, ProtocolVersion, ServerConfig};
+use std::fmt;
+use std::sync::Arc;
+
+/// The longest record that can be made from a full fragment.
+pub const SEALED_BYTES_MAX: usize = PLAINTEXT_BYTES_MAX + OVERHEAD_BYTES_MAX;
+const _: () = assert!(limits::TLS_INCOMING_BYTES_MAX >= RECORD_BYTES_MAX);
+
+const INTERNAL_ERROR: u8 = 80;
+const ACCESS_DENIED: u8 = 49;
+const UNRECOGNIZED_NAME: u8 = 112;
+
+/// How clients are met, one for each address, in the order their listeners are numbered.
+pub type Policies = Vec<Arc<ServerConfig>>;
+
+/// What was agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Agreed {
+    /// TLS 1.3; else 1.2.
+    pub tls13: bool,
+    /// A session was resumed.
+    pub resumed: bool,
+    /// The protocol above.
+    pub alpn: Alpn,
+    /// The cipher.
+    pub cipher: Cipher,
+}
+
+/// The protocol a client chose by ALPN (RFC 7301).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alpn {
+    /// None was named: HTTP/1.1.
+    None,
+    /// `http/1.1`
+    Http1,
+}
+
+/// The bulk cipher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cipher {
+    /// AES-128-GCM
+    Aes128,
+    /// AES-256-GCM
+    Aes256,
+    /// ChaCha20-Poly1305
+    Chacha20,
+}
+
+/// Why a connection cannot go on. The alert, if one is due, is in `outgoing`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Failed {
+    /// No certificate for the name the client asked for.
+    Name,
+    /// The handshake, in rustls's words.
+    Handshake(rustls::Error),
+    /// A record or a message in it.
+    Record(Refused),
+    /// The peer gave up with this alert.
+    Alert(u8),
+    /// The peer sent too much of what does nothing.
+    Flood,
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failed::Name => f.write_str("no certificate for the name asked for"),
+            Failed::Handshake(error) => write!(f, "handshake: {error}"),
+            Failed::Record(refused) => write!(f, "record refused: {refused:?}"),
+            Failed::Alert(description) => write!(f, "the peer sent alert {description}"),
+            Failed::Flood => f.write_str("too many empty records, warnings or key updates"),
+        }
+    }
+}
+
+/// The keys are used up and cannot be renewed (TLS 1.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WornOut;
+
+enum Layer {
+    Fresh(Arc<ServerConfig>),
+    Handshake(Box<UnbufferedServerConnection>),
+    Traffic(Box<Traffic>),
+    Ended,
+}
+
+/// The layer of one connection.
+pub struct Tls {
+    layer: Layer,
+    /// Ciphertext of what is not complete yet. Empty in an idle connection.
+    incoming: Vec<u8>,
+    /// Whole records to send before anything that is sealed later.
+    outgoing: Vec<u8>,
+    peer_closed: bool,
+    close_sent: bool,
+}
+
+impl Tls {
+    /// A connection that was just accepted. Costs nothing until bytes come.
+    pub fn new(config: Arc<ServerConfig>) -> Self {
+        Tls {
+            layer: Layer::Fresh(config),
+            incoming: Vec::new(),
+            outgoing: Vec::new(),
+            peer_closed: false,
+            close_sent: false,
+        }
+    }
+
+    /// Whether application data cannot flow yet.
+    pub fn is_handshaking(&self) -> bool {
+        matches!(self.layer, Layer::Fresh(_) | Layer::Handshake(_))
+    }
+
+    /// Whether the peer said that it sends no more.
+    pub fn peer_closed(&self) -> bool {
+        self.peer_closed
+    }
+
+    /// Whether no more bytes should be read from the peer before [`Tls::shake`] was called.
+    pub fn is_full(&self) -> bool {
+        self.incoming.len() >= limits::TLS_INCOMING_BYTES_MAX
+    }
+
+    /// Bytes from the peer; plaintext goes to `sink`, in order, decrypted where it lies. During the handshake they
+    /// are only kept: [`Tls::shake`] then does the work, when the caller can afford it.
+    pub fn receive(&mut self, bytes: &mut [u8], mut sink: impl FnMut(&[u8])) -> Result<(), Failed> {
+        match &mut self.layer {
+            Layer::Ended => Ok(()),
+            Layer::Fresh(_) | Layer::Handshake(_) => {
+                self.incoming.extend_from_slice(bytes);
+                Ok(())
+            }
+            Layer::Traffic(_) if self.incoming.is_empty() => {
+                let used = self.records(bytes, &mut sink)?;
+                self.incoming.extend_from_slice(&bytes[used..]);
+                Ok(())
+            }
+            Layer::Traffic(_) => {
+                self.incoming.extend_from_slice(bytes);
+                self.kept_records(&mut sink)
+            }
+        }
+    }
+
+    /// Goes on with the handshake as far as the bytes kept allow. `Some`: it is done, and plaintext that came with
+    /// its end went to `sink`. A step costs up to a millisecond of CPU.
+    pub fn shake(&mut self, mut sink: impl FnMut(&[u8])) -> Result<Option<Agreed>, Failed> {
+        if let Layer::Fresh(config) = &self.layer {
+            match UnbufferedServerConnection::new(config.clone()) {
+                Ok(connection) => self.layer = Layer::Handshake(Box::new(connection)),
+                Err(error) => return self.fail(Failed::Handshake(error)),
+            }
+        }
+        loop {
+            let Layer::Handshake(connection) = &mut self.layer else {
+                return Ok(None);
+            };
+            let (step, discard) = step(connection, &mut self.incoming, &mut self.outgoing, &mut sink);
+            self.incoming.drain(..discard);
+            match step {
+                Step::More => {}
+                Step::Closed => self.peer_closed = true,
+                Step::Failed(error) => return self.refused(error),
+                Step::Blocked if connection.is_handshaking() => {
+                    // With so much kept, a message that is still not whole is none that a client has to send.
+                    return if self.is_full() {
+                        self.fail(Failed::Record(Refused::Overflow))
+                    } else {
+                        Ok(None)
+                    };
+                }
+                Step::Blocked => {}
+            }
+            if !connection.is_handshaking() && !connection.wants_write() {
+                let agreed = self.take_over()?;
+                self.kept_records(&mut sink)?;
+                return Ok(Some(agreed));
+            }
+        }
+    }
+
+    /// Records that are ready to be sent, if there are any.
+    pub fn take_outgoing(&mut self) -> Option<Vec<u8>> {
+        if let Layer::Traffic(traffic) = &mut self.layer {
+            traffic.flushed();
+        }
+        (!self.outgoing.is_empty()).then(|| std::mem::take(&mut self.outgoing))
+    }
+
+    /// Bytes that wait in [`Tls::take_outgoing`].
+    pub fn outgoing_bytes(&self) -> usize {
+        self.outgoing.len()
+    }
+
+    /// Seals one record at the start of `room`, which has [`OVERHEAD_BYTES_MAX`] and a byte at least: `copy` is given
+    /// the place for plaintext and says how much of it it filled. Returns the bytes of the record; it may be a
+    /// KeyUpdate for which nothing was copied. 0: no application data can be sent now.
+    pub fn seal(&mut self, room: &mut [u8], copy: impl FnOnce(&mut [u8]) -> usize) -> Result<usize, WornOut> {
+        let Layer::Traffic(traffic) = &mut self.layer else {
+            return Ok(0);
+        };
+        if traffic.seal.worn_out() {
+            return traffic.update_seal(room);
+        }
+        let at = traffic.seal.plaintext_at();
+        let most = PLAINTEXT_BYTES_MAX.min(room.len() - OVERHEAD_BYTES_MAX);
+        let bytes = copy(&mut room[at..at + most]);
+        Ok(if bytes == 0 { 0 } else { traffic.seal.seal(Kind::ApplicationData, room, bytes) })
+    }
+
+    /// Queues close_notify. Says whether it did: once, and only where the handshake is done and nothing failed.
+    pub fn close(&mut self) -> bool {
+        let Layer::Traffic(traffic) = &mut self.layer else {
+            return false;
+        };
+        if std::mem::replace(&mut self.close_sent, true) {
+            return false;
+        }
+        traffic.alert(&mut self.outgoing, WARNING, CLOSE_NOTIFY);
+        true
+    }
+
+    /// rustls refused; the alert it made is fetched.
+    fn refused<T>(&mut self, error: rustls::Error) -> Result<T, Failed> {
+        if let Layer::Handshake(connection) = &mut self.layer {
+            // It gives what is queued before it says the error again.
+            while connection.wants_write() {
+                let _ = step(connection, &mut [], &mut self.outgoing, &mut |_| {});
+            }
+        }
+        self.layer = Layer::Ended;
+        self.incoming = Vec::new();
+        if matches!(&error, rustls::Error::General(why) if why.contains("no server certificate")) {
+            // rustls says access_denied; RFC 6066 section 3 has a word of its own for this.
+            if let Some(last) = self.outgoing.last_mut().filter(|last| **last == ACCESS_DENIED) {
+                *last = UNRECOGNIZED_NAME;
+            }
+            return Err(Failed::Name);
+        }
+        Err(match error {
+            rustls::Error::AlertReceived(alert) => Failed::Alert(alert.into()),
+            error => Failed::Handshake(error),
+        })
+    }
+
+    /// Ends the layer, with an alert where the peer is to be told.
+    fn fail<T>(&mut self, failed: Failed) -> Result<T, Failed> {
+        if let Layer::Traffic(traffic) = &mut self.layer {
+            match &failed {
+                Failed::Record(refused) => traffic.alert(&mut self.outgoing, FATAL, *refused as u8),
+                Failed::Flood => traffic.alert(&mut self.outgoing, FATAL, Refused::Unexpected as u8),
+                Failed::Handshake(_) => traffic.alert(&mut self.outgoing, FATAL, INTERNAL_ERROR),
+                Failed::Name | Failed::Alert(_) => {}
+            }
+        }
+        self.layer = Layer::Ended;
+        self.incoming = Vec::new();
+        Err(failed)
+    }
+
+    /// The handshake is done: its secrets become our keys, and the rest of it is dropped.
+    fn take_over(&mut self) -> Result<Agreed, Failed> {
+        let Layer::Handshake(connection) = std::mem::replace(&mut self.layer, Layer::Ended) else {
+            return Err(Failed::Handshake(rustls::Error::HandshakeNotComplete));
+        };
+        let tls13 = connection.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+        let alpn = if connection.alpn_protocol().is_some() { Alpn::Http1 } else { Alpn::None };
+        let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+        let (secrets, kernel) = match connection.dangerous_into_kernel_connection() {
+            Ok(taken) => taken,
+            Err(error) => return self.fail(Failed::Handshake(error)),
+        };
+        let cipher = match kernel.negotiated_cipher_suite().suite() {
+            CipherSuite::TLS13_AES_128_GCM_SHA256
+            | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+            | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => Cipher::Aes128,
+            CipherSuite::TLS13_AES_256_GCM_SHA384
+            | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
+            | CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => Cipher::Aes256,
+            _ => Cipher::Chacha20,
+        };
+        let (Some(seal), Some(open)) = (Keys::new(secrets.tx, tls13), Keys::new(secrets.rx, tls13)) else {
+            return self.fail(Failed::Handshake(rustls::Error::General("a cipher that is not ours".into())));
+        };
+        self.layer = Layer::Traffic(Box::new(Traffic::new(seal, open, kernel, tls13)));
+        Ok(Agreed { tls13, resumed, alpn, cipher })
+    }
+
+    /// Opens what is kept.
+    fn kept_records(&mut self, sink: &mut impl FnMut(&[u8])) -> Result<(), Failed> {
+        let mut kept = std::mem::take(&mut self.incoming);
+        let used = self.records(&mut kept, sink)?;
+        if used < kept.len() {
+            kept.drain(..used);
+            self.incoming = kept;
+        }
+        Ok(())
+    }
+
+    /// Opens every whole record of `bytes` and says how far they reach.
+    fn records(&mut self, bytes: &mut [u8], sink: &mut impl FnMut(&[u8])) -> Result<usize, Failed> {
+        let mut at = 0;
+        while let Layer::Traffic(traffic) = &mut self.layer {
+            if self.peer_closed {
+                // Nothing after it counts (RFC 8446 section 6.1).
+                return Ok(bytes.len());
+            }
+            let record = match whole_record(&bytes[at..]) {
+                Ok(Some(length)) => &mut bytes[at..at + length],
+                Ok(None) => break,
+                Err(refused) => return self.fail(Failed::Record(refused)),
+            };
+            at += record.len();
+            match traffic.record(record, &mut self.outgoing, sink) {
+                Ok(closed) => self.peer_closed |= closed,
+                Err(failed) => return self.fail(failed),
+            }
+        }
+        Ok(at)
+    }
+}
+
+/// What one call of rustls came to.
+enum Step {
+    /// Call again.
+    More,
+    /// Nothing more can be done with what has come.
+    Blocked,
+    /// The peer sends no more.
+    Closed,
+    Failed(rustls::Error),
+}
+
+/// One call of rustls. Also says how many bytes of `incoming` are done with.
+fn step(
+    connection: &mut UnbufferedServerConnection,
+    incoming: &mut [u8],
+    outgoing: &mut Vec<u8>,
+    sink: &mut impl FnMut(&[u8]),
+) -> (Step, usize) {
+    let UnbufferedStatus { mut discard, state } = connection.process_tls_records(incoming);
+    let step = match state {
+        Ok(ConnectionState::EncodeTlsData(data)) => {
+            encode(data, outgoing);
+            Step::More
+        }
+        Ok(ConnectionState::TransmitTlsData(data)) => {
+            data.done();
+            Step::More
+        }
+        Ok(ConnectionState::ReadTraffic(mut data)) => {
+            while let Some(Ok(record)) = data.next_record() {
+                discard += record.discard;
+                sink(record.payload);
+            }
+            Step::More
+        }
+        Ok(ConnectionState::PeerClosed) => Step::Closed,
+        Ok(ConnectionState::BlockedHandshake | ConnectionState::WriteTraffic(_)) => Step::Blocked,
+        Ok(_) => Step::Failed(rustls::Error::General("a state that no server without early data has".into())),
+        Err(error) => Step::Failed(error),
+    };
+    (step, discard)
+}
+
+fn encode(mut data: EncodeTlsData<'_, ServerConnectionData>, outgoing: &mut Vec<u8>) {
+    let start = outgoing.len();
+    // It says how much room it wants.
+    if let Err(EncodeError::InsufficientSize(wanted)) = data.encode(&mut []) {
+        outgoing.resize(start + wanted.required_size, 0);
+        let written = data.encode(&mut outgoing[start..]).unwrap_or(0);
+        outgoing.truncate(start + written);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::certificate::Certificate;
+    use super::super::policy::{self, Rules};
+    use super::super::tickets::Secrets;
+    use super::*;
+    use rustls::pki_types::{ServerName, UnixTime};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore};
+    use std::io::Read;
+
+    #[derive(Debug)]
+    struct Midday;
+
+    impl rustls::time_provider::TimeProvider for Midday {
+        fn current_time(&self) -> Option<UnixTime> {
+            Some(UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_763_812_800)))
+        }
+    }
+
+    /// A client and a layer with one cipher, their handshake done.
+    fn pair(cipher: CipherSuite) -> (ClientConnection, Tls) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let made = rcgen::CertificateParams::new(["a.test".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(made.der().clone()).unwrap();
+        let provider = Arc::new(policy::provider());
+        let config = ClientConfig::builder_with_details(provider.clone(), Arc::new(Midday))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from("a.test").unwrap();
+        let mut client = ClientConnection::new(Arc::new(config), name).unwrap();
+        let secret = key.serialize_pem();
+        let certificate =
+            Certificate::parse(made.pem().as_bytes(), secret.as_bytes(), None, &provider).unwrap();
+        let rules = Rules {
+            certificates: &[certificate],
+            tls13_only: false,
+            ciphers: &[cipher],
+            client_ca: None,
+            name: "one",
+            clock: Arc::new(Midday),
+        };
+        let mut tls = Tls::new(rules.build(&Secrets::new().unwrap()).unwrap());
+        for _ in 0..4 {
+            let mut up = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut up).unwrap();
+            }
+            tls.receive(&mut up, |_| panic!("nothing was sent")).unwrap();
+            if tls.is_handshaking() {
+                tls.shake(|_| panic!("nothing was sent")).unwrap();
+            }
+            read(&mut client, &tls.take_outgoing().unwrap_or_default());
+        }
+        assert!(!client.is_handshaking() && !tls.is_handshaking());
+        (client, tls)
+    }
+
+    fn read(client: &mut ClientConnection, mut bytes: &[u8]) -> Vec<u8> {
+        let mut plaintext = Vec::new();
+        while !bytes.is_empty() {
+            client.read_tls(&mut bytes).unwrap();
+            let waiting = client.process_new_packets().unwrap().plaintext_bytes_to_read();
+            let start = plaintext.len();
+            plaintext.resize(start + waiting, 0);
+            client.reader().read_exact(&mut plaintext[start..]).unwrap();
+        }
+        plaintext
+    }
+
+    fn wear_out(tls: &mut Tls) {
+        let Layer::Traffic(traffic) = &mut tls.layer else { panic!("the handshake is done") };
+        traffic.seal.wear_out();
+    }
+
+    #[test]
+    fn worn_out_keys_are_renewed_by_a_key_update_before_the_next_record() {
+        let (mut client, mut tls) = pair(CipherSuite::TLS13_AES_128_GCM_SHA256);
+        for byte in 0..5 {
+            wear_out(&mut tls);
+            let mut room = [0; 100];
+            let update = tls.seal(&mut room, |_| panic!("the keys come first")).unwrap();
+            assert!(read(&mut client, &room[..update]).is_empty());
+            let copy = |place: &mut [u8]| {
+                place[0] = byte;
+                1
+            };
+            let record = tls.seal(&mut room, copy).unwrap();
+            assert_eq!(read(&mut client, &room[..record]), [byte]);
+        }
+    }
+
+    #[test]
+    fn without_key_updates_worn_out_keys_end_the_connection_in_order() {
+        let (mut client, mut tls) = pair(CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256);
+        wear_out(&mut tls);
+        assert_eq!(tls.seal(&mut [0; 100], |_| 1), Err(WornOut));
+        assert!(tls.close());
+        read(&mut client, &tls.take_outgoing().unwrap());
+        // Not even an alert is sealed with what is used up.
+        assert!(tls.receive(&mut [23, 3, 3, 0, 0], |_| {}).is_err());
+        assert_eq!(tls.take_outgoing(), None);
+    }
+
+    #[test]
+    fn renegotiation_is_refused_by_a_warning_once() {
+        let (_, mut tls) = pair(CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256);
+        let Layer::Traffic(traffic) = &mut tls.layer else { panic!("the handshake is done") };
+        let mut hello = [1, 0, 0, 0];
+        let mut outgoing = Vec::new();
+        let refused = |traffic: &mut Traffic, outgoing: &mut Vec<u8>, hello: &mut [u8]| {
+            traffic.message(Kind::Handshake, hello, outgoing)
+        };
+        assert_eq!(refused(traffic, &mut outgoing, &mut hello), Ok(false));
+        assert!(!outgoing.is_empty(), "a warning");
+        let once = outgoing.len();
+        assert_eq!(refused(traffic, &mut outgoing, &mut hello), Err(Failed::Record(Refused::Unexpected)));
+        assert_eq!(outgoing.len(), once);
+    }
+}

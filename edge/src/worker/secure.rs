@@ -1,0 +1,277 @@
+//! TLS between a connection's socket and its session: what is received is opened where it lies, what the outbox
+//! holds is sealed into a buffer of records, and handshakes get a share of each turn. What TLS means is in
+//! `proto::tls`.
+#![forbid(unsafe_code)]
+
+use super::Worker;
+use super::actions::Node;
+use super::connection::{Connection, Phase, Source};
+use super::token::{Op, Token};
+use crate::limits;
+use crate::proto::records::OVERHEAD_BYTES_MAX;
+use crate::proto::tls::{Agreed, Alpn, Cipher, Failed, Policies, Tls, WornOut};
+use crate::stats::Counter;
+use crate::sys::fault;
+use crate::sys::outbox::Outbox;
+use crate::sys::wire::Wire;
+use rustls::ServerConfig;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// With less room than this a record is not begun: it would be mostly overhead.
+const RECORD_ROOM_MIN: usize = OVERHEAD_BYTES_MAX + 512;
+
+/// What a connection has beside its slot when it speaks TLS.
+pub struct Secure {
+    tls: Tls,
+    /// Records to send; from the worker's pool while there are any.
+    wire: Option<Wire>,
+    /// When the handshake must be done, and later when an alert must have been taken; `u64::MAX` else.
+    pub deadline_ms: u64,
+    /// Waits for a turn that has time for its handshake.
+    waiting: bool,
+}
+
+impl Secure {
+    /// A connection that was just accepted.
+    pub fn new(config: Arc<ServerConfig>, deadline_ms: u64) -> Self {
+        Secure { tls: Tls::new(config), wire: None, deadline_ms, waiting: false }
+    }
+
+    /// Whether application data cannot flow yet.
+    pub fn is_handshaking(&self) -> bool {
+        self.tls.is_handshaking()
+    }
+
+    /// Whether no more should be read for now.
+    pub fn is_full(&self) -> bool {
+        self.tls.is_full()
+    }
+
+    /// Whether no record waits to be sent.
+    pub fn is_flushed(&self) -> bool {
+        self.tls.outgoing_bytes() == 0 && self.wire.as_ref().is_none_or(Wire::is_empty)
+    }
+}
+
+/// What a worker keeps for its TLS connections.
+#[derive(Default)]
+pub struct Shared {
+    /// How clients are met, by the number listeners carry.
+    pub policies: Arc<Policies>,
+    wires: Vec<Wire>,
+    /// Slots, and their generation, whose handshake waits; each at most once.
+    waiting: VecDeque<(u32, u32)>,
+    steps_left: u32,
+}
+
+impl Shared {
+    /// Of a worker that starts with these policies.
+    pub fn new(policies: Arc<Policies>) -> Self {
+        Shared { policies, ..Default::default() }
+    }
+
+    /// Whether a handshake waits for the next turn.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Takes back the buffer of a connection that has nothing to send, or is gone.
+    pub fn recycle(&mut self, connection: &mut Connection) {
+        if let Some(mut wire) = connection.secure.as_mut().and_then(|secure| secure.wire.take())
+            && self.wires.len() < limits::WIRES_KEPT_MAX
+        {
+            wire.clear();
+            self.wires.push(wire);
+        }
+    }
+}
+
+impl Worker {
+    /// A turn begins: handshakes that had to wait go on first.
+    pub(super) fn shake_waiting(&mut self) {
+        self.secure.steps_left = limits::HANDSHAKE_STEPS_PER_TURN_MAX;
+        while self.secure.steps_left > 0
+            && let Some((slot, generation)) = self.secure.waiting.pop_front()
+        {
+            let connection = &mut self.table[slot as usize];
+            if connection.generation == generation
+                && let Some(secure) = connection.secure.as_mut().filter(|secure| secure.waiting)
+            {
+                secure.waiting = false;
+                self.shake(slot);
+                self.advance(slot);
+            }
+        }
+    }
+
+    /// Bytes came for a TLS connection, in this buffer.
+    pub(super) fn received_sealed(&mut self, slot: u32, buffer: u16, len: usize) {
+        let connection = &mut self.table[slot as usize];
+        let bytes = self.buffers.bytes_mut(buffer, len);
+        with_tls(&mut self.node, connection, slot, |tls, sink| tls.receive(bytes, sink));
+        if connection.secure.as_ref().is_some_and(|secure| secure.is_handshaking()) {
+            self.shake(slot);
+        }
+    }
+
+    /// One step of a handshake, if this turn has time for it; else it is queued.
+    fn shake(&mut self, slot: u32) {
+        let connection = &mut self.table[slot as usize];
+        let Some(secure) = connection.secure.as_mut().filter(|_| connection.phase == Phase::Open) else {
+            return;
+        };
+        if secure.waiting {
+            return;
+        }
+        if self.secure.steps_left == 0 {
+            secure.waiting = true;
+            self.secure.waiting.push_back((slot, connection.generation));
+            self.node.cells.add(Counter::TlsDeferred, 1);
+            return;
+        }
+        self.secure.steps_left -= 1;
+        let agreed = with_tls(&mut self.node, connection, slot, |tls, sink| tls.shake(sink)).flatten();
+        if let Some(agreed) = agreed
+            && let Some(secure) = &mut connection.secure
+        {
+            secure.deadline_ms = u64::MAX;
+            count(&self.node, agreed);
+        }
+    }
+
+    /// Seals what the outbox holds and sends it, unless a send is in flight.
+    pub(super) fn send_sealed(&mut self, slot: u32) {
+        let connection = &mut self.table[slot as usize];
+        let Some(secure) = &mut connection.secure else {
+            return;
+        };
+        if secure.wire.as_ref().is_some_and(Wire::in_flight)
+            || !matches!(connection.phase, Phase::Open | Phase::Finishing)
+        {
+            return;
+        }
+        let plaintext = connection.outbox.as_ref().is_some_and(|outbox| !outbox.is_empty());
+        if plaintext || !secure.is_flushed() {
+            let wire = secure.wire.get_or_insert_with(|| self.secure.wires.pop().unwrap_or_default());
+            let faults = fault::count();
+            let torn = faults != 0 && connection.outbox.as_ref().is_some_and(Outbox::is_torn);
+            let sealed = if torn { Ok(()) } else { seal(&mut secure.tls, connection.outbox.as_mut(), wire) };
+            if torn || fault::count() != faults {
+                // What was sealed may be zeroes in the place of a page that is gone.
+                self.node.cells.add(Counter::Broken, 1);
+                connection.phase = Phase::Aborted;
+                return;
+            }
+            if sealed.is_err() {
+                connection.phase = Phase::Aborted;
+                return;
+            }
+            if !wire.is_empty() {
+                connection.operations += 1;
+                self.ring.send_wire(slot, wire, Token::pack(Op::Send, connection.generation, slot));
+            }
+        } else {
+            self.secure.recycle(connection);
+        }
+        if connection.outbox.as_ref().is_some_and(Outbox::is_empty) {
+            self.node.recycle(connection);
+        }
+    }
+
+    /// Tells the peer that no more follows, before the socket says so. Says whether that is to be sent first.
+    pub(super) fn send_close(&mut self, slot: u32) -> bool {
+        let connection = &mut self.table[slot as usize];
+        let queued = connection.secure.as_mut().is_some_and(|secure| secure.tls.close());
+        if queued {
+            connection.phase = Phase::Finishing;
+            self.send_sealed(slot);
+        }
+        queued
+    }
+}
+
+/// The completion of a send of records.
+pub(super) fn sent(connection: &mut Connection, bytes: usize) -> bool {
+    match connection.secure.as_mut().and_then(|secure| secure.wire.as_mut()) {
+        Some(wire) => {
+            wire.sent(bytes);
+            true
+        }
+        None => false,
+    }
+}
+
+/// Runs the layer, which stands apart from its connection meanwhile, with a sink that feeds the session.
+fn with_tls<T>(
+    node: &mut Node,
+    connection: &mut Connection,
+    slot: u32,
+    run: impl FnOnce(&mut Tls, &mut dyn FnMut(&[u8])) -> Result<T, Failed>,
+) -> Option<T> {
+    let mut secure = connection.secure.take()?;
+    let result = run(&mut secure.tls, &mut |plaintext: &[u8]| {
+        if connection.phase == Phase::Open {
+            node.receive(connection, slot, plaintext);
+        }
+    });
+    connection.peer_closed |= secure.tls.peer_closed();
+    if let Err(failed) = &result {
+        node.cells.add(
+            match failed {
+                Failed::Name => Counter::TlsNameRefused,
+                _ if secure.deadline_ms != u64::MAX => Counter::TlsFailed,
+                _ => Counter::TlsBroken,
+            },
+            1,
+        );
+        tracing::debug!("TLS: {failed}");
+        // Nothing that was queued may follow the alert.
+        node.detach(connection, slot, false);
+        connection.source = Source::None;
+        connection.stash = Vec::new();
+        node.recycle(connection);
+        connection.phase = Phase::Finishing;
+        secure.deadline_ms = node.now.mono_ms + limits::LINGER_MS;
+    }
+    connection.secure = Some(secure);
+    result.ok()
+}
+
+fn count(node: &Node, agreed: Agreed) {
+    let add = |counter| node.cells.add(counter, 1);
+    add(if agreed.resumed { Counter::TlsResumed } else { Counter::TlsFull });
+    add(if agreed.tls13 { Counter::Tls13 } else { Counter::Tls12 });
+    add(match agreed.alpn {
+        Alpn::Http1 => Counter::TlsAlpnHttp1,
+        Alpn::None => Counter::TlsAlpnNone,
+    });
+    add(match agreed.cipher {
+        Cipher::Aes128 => Counter::TlsAes128,
+        Cipher::Aes256 => Counter::TlsAes256,
+        Cipher::Chacha20 => Counter::TlsChacha20,
+    });
+}
+
+/// Records of the layer itself first, then the outbox, sealed as it is copied.
+fn seal(tls: &mut Tls, mut outbox: Option<&mut Outbox>, wire: &mut Wire) -> Result<(), WornOut> {
+    if tls.outgoing_bytes() > wire.room().len() {
+        // What is there goes first, and makes room.
+        return Ok(());
+    }
+    if let Some(records) = tls.take_outgoing() {
+        wire.room()[..records.len()].copy_from_slice(&records);
+        wire.written(records.len());
+    }
+    while let Some(outbox) = outbox.as_mut().filter(|outbox| !outbox.is_empty()) {
+        let room = wire.room();
+        if room.len() < RECORD_ROOM_MIN {
+            break;
+        }
+        match tls.seal(room, |place| outbox.copy_out(place))? {
+            0 => break,
+            bytes => wire.written(bytes),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,304 @@
+//! TLS from outside: curl, openssl and rustls as clients, two workers, certificates that change.
+
+use crate::support::tls::{Site, TlsClient, any_certificate};
+use crate::support::{Answer, Edge, Origin, Setup, content, eventually};
+use nix::sys::signal::Signal;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use xxhash_rust::xxh3::xxh3_64;
+
+const MIB: u64 = 1 << 20;
+
+fn start(origin: &Origin, site: &Site) -> Edge {
+    start_with(origin, site.section(), "")
+}
+
+fn start_with(origin: &Origin, listen_lines: String, limit_lines: &str) -> Edge {
+    let setup = Setup { listen_lines, limit_lines: limit_lines.into(), ..Default::default() };
+    Edge::start_with(origin.address(), setup)
+}
+
+fn cacheable(origin: &Origin, path: &'static str, bytes: u64) {
+    origin.script(path, move |exchange| {
+        let body = content::part(content::seed(path), 0, bytes);
+        exchange.answer(&Answer::new(200).field("Cache-Control", "max-age=600").body(body))
+    });
+}
+
+#[test]
+fn curl_is_served_over_both_versions_and_keys_carry_the_scheme() {
+    let origin = Origin::start();
+    cacheable(&origin, "/a", 5000);
+    let (site, wanted) = (Site::new(&["edge.test"]), content::part(content::seed("/a"), 0, 5000));
+    let edge = start(&origin, &site);
+    for version in [&["--tlsv1.3"][..], &["--tls-max", "1.2"]] {
+        let output = site.curl("edge.test", "/a", version);
+        assert!(output.status.success() && output.stdout == wanted, "{output:?}");
+    }
+    eventually("a hit", || {
+        let output = site.curl("edge.test", "/a", &["-D", "-", "-o", "/dev/null"]);
+        String::from_utf8_lossy(&output.stdout).to_ascii_lowercase().contains("cache-status: edge; hit")
+    });
+    let asked = origin.seen("/a").len();
+    assert_eq!(edge.get("/a").status(), 200);
+    assert_eq!(origin.seen("/a").len(), asked + 1, "without TLS it is another object");
+    let purged = edge.purge(&format!("{{\"url\": \"https://edge.test:{}/a\"}}", site.address.port()));
+    assert_eq!(purged.body, b"{\"purged\":1}\n");
+    assert!(edge.metric("edge_tls_connections_1_2_total") >= 1.0);
+    assert!(edge.metric("edge_tls_connections_1_3_total") >= 2.0);
+    assert!(edge.metric("edge_tls_certificate_ends_timestamp_seconds") > 1.0e9);
+}
+
+#[test]
+fn large_bodies_arrive_whole_both_ways() {
+    let origin = Origin::start();
+    cacheable(&origin, "/big", 100 * MIB);
+    origin.script("/echo", |exchange| {
+        let body = exchange.body()?;
+        exchange.answer(&Answer::new(200).body(body))
+    });
+    let site = Site::new(&["edge.test"]);
+    let _edge = start(&origin, &site);
+    let wanted = content::hash(content::seed("/big"), 100 * MIB);
+    for version in ["1.2", "1.3", "1.3"] {
+        let output = site.curl("edge.test", "/big", &["--tls-max", version]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!((output.stdout.len() as u64, xxh3_64(&output.stdout)), (100 * MIB, wanted), "{version}");
+    }
+    let (upload, body) = (site.file("upload"), content::part(7, 0, 10 * MIB));
+    std::fs::write(&upload, &body).expect("written");
+    for version in ["1.2", "1.3"] {
+        let argument = format!("@{}", upload.display());
+        let output = site.curl("edge.test", "/echo", &["--tls-max", version, "--data-binary", &argument]);
+        assert!(output.stdout == body, "{version}: {} bytes came back", output.stdout.len());
+    }
+}
+
+#[test]
+fn one_connection_carries_many_requests_and_pipelined_ones() {
+    let origin = Origin::start();
+    cacheable(&origin, "/a", 20_000);
+    let site = Site::new(&["edge.test"]);
+    let _edge = start(&origin, &site);
+    let wanted = content::part(content::seed("/a"), 0, 20_000);
+    let mut client = TlsClient::connect(&site.client(), site.address, "edge.test").expect("connected");
+    for _ in 0..200 {
+        assert_eq!(client.get("edge.test", "/a").expect("a response"), (200, wanted.clone()));
+    }
+    let pipelined = "GET /a HTTP/1.1\r\nHost: edge.test\r\n\r\n".repeat(40);
+    client.0.write_all(pipelined.as_bytes()).expect("sent");
+    for _ in 0..40 {
+        assert_eq!(client.response().expect("a response"), (200, wanted.clone()));
+    }
+    // close_notify without a close of the socket: what was asked for still comes, then theirs.
+    client.0.write_all(b"GET /a HTTP/1.1\r\nHost: edge.test\r\nConnection: close\r\n\r\n").expect("sent");
+    client.0.conn.send_close_notify();
+    client.0.flush().expect("sent");
+    assert_eq!(client.response().expect("a response"), (200, wanted));
+    assert_eq!(client.0.read(&mut [0]).expect("an end in order"), 0);
+}
+
+#[test]
+fn openssl_resumes_a_session_whichever_worker_takes_the_connection() {
+    let origin = Origin::start();
+    cacheable(&origin, "/a", 100);
+    let site = Site::new(&["edge.test"]);
+    let edge = start(&origin, &site);
+    let request = "GET /a HTTP/1.1\r\nHost: edge.test\r\nConnection: close\r\n\r\n";
+    for version in ["-tls1_2", "-tls1_3"] {
+        let file = site.file("session");
+        let file = file.to_str().expect("a path");
+        let first = site.s_client(&["-servername", "edge.test", version, "-sess_out", file], request);
+        assert!(first.contains("HTTP/1.1 200"), "{first}");
+        assert!(first.contains("Verify return code: 0"), "{first}");
+        for _ in 0..8 {
+            let again = site.s_client(&["-servername", "edge.test", version, "-sess_in", file], request);
+            assert!(again.contains("Reused, TLS") && again.contains("HTTP/1.1 200"), "{again}");
+        }
+    }
+    assert_eq!(edge.metric("edge_tls_handshakes_resumed_total"), 16.0);
+    assert_eq!(edge.metric("edge_tls_handshakes_full_total"), 2.0);
+}
+
+#[test]
+fn names_find_their_certificates_and_unknown_ones_none() {
+    let origin = Origin::start();
+    cacheable(&origin, "/a", 100);
+    let first = Site::new(&["edge.test"]);
+    let mut second = Site::new(&["*.other.test"]);
+    second.address = first.address;
+    let edge = start_with(&origin, first.section() + &second.section(), "");
+    assert!(first.curl("edge.test", "/a", &[]).status.success());
+    assert!(second.curl("x.other.test", "/a", &[]).status.success());
+    assert!(!first.curl("x.other.test", "/a", &[]).status.success(), "it is the other's certificate");
+    let refused = first.s_client(&["-servername", "unknown.test"], "");
+    assert!(refused.contains("unrecognized name"), "{refused}");
+    assert_eq!(edge.metric("edge_tls_names_refused_total"), 1.0);
+    let unnamed = first.s_client(&["-noservername"], "Q\n");
+    assert!(
+        unnamed.contains("CN = rcgen self signed cert") && unnamed.contains("Verify return code: 0"),
+        "{unnamed}"
+    );
+}
+
+#[test]
+fn versions_and_ciphers_that_are_not_safe_are_refused() {
+    let origin = Origin::start();
+    let site = Site::new(&["edge.test"]);
+    let _edge = start(&origin, &site);
+    for arguments in [
+        &["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"][..],
+        &["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA256"],
+        &["-tls1_2", "-cipher", "AES128-GCM-SHA256"],
+        &["-tls1_2", "-cipher", "DHE-RSA-AES128-GCM-SHA256"],
+    ] {
+        let said = site.s_client(arguments, "Q\n");
+        assert!(said.contains("alert") && said.contains("Cipher is (NONE)"), "{arguments:?}: {said}");
+    }
+    // Renegotiation, which openssl asks for on a line of its own, is refused.
+    let said = site.s_client(&["-tls1_2"], "R\n");
+    assert!(said.contains("RENEGOTIATING") && said.contains("no renegotiation"), "{said}");
+}
+
+#[test]
+fn slow_and_broken_handshakes_end_and_are_counted() {
+    let origin = Origin::start();
+    let site = Site::new(&["edge.test"]);
+    let edge = start_with(&origin, site.section(), "head_timeout = \"1s\"");
+    // A ClientHello that never ends, fed byte by byte; one that stops; none at all.
+    let begun = Instant::now();
+    let mut slow: Vec<TcpStream> =
+        (0..3).map(|_| TcpStream::connect(site.address).expect("connected")).collect();
+    slow[0].write_all(&[22, 3, 1, 2, 0, 1, 0]).expect("sent");
+    slow[1].write_all(&[22]).expect("sent");
+    for mut stream in slow {
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("set");
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+        assert_eq!(rest, b"");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    eventually("all counted", || edge.metric("edge_tls_handshakes_timed_out_total") == 3.0);
+    // No TLS at all: an alert, then the end.
+    let mut plain = TcpStream::connect(site.address).expect("connected");
+    plain.write_all(b"GET / HTTP/1.1\r\nHost: edge.test\r\n\r\n").expect("sent");
+    let mut answer = Vec::new();
+    let _ = plain.read_to_end(&mut answer);
+    assert_eq!((answer.len(), answer[0]), (7, 21), "{answer:?}");
+    assert_eq!(edge.metric("edge_tls_handshakes_failed_total"), 1.0);
+    // A record that was tampered with, after a good handshake.
+    let mut client = TlsClient::connect(&site.client(), site.address, "edge.test").expect("connected");
+    while client.0.conn.is_handshaking() {
+        client.0.conn.complete_io(&mut client.0.sock).expect("a handshake");
+    }
+    client.0.sock.write_all(&[23, 3, 3, 0, 20]).expect("sent");
+    client.0.sock.write_all(&[0; 20]).expect("sent");
+    let error = client.0.read(&mut [0; 10]).expect_err("an alert");
+    assert!(error.to_string().contains("BadRecordMac"), "{error}");
+    assert_eq!(edge.metric("edge_tls_connections_broken_total"), 1.0);
+}
+
+#[test]
+fn certificates_change_under_load_and_no_request_fails() {
+    let origin = Origin::start();
+    cacheable(&origin, "/a", 2000);
+    let site = Site::new(&["edge.test"]);
+    let edge = start(&origin, &site);
+    assert_eq!(edge.metric("edge_tls_handshakes_full_total"), 0.0);
+    let (stop, served) = (AtomicBool::new(false), AtomicU64::new(0));
+    let any = any_certificate();
+    let mut old = TlsClient::connect(&site.client(), site.address, "edge.test").expect("connected");
+    old.get("edge.test", "/a").expect("a response");
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let mut client = TlsClient::connect(&any, site.address, "edge.test").expect("connected");
+                    for _ in 0..5 {
+                        let (status, body) = client.get("edge.test", "/a").expect("a response");
+                        assert_eq!((status, body.len()), (200, 2000));
+                        served.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        for round in 0..4 {
+            let scratch = Site::new(&["edge.test"]);
+            let (chain, secret) = (
+                std::fs::read_to_string(scratch.certificate()).expect("read"),
+                std::fs::read_to_string(scratch.key()).expect("read"),
+            );
+            site.replace(&site.key(), &secret);
+            site.replace(&site.certificate(), &chain);
+            if round % 2 == 0 {
+                edge.signal(Signal::SIGHUP);
+            }
+            eventually("the new certificate is in force", || {
+                TlsClient::connect(&scratch.client(), site.address, "edge.test")
+                    .and_then(|mut client| client.get("edge.test", "/a"))
+                    .is_ok()
+            });
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(served.load(Ordering::Relaxed) > 100);
+    assert_eq!(old.get("edge.test", "/a").expect("the connection of old lives on").0, 200);
+}
+
+#[test]
+fn a_bad_file_changes_nothing_and_is_reported() {
+    let origin = Origin::start();
+    cacheable(&origin, "/a", 100);
+    let site = Site::new(&["edge.test"]);
+    let edge = start(&origin, &site);
+    let config = site.client();
+    let works = || {
+        TlsClient::connect(&config, site.address, "edge.test")
+            .and_then(|mut client| client.get("edge.test", "/a"))
+            .is_ok()
+    };
+    assert!(works());
+    let other = Site::new(&["edge.test"]);
+    site.replace(&site.key(), &std::fs::read_to_string(other.key()).expect("read"));
+    edge.signal(Signal::SIGHUP);
+    eventually("it is reported", || edge.log().contains("is not the key of the certificate"));
+    assert!(edge.log().contains("nothing was changed") && works());
+    std::fs::remove_file(site.certificate()).expect("removed");
+    eventually("it is reported", || edge.log().contains("certificates: nothing was changed"));
+    assert!(works());
+}
+
+#[test]
+fn clients_without_a_certificate_are_refused_where_one_is_asked_for() {
+    let origin = Origin::start();
+    cacheable(&origin, "/a", 100);
+    let site = Site::new(&["edge.test"]);
+    let client = Site::new(&["client.test"]);
+    let section = site.section() + &format!("client_ca = \"{}\"\n", client.certificate().display());
+    let edge = start_with(&origin, section, "");
+    let (certificate, key) = (client.certificate(), client.key());
+    let shown = ["--cert", certificate.to_str().expect("a path"), "--key", key.to_str().expect("a path")];
+    for version in ["1.2", "1.3"] {
+        let with = site.curl("edge.test", "/a", &[&["--tls-max", version][..], &shown].concat());
+        assert!(with.status.success(), "{version}: {with:?}");
+        let without = site.curl("edge.test", "/a", &["--tls-max", version]);
+        assert!(!without.status.success(), "{version}: {without:?}");
+    }
+    assert!(edge.metric("edge_tls_handshakes_failed_total") >= 2.0);
+}
+
+#[test]
+fn a_drain_closes_connections_in_order() {
+    let origin = Origin::start();
+    cacheable(&origin, "/a", 100);
+    let site = Site::new(&["edge.test"]);
+    let mut edge = start(&origin, &site);
+    let mut client = TlsClient::connect(&site.client(), site.address, "edge.test").expect("connected");
+    client.get("edge.test", "/a").expect("a response");
+    edge.signal(Signal::SIGTERM);
+    assert_eq!(client.0.read(&mut [0]).expect("close_notify, not a cut"), 0);
+    drop(client);
+    assert!(edge.wait().success());
+}
