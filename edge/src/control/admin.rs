@@ -191,6 +191,7 @@ fn status(node: &Node) -> Value {
             "opened": {
                 "objects": node.opened.objects,
                 "dropped": node.opened.dropped,
+                "lost_segments": node.opened.lost_segments,
                 "clean": node.opened.clean,
                 "scanned_bytes": node.opened.scanned_bytes,
                 "took_ms": node.opened.took_ms,

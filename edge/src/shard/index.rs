@@ -157,7 +157,8 @@ impl Index {
         let cells = self.buckets.iter().flat_map(|bucket| &bucket.0);
         let mut entries = 0;
         for (cell, word) in cells.zip(words) {
-            cell.store(word, Ordering::SeqCst);
+            // Nobody reads yet: the readers are handed out afterwards.
+            cell.store(word, Ordering::Relaxed);
             entries += u64::from(word != 0);
         }
         entries

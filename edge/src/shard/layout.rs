@@ -3,13 +3,17 @@
 //!
 //! ```text
 //! file     segment 0 | segment 1 | …                          all of one size, a power of two
-//! segment  page of words | one dead bit for each 64 bytes | record | record | … | unused
+//! segment  page of words | sectors of dead bits, one bit for each 64 bytes | record | record | … | unused
 //! record   header (64 bytes) | key | meta | head | body | padding to 16 bytes
 //! ```
 //!
 //! - The first page's words 0.. describe the file (in segment 0 only), words 64.. the segment's present life.
 //! - A record is at least as long as its header, so each has a dead bit of its own. Nothing else of a record
 //!   changes once it is written.
+//! - A sector of dead bits is [`SECTOR_WORDS`] words: two checksums, then the bits. The checksum that counts is the
+//!   first while the number of bits set is even, else the second; so it can be written before the bit is set, and a
+//!   process killed in between leaves a sector that is whole. One that is not whole was torn by a power loss, or is
+//!   from another life of the segment: then nobody knows what was removed, and the segment holds nothing.
 //! - Checksums are keyed with the file's random id and the segment's sequence number. So bytes left over from
 //!   an earlier life of a segment never count, and a body crafted to look like records does not either.
 #![forbid(unsafe_code)]
@@ -21,7 +25,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 /// First word of a shard file.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"edgeshrd");
 /// Version of this format.
-pub const VERSION: u64 = 2;
+pub const VERSION: u64 = 3;
 /// Records start at multiples of this.
 pub const RECORD_ALIGN: usize = 16;
 /// Bytes of a record's header, and of what a dead bit stands for.
@@ -33,7 +37,13 @@ pub const OBJECT_BITS: u32 = 56;
 /// Runs of a file, so that a run and a count of 32 bits make an object's number.
 pub const RUNS_MAX: u64 = 1 << (OBJECT_BITS - 32);
 /// First word of the dead bits.
-pub const DEAD_WORD: usize = 512;
+const DEAD_WORD: usize = 512;
+/// Words of a sector of dead bits: what a disk writes whole or not at all, if it keeps its word.
+const SECTOR_WORDS: usize = 64;
+/// Of them the checksums.
+const CHECK_WORDS: usize = 2;
+/// Bits in the rest.
+const SECTOR_BITS: usize = (SECTOR_WORDS - CHECK_WORDS) * 64;
 
 const RECORD_MAGIC: u32 = 0x5243_4544;
 
@@ -59,7 +69,8 @@ impl Geometry {
 
     /// Bytes of the words at the start of a segment; its first record follows.
     pub fn words_bytes(&self) -> usize {
-        DEAD_WORD * 8 + self.segment_bytes() / HEADER_BYTES / 8
+        let sectors = (self.segment_bytes() / HEADER_BYTES).div_ceil(SECTOR_BITS);
+        (DEAD_WORD + sectors * SECTOR_WORDS) * 8
     }
 
     /// Bytes of a segment that records can take.
@@ -87,10 +98,62 @@ impl Geometry {
     }
 }
 
-/// Where the dead bit of the record at `offset` is: the word of the segment, and the mask.
-pub fn dead_bit(offset: usize) -> (usize, u64) {
+/// Where the dead bit of the record at `offset` is: the first word of its sector, its own word, and the mask.
+fn dead_bit(offset: usize) -> (usize, usize, u64) {
     let bit = offset / HEADER_BYTES;
-    (DEAD_WORD + bit / 64, 1 << (bit % 64))
+    let (sector, bit) = (bit / SECTOR_BITS, bit % SECTOR_BITS);
+    let first = DEAD_WORD + sector * SECTOR_WORDS;
+    (first, first + CHECK_WORDS + bit / 64, 1 << (bit % 64))
+}
+
+/// Whether the record at `offset` is dead. `words` are all of the segment's.
+pub fn is_dead(words: &[AtomicU64], offset: usize) -> bool {
+    let (_, word, mask) = dead_bit(offset);
+    words[word].load(Ordering::Acquire) & mask != 0
+}
+
+/// Marks the record at `offset` as dead. `seed` is that of the segment's life. Says which words may have changed.
+pub fn mark_dead(words: &[AtomicU64], offset: usize, seed: u64) -> Range<usize> {
+    let (first, word, mask) = dead_bit(offset);
+    if words[word].load(Ordering::Acquire) & mask == 0 {
+        let (checksum, which) = dead_checksum(words, first, seed, Some((word, mask)));
+        words[first + which].store(checksum, Ordering::Release);
+        words[word].fetch_or(mask, Ordering::Release);
+    }
+    first..first + SECTOR_WORDS
+}
+
+/// Marks all records as alive, in a new life of the segment.
+pub fn clear_dead(words: &[AtomicU64], seed: u64) {
+    for first in (DEAD_WORD..words.len()).step_by(SECTOR_WORDS) {
+        words[first..first + SECTOR_WORDS].iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        let (checksum, which) = dead_checksum(words, first, seed, None);
+        words[first + which].store(checksum, Ordering::Release);
+    }
+}
+
+/// Whether all sectors of dead bits are whole and of this life.
+pub fn dead_is_sound(words: &[AtomicU64], seed: u64) -> bool {
+    (DEAD_WORD..words.len()).step_by(SECTOR_WORDS).all(|first| {
+        let (checksum, which) = dead_checksum(words, first, seed, None);
+        words[first + which].load(Ordering::Acquire) == checksum
+    })
+}
+
+/// The checksum of the sector that begins with word `first`, with one more bit set, and which of the two it is.
+fn dead_checksum(words: &[AtomicU64], first: usize, seed: u64, more: Option<(usize, u64)>) -> (u64, usize) {
+    let mut bytes = [0; (SECTOR_WORDS - CHECK_WORDS) * 8];
+    let mut ones = 0;
+    for (place, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(first + CHECK_WORDS..) {
+        let mut value = words[word].load(Ordering::Acquire);
+        if let Some((_, mask)) = more.filter(|&(changed, _)| changed == word) {
+            value |= mask;
+        }
+        ones += value.count_ones() as usize;
+        *place = value.to_le_bytes();
+    }
+    // With its place, so that no sector passes for another.
+    (xxh3_64_with_seed(&bytes, seed ^ first as u64), ones % CHECK_WORDS)
 }
 
 /// What the first words of the file say.

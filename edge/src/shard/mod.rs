@@ -63,6 +63,8 @@ pub struct Opened {
     pub objects: u64,
     /// Records dropped because a checksum did not match.
     pub dropped: u64,
+    /// Segments lost whole, because what was removed from them is not known any more.
+    pub lost_segments: u64,
     /// Whether a checkpoint made a scan needless.
     pub clean: bool,
     /// Bytes scanned.
@@ -75,6 +77,7 @@ impl Opened {
     fn add(&mut self, other: &Opened) {
         self.objects += other.objects;
         self.dropped += other.dropped;
+        self.lost_segments += other.lost_segments;
         self.clean &= other.clean;
         self.scanned_bytes += other.scanned_bytes;
         // They are opened at the same time.

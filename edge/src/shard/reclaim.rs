@@ -7,7 +7,7 @@ use super::index::{Entry, Slot};
 use super::layout::{self, Header, Kind};
 use super::store::Writer;
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::Ordering::Release;
 
 /// Which segment is what. Each one is in exactly one place.
 #[derive(Default)]
@@ -105,10 +105,7 @@ impl Writer {
     fn begin(&mut self, segment: usize) {
         self.segments.sequence += 1;
         let words = self.map.words(segment);
-        let dead = layout::DEAD_WORD..self.geometry.words_bytes() / 8;
-        for word in &words[dead] {
-            word.store(0, Relaxed);
-        }
+        layout::clear_dead(words, layout::seed(self.id, self.segments.sequence));
         let values = layout::segment_words(self.id, segment, self.segments.sequence);
         for (word, value) in words[layout::SEGMENT_WORDS].iter().zip(values) {
             word.store(value, Release);

@@ -1,11 +1,13 @@
 //! Opening a shard file: making or checking it, and finding out what it holds, from a checkpoint or by a scan
-//! of all segments that trusts no record whose checksum does not match.
+//! of all segments that trusts no record whose checksum does not match. After a clean stop no record is read: what a
+//! disk damages while the node is down is found by a scan only.
 #![forbid(unsafe_code)]
 
 use super::checkpoint::{self, Checkpoint};
 use super::index::Index;
 use super::layout::{
-    self, FILE_WORDS, FileHeader, FileKind, Geometry, HEADER_BYTES, Header, PayloadChecksum,
+    self, FILE_WORDS, FileHeader, FileKind, Geometry, HEADER_BYTES, Header, Kind, PayloadChecksum,
+    RECORD_ALIGN,
 };
 use super::read::{Find, Reader};
 use super::store::Writer;
@@ -15,6 +17,7 @@ use crate::sys::mapping::{LockedDirectory, Shape, Unserved};
 use nix::fcntl::{FallocateFlags, fallocate};
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -26,6 +29,8 @@ const FILE_NAME: &str = "shard-0";
 const SEGMENTS_MIN: usize = 4;
 /// Threads that scan; a disk has no use for more.
 const SCAN_THREADS_MAX: usize = 8;
+/// Bytes of the file that are worth a thread of their own.
+const SCAN_BYTES_PER_THREAD: u64 = 64 << 20;
 
 /// Opens (or creates) the store, cut into segments of `segment_bytes`, with an index of so many entries.
 pub(super) fn open(
@@ -62,34 +67,72 @@ fn open_locked(
 ) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
     let started_ms = clock::now().mono_ms;
     let file = ShardFile::prepare(options, directory, segment_bytes)?;
-    let index = Arc::new(Index::new(index_entries));
-    let checkpoint = file.take_checkpoint(&index)?;
-    let scanned =
-        if checkpoint.is_none() { scan(&file.map, file.header.id, file.geometry) } else { Vec::new() };
-    if file.map.failed() {
-        return Err(failed(&options.path, "the disk does not give what was stored", "replace the disk"));
-    }
-    let run_seen = scanned.iter().flatten().map(|life| life.object_max >> 32).max().unwrap_or(0);
-    let run = file.begin_run(run_seen)?;
-
-    let mut opened = Opened { clean: checkpoint.is_some(), ..Opened::default() };
-    let filled: Vec<usize> = match &checkpoint {
-        Some(checkpoint) => checkpoint.segments.iter().map(|&(_, filled)| filled).collect(),
-        None => scanned.iter().map(|life| life.as_ref().map_or(0, |life| life.end)).collect(),
-    };
-    let (map, pins) = file.map.serve(&filled, options.readers + 1);
-    let mut finds =
-        pins.into_iter().map(|pins| Find { index: Arc::clone(&index), pins, geometry: file.geometry });
-    let readers = finds.by_ref().take(options.readers).map(Reader::new).collect();
-    let find = finds.next().expect("one more than readers");
-    let mut writer = Writer::new(map, find, &options.path.join(FILE_NAME), file.header.id, run);
-    match checkpoint {
-        Some(checkpoint) => restore(&mut writer, checkpoint),
-        None => rebuild(&mut writer, scanned, &mut opened),
-    }
-    opened.objects = writer.counts.objects;
+    let (writer, readers, mut opened) = file.serve(options, index_entries)?;
     opened.took_ms = clock::now().mono_ms - started_ms;
     Ok((writer, readers, opened))
+}
+
+impl ShardFile {
+    /// Finds out what the file holds, and hands out who writes and reads it.
+    fn serve(
+        mut self,
+        options: &Options,
+        index_entries: usize,
+    ) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
+        let index = Arc::new(Index::new(index_entries));
+        let checkpoint = self.take_checkpoint(&index)?;
+        let mut opened = Opened { clean: checkpoint.is_some(), ..Opened::default() };
+        let scanned = match &checkpoint {
+            Some(_) => Vec::new(),
+            None => scan(&self.map, self.header.id, self.geometry),
+        };
+        if self.map.failed() {
+            return Err(failed(&options.path, "the disk does not give what was stored", "replace the disk"));
+        }
+        opened.lost_segments = scanned.iter().filter(|found| matches!(found, Found::Torn(_))).count() as u64;
+        let run = self.begin_run(scanned.iter().map(Found::run).max().unwrap_or(0))?;
+        let scanned: Vec<_> = scanned.into_iter().map(Found::life).collect();
+        for (segment, life) in scanned.iter().enumerate() {
+            life.iter().for_each(|life| self.mend(segment, life));
+        }
+
+        let filled: Vec<usize> = match &checkpoint {
+            Some(checkpoint) => checkpoint.segments.iter().map(|&(_, filled)| filled).collect(),
+            None => scanned.iter().map(|life| life.as_ref().map_or(0, |life| life.end)).collect(),
+        };
+        let (map, pins) = self.map.serve(&filled, options.readers + 1);
+        let mut finds =
+            pins.into_iter().map(|pins| Find { index: Arc::clone(&index), pins, geometry: self.geometry });
+        let readers = finds.by_ref().take(options.readers).map(Reader::new).collect();
+        let find = finds.next().expect("one more than readers");
+        let mut writer = Writer::new(map, find, &options.path.join(FILE_NAME), self.header.id, run);
+        match checkpoint {
+            Some(checkpoint) => restore(&mut writer, checkpoint),
+            None => rebuild(&mut writer, scanned, &mut opened),
+        }
+        opened.objects = writer.counts.objects;
+        Ok((writer, readers, opened))
+    }
+
+    /// Closes gaps that broken headers have left in the chain of records, each with a dead record of its length.
+    fn mend(&mut self, segment: usize, life: &Life) {
+        let seed = layout::seed(self.header.id, life.sequence);
+        for gap in &life.gaps {
+            let filler = Header {
+                kind: Kind::Chunk,
+                sequence: life.sequence,
+                hash: 0,
+                object: 0,
+                position: 0,
+                key_bytes: 0,
+                meta_bytes: 0,
+                head_bytes: 0,
+                body_bytes: (gap.len() - HEADER_BYTES) as u32,
+            };
+            layout::mark_dead(self.map.words(segment), gap.start, seed);
+            self.map.write(segment, gap.start, &filler.encode(0, seed));
+        }
+    }
 }
 
 const ACCESS: &str = "give the user that runs edge read and write access to this directory";
@@ -210,11 +253,15 @@ fn read_header(file: &File) -> io::Result<FileKind> {
         length if length < bytes.len() as u64 => return Ok(FileKind::Foreign),
         _ => file.read_exact_at(&mut bytes, 0)?,
     }
+    Ok(file_kind(&bytes))
+}
+
+fn file_kind(bytes: &[u8; FILE_WORDS * 8]) -> FileKind {
     let mut words = [0; FILE_WORDS];
     for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
         *word = u64::from_ne_bytes(*bytes);
     }
-    Ok(FileKind::decode(&words))
+    FileKind::decode(&words)
 }
 
 /// Whether to use a file with this header, and the header it gets. Nothing is overwritten that is not ours.
@@ -283,11 +330,41 @@ fn allocate(path: &Path, file: &File, bytes: u64) -> Result<(), OpenError> {
     })
 }
 
+/// What a scan finds in a segment.
+enum Found {
+    /// No header.
+    Nothing,
+    /// A header with this sequence number, but dead bits that do not belong to it: what it holds is lost.
+    Torn(u64),
+    /// Records.
+    Life(Life),
+}
+
+impl Found {
+    /// The highest run that has left a trace here.
+    fn run(&self) -> u64 {
+        match self {
+            Found::Nothing => 0,
+            Found::Torn(sequence) => sequence >> 32,
+            Found::Life(life) => (life.object_max >> 32).max(life.sequence >> 32),
+        }
+    }
+
+    fn life(self) -> Option<Life> {
+        match self {
+            Found::Life(life) => Some(life),
+            Found::Nothing | Found::Torn(_) => None,
+        }
+    }
+}
+
 /// What the present life of a segment holds.
 struct Life {
     sequence: u64,
     /// Offset behind the last record.
     end: usize,
+    /// Where no record is, before that.
+    gaps: Vec<Range<usize>>,
     /// Offsets of the records that are whole.
     whole: Vec<u32>,
     /// Offsets of those that are not.
@@ -297,8 +374,13 @@ struct Life {
 }
 
 /// Scans all segments, several at once.
-fn scan(map: &Unserved, id: u64, geometry: Geometry) -> Vec<Option<Life>> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(SCAN_THREADS_MAX);
+fn scan(map: &Unserved, id: u64, geometry: Geometry) -> Vec<Found> {
+    // A small file is read before a second thread has begun.
+    let useful = (geometry.file_bytes() / SCAN_BYTES_PER_THREAD) as usize + 1;
+    let threads = match useful.min(SCAN_THREADS_MAX) {
+        1 => 1,
+        more => std::thread::available_parallelism().map_or(1, usize::from).min(more),
+    };
     let next = AtomicUsize::new(0);
     let work = || {
         let mut lives = Vec::new();
@@ -308,37 +390,56 @@ fn scan(map: &Unserved, id: u64, geometry: Geometry) -> Vec<Option<Life>> {
                 return lives;
             }
             let words = map.words(segment);
-            let life = layout::segment_sequence(id, segment, words).map(|sequence| {
-                scan_segment(map.bytes(segment), words, sequence, layout::seed(id, sequence))
-            });
-            lives.push((segment, life));
+            let found = match layout::segment_sequence(id, segment, words) {
+                None => Found::Nothing,
+                Some(sequence) => {
+                    scan_segment(map.bytes(segment), words, sequence, layout::seed(id, sequence))
+                }
+            };
+            lives.push((segment, found));
         }
     };
-    let mut all: Vec<Option<Life>> = (0..geometry.segments).map(|_| None).collect();
+    let mut all: Vec<Found> = (0..geometry.segments).map(|_| Found::Nothing).collect();
+    let mut keep =
+        |part: Vec<(usize, Found)>| part.into_iter().for_each(|(segment, found)| all[segment] = found);
+    if threads == 1 {
+        keep(work());
+        return all;
+    }
     std::thread::scope(|scope| {
         let scans: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        for scan in scans {
-            for (segment, life) in scan.join().expect("a scan does not panic") {
-                all[segment] = life;
-            }
-        }
+        scans.into_iter().for_each(|scan| keep(scan.join().expect("a scan does not panic")));
     });
     all
 }
 
-/// Walks the records of one segment. Ends at the first header that is not of this life: what follows a broken
-/// header cannot be found again.
-fn scan_segment(bytes: &[u8], words: &[AtomicU64], sequence: u64, seed: u64) -> Life {
+/// Walks the records of one segment. Behind a broken header the next whole one is looked for at every place where a
+/// record can begin: the checksums hang on a secret and on this life, so that neither bytes of a body nor those of an
+/// earlier life pass for a header.
+fn scan_segment(bytes: &[u8], words: &[AtomicU64], sequence: u64, seed: u64) -> Found {
+    if !layout::dead_is_sound(words, seed) {
+        return Found::Torn(sequence);
+    }
     let words_bytes = words.len() * 8;
-    let mut life = Life { sequence, end: words_bytes, whole: Vec::new(), torn: Vec::new(), object_max: 0 };
+    let (gaps, whole, torn) = Default::default();
+    let mut life = Life { sequence, end: words_bytes, gaps, whole, torn, object_max: 0 };
     let mut at = 0;
     while let Some(header) = bytes.get(at..at + HEADER_BYTES) {
-        let Some((header, checksum)) = Header::verify(header, sequence, seed) else { break };
-        let Some(payload) = bytes.get(at + HEADER_BYTES..at + header.body().end) else { break };
+        let header = Header::verify(header, sequence, seed);
+        let record = header.and_then(|(header, checksum)| {
+            Some((header, checksum, bytes.get(at + HEADER_BYTES..at + header.body().end)?))
+        });
+        let Some((header, checksum, payload)) = record else {
+            // No record is shorter than its header: behind the last whole one the first step is a long one.
+            at += if words_bytes + at == life.end { HEADER_BYTES } else { RECORD_ALIGN };
+            continue;
+        };
         let offset = words_bytes + at;
-        let (word, mask) = layout::dead_bit(offset);
+        if life.end < offset {
+            life.gaps.push(life.end..offset);
+        }
         life.object_max = life.object_max.max(header.object);
-        if words[word].load(Ordering::Acquire) & mask == 0 {
+        if !layout::is_dead(words, offset) {
             let is_whole = PayloadChecksum::of(payload, seed) == checksum;
             let list = if is_whole { &mut life.whole } else { &mut life.torn };
             list.push(offset as u32);
@@ -346,7 +447,7 @@ fn scan_segment(bytes: &[u8], words: &[AtomicU64], sequence: u64, seed: u64) -> 
         at += header.record_bytes();
         life.end = words_bytes + at;
     }
-    life
+    Found::Life(life)
 }
 
 /// Builds the index from what a scan found, the oldest record first, so that the newest of a key wins.
@@ -368,9 +469,8 @@ fn rebuild(writer: &mut Writer, scanned: Vec<Option<Life>>, opened: &mut Opened)
         for offset in life.whole {
             writer.adopt(segment, offset as usize);
         }
-        // Not written on, also if it has room: behind a broken header there may be records of the same life.
+        // Not written on, also if it has room: what is stored from now on has the numbers of this run.
         writer.segments.sealed.push_back(segment);
-        writer.segments.sequence = life.sequence;
     }
     writer.settle();
 }
@@ -390,4 +490,33 @@ fn restore(writer: &mut Writer, checkpoint: Checkpoint) {
     }
     sealed.sort_unstable_by_key(|&segment| checkpoint.segments[segment].0);
     writer.segments.sealed = sealed.into();
+}
+
+/// A disk in memory, for tests.
+#[cfg(test)]
+pub(super) struct Simulated<'a> {
+    pub(super) image: &'a [u8],
+    pub(super) segment_bytes: usize,
+    pub(super) segments: usize,
+    pub(super) index_entries: usize,
+}
+
+/// Opens the shard on such a disk, for one reader. What is written goes to a copy, see `Appender::image`.
+#[cfg(test)]
+pub(super) fn open_simulated(disk: &Simulated<'_>) -> (Writer, Vec<Reader>, Opened) {
+    let geometry = Geometry::new(disk.segment_bytes, disk.segments);
+    let (segment_bytes, segments) = (disk.segment_bytes as u64, disk.segments as u64);
+    let header = match file_kind(disk.image[..FILE_WORDS * 8].try_into().expect("that long")) {
+        FileKind::Blank => FileHeader { id: 0x1d, segment_bytes, segments, run: 0, era: 0, members: 0 },
+        FileKind::Shard(header) => header,
+        other => panic!("{other:?}"),
+    };
+    let words_bytes = geometry.words_bytes();
+    let shape = Shape { segment_bytes: disk.segment_bytes, words_bytes, segments: disk.segments };
+    let map = Unserved::simulated(disk.image, shape);
+    store_words(&map, &header.encode());
+    let path = std::path::PathBuf::from("/nonexistent");
+    let options = Options { path: path.clone(), size_bytes: geometry.file_bytes(), readers: 1 };
+    let file = ShardFile { map, header, geometry, directory: path };
+    file.serve(&options, disk.index_entries).expect("nothing can fail")
 }

@@ -86,7 +86,7 @@ pub struct ShardStatus {
 
 impl fmt::Display for ShardStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Opened { objects, dropped, clean, scanned_bytes, took_ms } = self.opened;
+        let Opened { objects, dropped, lost_segments, clean, scanned_bytes, took_ms } = self.opened;
         match &self.state {
             Err(why) => write!(f, "out of use: {why}"),
             Ok(_) if clean => write!(f, "{objects} objects, opened from its checkpoint in {took_ms} ms"),
@@ -94,7 +94,7 @@ impl fmt::Display for ShardStatus {
                 let rate = scanned_bytes as f64 / (1 << 30) as f64 / (took_ms.max(1) as f64 / 1000.0);
                 let mib = scanned_bytes >> 20;
                 write!(f, "{objects} objects, {mib} MiB scanned in {took_ms} ms, {rate:.2} GiB/s")?;
-                write!(f, ", {dropped} torn records dropped")
+                write!(f, ", {dropped} torn records and {lost_segments} segments dropped")
             }
         }
     }

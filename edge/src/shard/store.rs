@@ -77,7 +77,9 @@ impl Writer {
             path: path.to_path_buf(),
             id,
             run,
-            segments: Segments::default(),
+            // No number is used twice, also if the disk has lost the segments of an earlier run: else a record of theirs
+            // would pass for one of ours.
+            segments: Segments { sequence: run << 32, ..Segments::default() },
             heads: HashMap::new(),
             counts: Counts::default(),
             objects_made: 0,
@@ -338,9 +340,10 @@ impl Writer {
     /// Marks a record as one that must not be served again.
     pub(super) fn mark_dead(&mut self, location: u64) {
         let (segment, start) = self.geometry.place(location);
-        let (word, mask) = layout::dead_bit(start);
-        self.map.words(segment)[word].fetch_or(mask, Release);
-        self.wrote(segment, word * 8..word * 8 + 8);
+        // A segment without a header holds nothing that could come back.
+        let Some(sequence) = self.sequence(segment) else { return };
+        let changed = layout::mark_dead(self.map.words(segment), start, layout::seed(self.id, sequence));
+        self.wrote(segment, changed.start * 8..changed.end * 8);
     }
 
     /// Entries of this hash whose record is wanted.

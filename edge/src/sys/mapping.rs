@@ -125,6 +125,18 @@ impl Unserved {
         unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(start), segment_bytes - words_bytes) }
     }
 
+    /// Copies `bytes` to this offset of a segment, behind its words.
+    pub fn write(&mut self, segment: usize, offset: usize, bytes: &[u8]) {
+        let Shape { segment_bytes, words_bytes, segments } = self.shape;
+        assert!(segment < segments && offset >= words_bytes);
+        assert!(bytes.len() <= segment_bytes && offset <= segment_bytes - bytes.len());
+        // SAFETY: in bounds by the assertions; `&mut self`: nothing of the mapping is lent out.
+        unsafe {
+            let to = self.map.as_mut_ptr().add(segment * segment_bytes + offset);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+        }
+    }
+
     /// Writes the words of segment 0 through to the disk.
     pub fn flush_first_words(&self) -> io::Result<()> {
         self.map.flush_range(0, self.shape.words_bytes)
@@ -427,6 +439,36 @@ impl Drop for Pin {
     fn drop(&mut self) {
         // SAFETY: the counter lives as the mapping does, see `Pin::bytes`; after this instruction nothing of it is used.
         unsafe { self.counter.as_ref() }.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// A disk in memory: what tests of crashes open, and look at.
+#[cfg(test)]
+impl Unserved {
+    /// A mapping of memory that holds a copy of `image`, in the place of a file.
+    pub fn simulated(image: &[u8], shape: Shape) -> Self {
+        use std::sync::OnceLock;
+        static DIRECTORY: OnceLock<Arc<LockedDirectory>> = OnceLock::new();
+        let lock = || File::open("/dev/null").expect("it can always be opened");
+        let directory = || Arc::new(LockedDirectory { path: PathBuf::new(), lock: lock() });
+        let mut map = memmap2::MmapMut::map_anon(shape.file_bytes()).expect("little memory");
+        map.copy_from_slice(image);
+        let map = MmapRaw::from(map);
+        let watched = Watched::new(map.as_ptr(), shape.file_bytes(), PAGE_BYTES).expect("few at once");
+        let sent_from = MmapRaw::from(memmap2::MmapMut::map_anon(PAGE_BYTES).expect("little memory"));
+        let directory = Arc::clone(DIRECTORY.get_or_init(directory));
+        Unserved { watched, map, sent_from, shape, directory }
+    }
+}
+
+#[cfg(test)]
+impl Appender {
+    /// All bytes as they are.
+    pub fn image(&self) -> &[u8] {
+        let bytes = self.shared.shape.file_bytes();
+        // SAFETY: the whole mapping. Only the appender changes bytes or words, and in a test that looks at them its only
+        // reader is on the same thread.
+        unsafe { std::slice::from_raw_parts(self.shared.map.as_ptr(), bytes) }
     }
 }
 

@@ -18,6 +18,8 @@ mod ranges;
 
 mod crash;
 
+mod disk;
+
 mod failures;
 
 mod hostile;

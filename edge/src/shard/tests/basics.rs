@@ -208,7 +208,7 @@ fn the_head_of_a_partial_object_outlives_its_chunks() {
 fn records_larger_than_a_segment_are_refused() {
     let scratch = Scratch::new("too-large");
     let (mut writer, readers, _) = open(&options(&scratch, 4));
-    let longest = SEGMENT - 4096 - SEGMENT / 512 - 64 - key(1).len() - 32;
+    let longest = layout::Geometry::new(SEGMENT, 4).records_bytes() - 64 - key(1).len() - 32;
     let fits = |body_bytes: usize| {
         let object = Object { body_bytes, ..Object::small(1, 1) };
         Object { body_bytes: body_bytes - object.head().len(), ..object }

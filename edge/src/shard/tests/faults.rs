@@ -13,7 +13,7 @@ fn cut(options: &Options, bytes: u64) {
 #[test]
 fn a_file_cut_short_costs_its_shard_which_comes_back_empty_without_a_restart() {
     let scratch = Scratch::new("fault-cut");
-    let all = shards(&scratch, &[16, 16]);
+    let all = shards(&scratch, &[32, 32]);
     let (mut writer, mut readers, _) = open(&all);
     (0..OBJECTS).for_each(|number| put(&mut writer, number, 1).unwrap());
     (OBJECTS..OBJECTS + 9).for_each(|number| put_chunked(&mut writer, number, 1).unwrap());
@@ -54,7 +54,7 @@ fn a_file_cut_short_costs_its_shard_which_comes_back_empty_without_a_restart() {
 #[test]
 fn a_shard_that_was_away_comes_back_empty_at_a_restart() {
     let scratch = Scratch::new("fault-away");
-    let all = shards(&scratch, &[16, 16]);
+    let all = shards(&scratch, &[32, 32]);
     let (mut writer, readers, _) = open(&all);
     (0..OBJECTS).for_each(|number| put(&mut writer, number, 1).unwrap());
     assert!(writer.fail(1, "could not be flushed".into()) && !writer.fail(1, "again".into()));

@@ -9,7 +9,7 @@ use shuttle::thread;
 
 /// The smallest segment: one record of [`BODY_BYTES`], or two small ones.
 const SMALL_SEGMENT: usize = 8192;
-const BODY_BYTES: usize = 3500;
+const BODY_BYTES: usize = 3200;
 const KEYS: u32 = 6;
 
 fn open_small(scratch: &Scratch, readers: usize) -> (Writer, Vec<Reader>) {

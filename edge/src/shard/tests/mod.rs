@@ -2,10 +2,12 @@
 //! a caller sees step by step. The long ones are beside: against a model, killed, on a torn disk, with threads.
 
 mod basics;
+mod crashes;
 mod faults;
 #[cfg(feature = "interleave")]
 mod interleave;
 mod killed;
+mod million;
 mod model;
 mod set;
 mod threads;

@@ -60,7 +60,7 @@ pub(super) fn objects(writer: &set::Writer) -> Vec<u64> {
 #[test]
 fn keys_spread_by_size_and_large_objects_stay_together() {
     let scratch = Scratch::new("set-spread");
-    let shards = shards(&scratch, &[8, 24, 16]);
+    let shards = shards(&scratch, &[16, 48, 32]);
     let (mut writer, readers, _) = open(&shards);
     (0..OBJECTS).for_each(|number| put(&mut writer, number, 1).unwrap());
     let shares = objects(&writer);
@@ -73,7 +73,7 @@ fn keys_spread_by_size_and_large_objects_stay_together() {
         assert!(writer.lookup(hash(number), &key(number), |_| true).is_some());
     }
     assert_eq!(writer.usage().objects, writer.shards().map(|s| s.state.unwrap().objects).sum::<u64>());
-    assert_eq!(writer.smallest_shard_bytes(), 8 * SEGMENT as u64);
+    assert_eq!(writer.smallest_shard_bytes(), 16 * SEGMENT as u64);
     assert_eq!((writer.remove(hash(OBJECTS), &key(OBJECTS)), version(&readers[0], OBJECTS)), (1, None));
 
     // Found again, whatever the order in which they are named.
@@ -89,7 +89,7 @@ fn keys_spread_by_size_and_large_objects_stay_together() {
 #[test]
 fn a_new_shard_takes_its_share_and_old_versions_elsewhere_do_not_come_back() {
     let scratch = Scratch::new("set-grow");
-    let all = shards(&scratch, &[16, 16, 16]);
+    let all = shards(&scratch, &[32, 32, 32]);
     let (mut writer, readers, _) = open(&all[..2]);
     (0..OBJECTS).for_each(|number| put(&mut writer, number, 1).unwrap());
     stop(writer);

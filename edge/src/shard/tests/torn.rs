@@ -63,7 +63,7 @@ fn a_damaged_payload_costs_one_object() {
 }
 
 #[test]
-fn a_damaged_header_costs_the_rest_of_its_segment() {
+fn a_damaged_header_costs_one_object_also_when_the_store_is_written_on() {
     let scratch = Scratch::new("torn-header");
     let (mut writer, readers, _) = open(&options(&scratch, SEGMENTS));
     for number in 0..KEYS {
@@ -76,13 +76,30 @@ fn a_damaged_header_costs_the_rest_of_its_segment() {
         let (header, _) = lies(&writer, object);
         let mut bytes = whole.clone();
         bytes[header.start + object.key as usize % HEADER_BYTES] ^= 1;
-        let lost = |other: &Object| {
-            let (at, _) = lies(&writer, other);
-            at.start / SEGMENT == header.start / SEGMENT && at.start >= header.start
-        };
-        let rest: Vec<Object> = before.iter().filter(|other| !lost(other)).copied().collect();
+        let rest: Vec<Object> = before.iter().filter(|other| *other != object).copied().collect();
         assert_eq!(open_with(&bytes).0, rest);
     }
+}
+
+#[test]
+fn a_damaged_sector_of_dead_bits_costs_its_segment() {
+    let scratch = Scratch::new("torn-dead-bits");
+    let (mut writer, readers, _) = open(&options(&scratch, SEGMENTS));
+    for number in 0..KEYS {
+        Object::small(number, 1).put(&mut writer).unwrap();
+    }
+    assert_eq!(writer.remove(hash(1), &key(1)), 1);
+    let whole = std::fs::read(scratch.path().join("shard-0")).unwrap();
+    let before = all_served(&readers[0], KEYS, 1);
+    let (first, _) = lies(&writer, &before[0]);
+    let dead_bits = first.start / SEGMENT * SEGMENT + 4096;
+    let mut bytes = whole.clone();
+    // All alive again: what was removed would be served.
+    bytes[dead_bits..dead_bits + SECTOR].fill(0);
+    let elsewhere = |object: &&Object| lies(&writer, object).0.start / SEGMENT != first.start / SEGMENT;
+    let rest: Vec<Object> = before.iter().filter(elsewhere).copied().collect();
+    let (after, opened) = open_with(&bytes);
+    assert_eq!((after, opened.lost_segments), (rest, 1));
 }
 
 #[test]
