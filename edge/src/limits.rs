@@ -101,10 +101,20 @@ pub const UNSEALED_STALL_MS: u64 = 50;
 pub const STORE_SHARE_PER_OBJECT: u64 = 4;
 /// Keys remembered as uncacheable, so that requests for them do not queue behind each other.
 pub const UNCACHEABLE_KEYS_MAX: usize = 65_536;
+/// Nodes like this one that a request may have passed; with more it goes round and is answered 508.
+pub const VIA_NODES_MAX: usize = 8;
 /// Tags of one stored response that are told apart, in 8 bytes each; with more it counts as having every tag.
 pub const TAGS_MAX: usize = 64;
 /// Buckets of the table of purges, of 64 bytes and 7 subjects each: 114,688 subjects before old ones lose precision.
 pub const PURGE_BUCKETS: usize = 16_384;
+/// Records that had to leave the store, remembered by the hash of their keys for who asks why they are not there.
+pub const LEFT_REMEMBERED: usize = 65_536;
+/// Bytes of one of them at most.
+pub const LEFT_BYTES: usize = 24;
+/// Keys whose last response could not be stored, remembered likewise.
+pub const REASONS_REMEMBERED: usize = 65_536;
+/// Bytes of one of them at most.
+pub const REASON_BYTES: usize = 40;
 /// Purges that are remembered with what they named, for who asks why something is not there.
 pub const PURGES_REMEMBERED: usize = 256;
 /// Bytes of the purge log from which on it is written anew, without what is in force by other means.
@@ -284,6 +294,8 @@ pub fn worst_case(shape: &Shape) -> Vec<Row> {
         row("origin requests running", FETCHES_RUNNING_MAX, fetch),
         row("origin requests waiting", FETCHES_WAITING_MAX, request),
         row("clients read slice by slice", SLICE_READERS_MAX, request + RESPONSE_HEAD_BYTES_MAX),
+        row("evicted records remembered", LEFT_REMEMBERED, LEFT_BYTES),
+        row("responses not stored, remembered", REASONS_REMEMBERED, REASON_BYTES),
         row("purges remembered", PURGES_REMEMBERED, KEY_BYTES_MAX),
         row("purges that are in the log alone", 2, PURGE_LOG_BYTES_MAX as usize),
         row("table of purges", 1, crate::proto::generations::Table::BYTES),

@@ -45,7 +45,12 @@ impl Connection {
     /// One GET and its whole answer.
     pub fn get(&mut self, path: &str) -> Result<Response> {
         let host = self.0.get_ref().peer_addr()?;
-        let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        self.get_with(path, &format!("Host: {host}\r\n"))
+    }
+
+    /// One GET with these field lines, Host among them, and its whole answer.
+    pub fn get_with(&mut self, path: &str, fields: &str) -> Result<Response> {
+        let head = format!("GET {path} HTTP/1.1\r\n{fields}\r\n");
         self.0.get_mut().write_all(head.as_bytes())?;
         read_response(&mut self.0)
     }
@@ -61,6 +66,15 @@ pub fn get(to: SocketAddr, path: &str) -> Result<Response> {
     Connection::open(to)?.get(path)
 }
 
+/// One POST of a JSON document over a connection of its own.
+pub fn post(to: SocketAddr, path: &str, body: &str) -> Result<Response> {
+    let mut connection = Connection::open(to)?;
+    let fields =
+        format!("Host: {to}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+    connection.0.get_mut().write_all(format!("POST {path} HTTP/1.1\r\n{fields}\r\n{body}").as_bytes())?;
+    read_response(&mut connection.0)
+}
+
 /// Whether something accepts connections there.
 pub fn listens(to: SocketAddr) -> bool {
     TcpStream::connect_timeout(&to, Duration::from_millis(200)).is_ok()
@@ -72,7 +86,8 @@ pub fn free_port() -> Result<u16> {
     Ok(listener.local_addr()?.port())
 }
 
-fn read_response(from: &mut impl BufRead) -> Result<Response> {
+/// Reads one answer.
+pub fn read_response(from: &mut impl BufRead) -> Result<Response> {
     let line = read_line(from)?;
     let status = line.split(' ').nth(1).and_then(|word| word.parse().ok());
     let status = status.with_context(|| format!("not a status line: {line:?}"))?;

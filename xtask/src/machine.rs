@@ -1,5 +1,5 @@
 //! What can be read about this machine and its processes: CPUs, kernel, CPU time, memory. Never changes
-//! anything but this process's own limit of open files.
+//! anything but this process's own limit of open files, and the CPUs of the thread that asks for it.
 #![forbid(unsafe_code)]
 
 use anyhow::{Context, Result};
@@ -13,6 +13,13 @@ use std::path::{Path, PathBuf};
 pub fn cpus() -> Result<Vec<usize>> {
     let set = nix::sched::sched_getaffinity(Pid::from_raw(0)).context("sched_getaffinity")?;
     Ok((0..nix::sched::CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).collect())
+}
+
+/// Keeps the calling thread on these CPUs.
+pub fn stay_on(cpus: &[usize]) -> Result<()> {
+    let mut set = nix::sched::CpuSet::new();
+    cpus.iter().try_for_each(|cpu| set.set(*cpu)).context("CPU number")?;
+    nix::sched::sched_setaffinity(Pid::from_raw(0), &set).context("sched_setaffinity")
 }
 
 /// Whether we may create namespaces, attach XDP and the like.

@@ -62,6 +62,21 @@ pub(super) fn exchange(address: SocketAddr, method: &str, path: &str, body: Opti
     }
 }
 
+/// Text as the value of a query's parameter (RFC 3986 section 2.1).
+pub(super) fn percent_encoded(text: &str) -> String {
+    use std::fmt::Write;
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(byte.into());
+        } else {
+            // Writing into a String cannot fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}
+
 fn unreachable(address: SocketAddr, error: &std::io::Error) -> anyhow::Error {
     let why = match error.kind() {
         ErrorKind::ConnectionRefused => "nothing listens there".to_owned(),
@@ -132,6 +147,14 @@ mod tests {
             asked.join().unwrap();
             assert!(format!("{error:#}").contains("check --admin"), "{error:#}");
         }
+    }
+
+    #[test]
+    fn a_url_in_a_query() {
+        assert_eq!(
+            percent_encoded("http://a/~b?x=1&y=\u{e9}%"),
+            "http%3A%2F%2Fa%2F~b%3Fx%3D1%26y%3D%C3%A9%25"
+        );
     }
 
     #[test]

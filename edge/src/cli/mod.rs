@@ -66,6 +66,19 @@ pub enum Command {
         #[command(flatten)]
         admin: AdminAddress,
     },
+    /// Say what a running node has stored under a URL, or why it has not
+    #[command(after_help = "Example:\n  edge why http://www.example.com/logo.svg\n  \
+                      edge why --json http://www.example.com/logo.svg | jq .variants")]
+    Why {
+        /// The URL, as clients ask for it
+        url: String,
+        /// Whom to ask
+        #[command(flatten)]
+        admin: AdminAddress,
+        /// Print the node's answer as it came
+        #[arg(long)]
+        json: bool,
+    },
     /// Compare the kernel's settings with those for an edge node; changes nothing
     #[command(after_help = "Example:\n  edge tune\n\nTo apply them:\n  \
                             install -m 644 deploy/90-edge-sysctl.conf /etc/sysctl.d/90-edge.conf && sysctl --system")]
@@ -119,6 +132,7 @@ pub fn execute(command: Command, serve: impl FnOnce(&Path, Config) -> ExitCode) 
         },
         Command::Status { admin, json } => show_status(admin.admin, json),
         Command::Purge { what, soft, admin } => purge(&what, soft, admin.admin),
+        Command::Why { url, admin, json } => why(&url, admin.admin, json),
         Command::Tune => say(&tune::report(&tune::settings(), tune::current)),
     };
     match done {
@@ -170,6 +184,18 @@ fn show_status(address: SocketAddr, json: bool) -> Result<()> {
         .with_context(|| format!("what answers at {address} is no edge node, or of another version"))?;
     status::add_hit_ratio(&mut value);
     say(&status::render(&value))
+}
+
+fn why(url: &str, address: SocketAddr, json: bool) -> Result<()> {
+    let path = format!("/why?url={}", admin::percent_encoded(url));
+    let answer = admin::exchange(address, "GET", &path, None)?;
+    if answer.status != 200 {
+        bail!("the node at {address} answered {}: {}", answer.status, answer.reason());
+    }
+    match serde_json::from_str(&answer.body) {
+        Ok(value) if !json => say(&status::render(&value)),
+        _ => say(&format!("{}\n", answer.body.trim_end())),
+    }
 }
 
 fn purge(what: &PurgeWhat, soft: bool, address: SocketAddr) -> Result<()> {

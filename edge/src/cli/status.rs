@@ -6,8 +6,20 @@ use serde_json::{Map, Value};
 use std::fmt::Write;
 
 /// What an operator looks for first; the rest follows by name.
-const FIRST: &[&str] =
-    &["version", "uptime_s", "draining", "hit_ratio", "steering", "workers", "store", "fetches", "tls"];
+const FIRST: &[&str] = &[
+    "url",
+    "state",
+    "because",
+    "version",
+    "uptime_s",
+    "draining",
+    "hit_ratio",
+    "steering",
+    "workers",
+    "store",
+    "fetches",
+    "tls",
+];
 
 /// Adds the share of requests that were answered from a shard, where the node counts both.
 pub(super) fn add_hit_ratio(status: &mut Value) {
@@ -87,8 +99,8 @@ fn table(items: &[Value], indent: usize, out: &mut String) {
 /// What names a line comes first, and sentences last.
 fn column_rank(key: &str) -> usize {
     match key {
-        "worker" | "name" | "step" | "address" | "path" => 0,
-        "cpu" | "outcome" => 1,
+        "worker" | "name" | "step" | "address" | "path" | "state" => 0,
+        "cpu" | "outcome" | "value" | "status" => 1,
         "reason" => 4,
         "counters" => 3,
         _ => 2,

@@ -1,10 +1,10 @@
-//! The admin endpoint: `/metrics`, `/healthz`, `/readyz`, `/status`, `/purge`. Answers loopback only, in bounded
+//! The admin endpoint: `/metrics`, `/healthz`, `/readyz`, `/status`, `/why`, `/purge`. Answers loopback only, in bounded
 //! number and time. Shows no object's content.
 #![forbid(unsafe_code)]
 
 use super::mailbox::ToWorker;
 use super::metrics::{self, Metrics};
-use super::{Node, purge};
+use super::{Node, purge, why};
 use crate::limits;
 use crate::proto::purge::{Class, Subject};
 use crate::shard::ShardStatus;
@@ -100,13 +100,14 @@ async fn answer(node: &Node, metrics: &Metrics, request: Request<Incoming>) -> R
             Ok(Err(answer)) => answer,
             Err(_) => refuse(StatusCode::REQUEST_TIMEOUT, "the request's body did not arrive in time"),
         },
+        "/why" if get => explain(node, request.uri().query().unwrap_or_default()),
         path if let Some(number) = shard_number(path) => match request.method() {
             &Method::POST => open_shard(node, number),
             _ => allow("POST"),
         },
         "/purge" => allow("POST"),
-        "/metrics" | "/healthz" | "/readyz" | "/status" => allow("GET, HEAD"),
-        _ => refuse(StatusCode::NOT_FOUND, "there is /metrics, /healthz, /readyz, /status and /purge"),
+        "/metrics" | "/healthz" | "/readyz" | "/status" | "/why" => allow("GET, HEAD"),
+        _ => refuse(StatusCode::NOT_FOUND, "there is /metrics, /healthz, /readyz, /status, /why and /purge"),
     })
 }
 
@@ -170,6 +171,16 @@ async fn purge_by(node: &Node, body: &[u8]) -> Answer {
 
 const NOT_LOGGED: &str = "the purge is in force, but could not be logged and would not outlast a restart; \
                           purge again once the store's device has room and works";
+
+fn explain(node: &Node, query: &str) -> Answer {
+    match why::asked_url(query).and_then(|url| why::explain(node, &url)) {
+        Some(answer) => reply(StatusCode::OK, JSON, format!("{answer:#}\n")),
+        None => refuse(
+            StatusCode::BAD_REQUEST,
+            "ask for /why?url=URL, an absolute http or https URL that a request could carry, percent-encoded",
+        ),
+    }
+}
 
 fn status(node: &Node) -> Value {
     let usage = node.writer().usage();

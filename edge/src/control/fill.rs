@@ -13,12 +13,14 @@
 use super::Node;
 use super::mailbox::{Ticket, ToWorker};
 use super::origin::{FetchError, Outgoing, Response};
+use super::reasons::Reason;
 use super::rules::{self, Selector};
 use super::sealing::{self, Filling};
 use super::uncacheable::Uncacheable;
 use super::upload::UploadBody;
 use super::{pass, ranged, stream::Stream};
 use crate::clock;
+use crate::proto::freshness::Storing;
 use crate::proto::generations::Verdict;
 use crate::proto::purge::Tags;
 use crate::proto::request::RequestHead;
@@ -101,6 +103,11 @@ impl Fills {
     /// Keys remembered as uncacheable.
     pub(super) fn uncacheable(&self) -> usize {
         self.uncacheable.borrow().len()
+    }
+
+    /// Whether a fill of this key runs.
+    pub(super) fn runs(&self, key: &[u8]) -> bool {
+        self.by_key.borrow().contains_key(key)
     }
 
     /// A client left. Its fill goes on.
@@ -248,6 +255,7 @@ fn start(node: &Rc<Node>, waiters: Vec<Waiter>, origin: usize, selector: Option<
 
 async fn run(node: &Rc<Node>, fill: &Rc<Fill>, leader: Ticket, kind: FetchKind, request: &RequestHead) {
     if let Err(error) = fetch_and_share(node, fill, leader, kind, request).await {
+        node.not_stored(fill.hash, Reason::Failed(error.status));
         for waiter in fill.take_waiters(node) {
             node.refuse(waiter.ticket, error.status);
         }
@@ -325,6 +333,9 @@ fn share(node: &Rc<Node>, fill: &Rc<Fill>, leader: Ticket, mut filling: Filling)
 /// The response may not be stored: it belongs to the one whose request was sent.
 fn not_stored(node: &Rc<Node>, fill: &Rc<Fill>, leader: Ticket, head: Arc<OriginHead>, response: Response) {
     node.fills.uncacheable.borrow_mut().remember(fill.hash, clock::now().mono_ms);
+    if let Storing::No(rule) = head.storing {
+        node.not_stored(fill.hash, Reason::Uncacheable(rule));
+    }
     let mut leads = false;
     for waiter in fill.take_waiters(node) {
         if waiter.ticket == leader {

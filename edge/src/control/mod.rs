@@ -17,6 +17,7 @@ mod pass;
 mod pool;
 pub mod purge;
 mod ranged;
+mod reasons;
 mod routes;
 mod rules;
 mod sealing;
@@ -24,6 +25,7 @@ mod slices;
 mod stream;
 mod uncacheable;
 mod upload;
+mod why;
 
 use crate::clock;
 use crate::config::Config;
@@ -147,6 +149,7 @@ struct Node {
     worker_cells: Vec<Arc<Cells>>,
     cells: Arc<Cells>,
     purges: purge::Purges,
+    reasons: RefCell<reasons::Reasons>,
     fills: fill::Fills,
     passes: pass::Passes,
     slices: slices::Slices,
@@ -175,6 +178,7 @@ impl Node {
             config: RefCell::new(start.config),
             bounds: Bounds::new(start.cells.clone(), latency, purges.sequence()),
             purges,
+            reasons: RefCell::default(),
             certificates: RefCell::new(start.certificates),
             writer: RefCell::new(start.writer),
             opened: start.opened,
@@ -232,6 +236,11 @@ impl Node {
     fn invalidate(&self, hash: u64, key: &[u8]) -> u64 {
         self.fills.invalidate(key);
         self.writer.borrow_mut().remove(hash, key)
+    }
+
+    /// Remembers why the last response of a key is not stored.
+    fn not_stored(&self, hash: u64, reason: reasons::Reason) {
+        self.reasons.borrow_mut().note(hash, reason, clock::now().unix_s);
     }
 
     fn writer(&self) -> Ref<'_, shard::Writer> {

@@ -14,7 +14,7 @@
 //! fails; at the start the one that goes furthest counts.
 #![forbid(unsafe_code)]
 
-use super::{Node, disk};
+use super::{Node, disk, why};
 use crate::clock;
 use crate::limits;
 use crate::proto::generations::{Table, Verdict};
@@ -221,6 +221,12 @@ impl Purges {
     /// What purges since `sequence` mean for a response.
     pub(super) fn judge(&self, sequence: u64, key: &[u8], tags: Tags<'_>) -> Verdict {
         self.table.judge(sequence, key, tags)
+    }
+
+    /// The remembered purges that name this key, or a tag of its records; the oldest first.
+    pub(super) fn naming(&self, key: &[u8], metas: &[&[u8]]) -> Vec<Purge> {
+        let history = self.history.borrow();
+        history.iter().filter(|purge| why::names(purge, key, metas)).cloned().collect()
     }
 
     /// What purges mean for a record.

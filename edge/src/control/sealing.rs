@@ -8,6 +8,7 @@ use super::fill::{Fill, State};
 use super::mailbox::Ticket;
 use super::origin::ResponseBody;
 use super::ranged::{self, Part};
+use super::reasons::Reason;
 use super::rules::{self, Selector};
 use super::slices::{self, SliceError};
 use super::stream::{self, Stream};
@@ -169,21 +170,30 @@ pub(super) async fn run(node: &Rc<Node>, fill: &Rc<Fill>, request: &RequestHead,
             }
         }
     }
+    let mut overtaken = false;
     let stored = with(fill, |filling| {
         let purged = filling.selector.judge(node, fill.key().1) == Verdict::Gone;
-        let publishes = fill.publishes() && filling.stream.joinable() && !purged;
+        overtaken = purged || !fill.publishes();
+        let publishes = filling.stream.joinable() && !overtaken;
         let stored = publishes.then(|| filling.publish(node, fill, request));
         filling.stream.end(node);
         stored
     });
     fill.state.replace(State::Done);
     match stored.flatten() {
-        Some(Ok(())) => node.cells.add(Counter::FillsStored, 1),
+        Some(Ok(())) => {
+            node.cells.add(Counter::FillsStored, 1);
+            node.reasons.borrow_mut().forget(fill.key().0);
+        }
         Some(Err(error)) => {
+            node.not_stored(fill.key().0, Reason::NoRoom);
             node.cells.add(Counter::FillsNotStored, 1);
             tracing::warn!(%error, "object served and not stored");
         }
-        None => node.cells.add(Counter::FillsNotStored, 1),
+        None => {
+            node.cells.add(Counter::FillsNotStored, 1);
+            node.not_stored(fill.key().0, if overtaken { Reason::Overtaken } else { Reason::NoRoom });
+        }
     }
 }
 
@@ -225,6 +235,7 @@ pub(super) fn break_off(node: &Node, fill: &Fill) {
     if streaming {
         fill.state.replace(State::Done);
         node.cells.add(Counter::FillsBroken, 1);
+        node.not_stored(fill.key().0, Reason::Broken);
     }
 }
 

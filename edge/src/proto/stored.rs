@@ -175,7 +175,7 @@ impl<'a> Meta<'a> {
     }
 
     /// Name and normalised value of the fields Vary names; the inner `None`: the request had none.
-    fn vary(&self) -> impl Iterator<Item = Option<(&'a str, Option<&'a [u8]>)>> {
+    pub fn vary(&self) -> impl Iterator<Item = Option<(&'a str, Option<&'a [u8]>)>> {
         let mut rest = self.vary;
         let count = u16::from_le_bytes(self.at::<62, 2>());
         (0..count).map(move |_| {

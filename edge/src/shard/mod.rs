@@ -15,7 +15,9 @@
 mod checkpoint;
 pub mod evict;
 pub mod index;
+pub mod inspect;
 pub mod layout;
+pub mod left;
 pub mod miniature;
 pub mod purge_log;
 mod read;

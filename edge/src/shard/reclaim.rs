@@ -97,7 +97,10 @@ impl Writer {
         self.discount(location);
         match header.kind {
             Kind::Chunk => self.lost_chunk(header.object),
-            Kind::Whole | Kind::Head | Kind::Partial => self.counts.evicted += 1,
+            Kind::Whole | Kind::Head | Kind::Partial => {
+                self.counts.evicted += 1;
+                self.left.note(header.hash, super::left::Why::Reclaimed);
+            }
         }
     }
 

@@ -10,6 +10,8 @@
 //! was stored when its key had another home is never found and is dropped when its key is stored or removed again.
 #![forbid(unsafe_code)]
 
+use super::inspect::Inspected;
+use super::left::Left;
 use super::{OpenError, Opened, Options, Pinned, PutError, Usage, layout, read, recover, store};
 use crate::limits;
 use crate::sys::mapping::LockedDirectory;
@@ -417,6 +419,20 @@ impl Writer {
     /// The files of the shards in use, to bring all that is in them to the disk.
     pub fn files(&self) -> Vec<PathBuf> {
         self.live().map(|(_, writer)| writer.path.clone()).collect()
+    }
+
+    /// All records of a key that are found, for an operator who asks.
+    pub fn inspect(&self, hash: u64, key: &[u8]) -> Vec<Inspected> {
+        let home = self.homes.of(hash);
+        let shard = self.shards.get(home).and_then(|shard| shard.writer.as_ref().ok());
+        let mut records = shard.map_or(Vec::new(), |writer| writer.inspect(hash, key));
+        records.iter_mut().for_each(|record| record.shard = home);
+        records
+    }
+
+    /// When and why a record of this hash had to leave, if that is remembered.
+    pub fn left(&self, hash: u64) -> Option<Left> {
+        self.live().filter_map(|(_, writer)| writer.left(hash)).max_by_key(|left| left.unix_s)
     }
 
     /// Usage now, of all shards together.

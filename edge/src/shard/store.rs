@@ -14,7 +14,7 @@ use super::index::{Entry, Slot};
 use super::layout::{self, Geometry, HEADER_BYTES, Header, Kind, PayloadChecksum};
 use super::read::Find;
 use super::reclaim::Segments;
-use super::{Pinned, PutError, Usage, checkpoint};
+use super::{Pinned, PutError, Usage, checkpoint, left};
 use crate::sys::mapping::Appender;
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -33,6 +33,7 @@ pub struct Writer {
     pub(super) segments: Segments,
     pub(super) heads: HashMap<u64, Place>,
     pub(super) counts: Counts,
+    pub(super) left: left::Table,
     objects_made: u32,
     dirty: Option<Range<u64>>,
     checkpoint_made: bool,
@@ -82,6 +83,7 @@ impl Writer {
             segments: Segments { sequence: run << 32, ..Segments::default() },
             heads: HashMap::new(),
             counts: Counts::default(),
+            left: left::Table::default(),
             objects_made: 0,
             dirty: None,
             checkpoint_made: false,
@@ -385,6 +387,7 @@ impl Writer {
         self.find.index.vacancy(hash).unwrap_or_else(|(slot, victim)| {
             if let Some((header, _)) = self.record(victim.location()) {
                 self.counts.evicted += u64::from(header.kind != Kind::Chunk);
+                self.left.note(header.hash, left::Why::IndexFull);
                 if header.kind == Kind::Chunk {
                     self.lost_chunk(header.object);
                 }
@@ -447,6 +450,7 @@ impl Writer {
         let Some(head) = self.heads.get(&object).copied() else { return };
         if let Some(slot) = self.find.index.locate(head.hash, head.location) {
             self.counts.evicted += 1;
+            self.left.note(head.hash, left::Why::ChunkLost);
             self.take_out(slot, head.location);
         }
     }

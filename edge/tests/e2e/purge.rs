@@ -1,5 +1,6 @@
 //! Purges of a running node: what they reach, and that nothing comes back, whatever happens to the process.
 
+use crate::support::edge::program;
 use crate::support::{Answer, Edge, HOST, Origin};
 
 /// Answers a path with content under a tag, which can be validated.
@@ -117,4 +118,28 @@ fn what_was_acknowledged_before_a_kill_stays_purged() {
         let kept = client.request("GET", "/59", &[("Cache-Control", "only-if-cached")]);
         assert_eq!(kept.status(), if round == 2 { 504 } else { 200 });
     }
+}
+
+#[test]
+fn why_tells_what_became_of_an_object() {
+    let (_origin, edge) = tagged();
+    let why = |path: &str, json: bool| {
+        let mut command = std::process::Command::new(program());
+        command.args(["why", "--admin", &edge.admin().to_string(), &format!("http://{HOST}{path}")]);
+        let output = command.args(json.then_some("--json")).output().expect("edge runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let text = why("/n/1", false);
+    assert!(text.contains("fresh") && text.contains("news") && text.contains("max-age"), "{text}");
+    assert!(why("/never?a=b&c", false).contains("never seen"));
+    assert_eq!(edge.purge(r#"{"tag": "news"}"#).status(), 200);
+    let answer: serde_json::Value = serde_json::from_str(&why("/n/1", true)).expect("JSON");
+    assert_eq!(answer["state"], "purged", "{answer}");
+    assert_eq!(answer["purges"][0]["value"], "news", "{answer}");
+    let wrong = std::process::Command::new(program())
+        .args(["why", "--admin", &edge.admin().to_string(), "not-a-url"])
+        .output()
+        .expect("edge runs");
+    assert!(!wrong.status.success() && String::from_utf8_lossy(&wrong.stderr).contains("absolute http"));
 }

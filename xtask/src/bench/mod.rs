@@ -7,6 +7,7 @@ mod idle;
 pub mod measure;
 mod origin;
 mod peers;
+mod purge;
 mod report;
 mod syscalls;
 
@@ -26,6 +27,7 @@ const EXAMPLES: &str = "Examples:
   cargo xtask bench --servers edge,null --sizes 1024 --rounds 9
   cargo xtask bench --json bench.json            also for machines
   cargo xtask bench idle                         memory of 10,000 idle connections
+  cargo xtask bench purge                        purges by tag with a million objects stored
   cargo xtask bench syscalls                     system calls of a worker under load";
 
 /// Options of the task.
@@ -43,6 +45,8 @@ pub struct Options {
 enum Other {
     /// Anonymous memory of idle keep-alive connections, each of which has had one answer.
     Idle(idle::Options),
+    /// Time until a purge is acknowledged with a full store, and that it holds for the next request.
+    Purge(purge::Options),
     /// System calls of edge's worker under load, by strace.
     Syscalls,
 }
@@ -81,6 +85,7 @@ pub fn run(options: Options) -> Result<()> {
     match options.measure {
         None => hits(&options.hits),
         Some(Other::Idle(options)) => idle::run(&options),
+        Some(Other::Purge(options)) => purge::run(&options),
         Some(Other::Syscalls) => syscalls::run(),
     }
 }

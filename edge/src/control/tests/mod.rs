@@ -8,6 +8,7 @@ mod nginx;
 mod origin;
 mod passes;
 mod purges;
+mod why;
 mod worker;
 
 use super::mailbox::Mailbox;

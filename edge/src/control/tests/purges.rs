@@ -21,13 +21,13 @@ fn origin() -> Origin {
     })
 }
 
-fn purge(node: &Node, what: Value) -> Value {
+pub(super) fn purge(node: &Node, what: Value) -> Value {
     let reply = ask(node.handle.admin().unwrap(), "POST", "/purge", &what.to_string());
     assert_eq!(reply.status, 200, "{what}: {}", reply.body);
     serde_json::from_str(&reply.body).unwrap()
 }
 
-fn fill(node: &Node, worker: &mut Worker, urls: &[&str]) {
+pub(super) fn fill(node: &Node, worker: &mut Worker, urls: &[&str]) {
     for url in urls {
         let before = node.count(Counter::FillsStored);
         let ticket = worker.fill(url);
