@@ -7,6 +7,7 @@ use super::upload::{Upload, UploadBody};
 use crate::clock;
 use crate::config;
 use crate::limits;
+use crate::proto::forwarding;
 use crate::proto::freshness::Exchange;
 use crate::proto::request::RequestHead;
 use crate::proto::response::HeadError;
@@ -29,7 +30,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 /// Why there is no response, and what the client is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FetchError {
-    /// 400, 501, 502, 503 or 504.
+    /// 400, 501, 502, 503, 504 or 508.
     pub(super) status: u16,
     /// For the log.
     pub(super) reason: String,
@@ -307,12 +308,16 @@ impl Outgoing {
         if method == Method::CONNECT {
             return Err(FetchError::new(501, "CONNECT is not supported"));
         }
+        if forwarding::is_loop(request) {
+            return Err(FetchError::new(508, "the request goes round: an origin leads back to a node"));
+        }
         let path = PathAndQuery::try_from(request.path().as_bytes()).map_err(|_| bad("target"))?;
         let mut fields = HeaderMap::new();
         for (name, value) in request.fields().filter(|(name, _)| !request.hop_by_hop(name)) {
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad("field name"))?;
             fields.append(name, HeaderValue::from_bytes(value).map_err(|_| bad("field value"))?);
         }
+        forwarding::forward(&mut fields, request);
         fields.insert(header::HOST, HeaderValue::from_str(request.host()).map_err(|_| bad("host"))?);
         Ok(Outgoing { method, path, fields })
     }
@@ -362,7 +367,7 @@ impl Outgoing {
 pub(super) struct Response {
     /// Final status.
     pub(super) status: StatusCode,
-    /// As the origin sent them.
+    /// As the origin sent them, and this node in Via.
     pub(super) fields: HeaderMap,
     /// When it was asked for and came.
     pub(super) exchange: Exchange,
@@ -394,7 +399,8 @@ impl Response {
         bounds: &Bounds,
         asked: Exchange,
     ) -> Self {
-        let (parts, incoming) = response.into_parts();
+        let (mut parts, incoming) = response.into_parts();
+        forwarding::add_via(&mut parts.headers, parts.version);
         let bodiless = outgoing.head_only() || [204, 304].contains(&parts.status.as_u16());
         let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
         let body = ResponseBody {

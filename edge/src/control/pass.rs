@@ -5,11 +5,13 @@
 use super::Node;
 use super::mailbox::{StreamId, Ticket, ToWorker};
 use super::origin::{FetchError, Outgoing, ResponseBody};
+use super::reasons::Reason;
 use super::rules;
 use super::stream::Stream;
 use super::upload::{Upload, UploadBody};
 use crate::limits;
-use crate::proto::freshness;
+use crate::proto::forwarding;
+use crate::proto::freshness::{self, Storing};
 use crate::proto::request::{BodyLength, RequestHead};
 use crate::proto::response::OriginHead;
 use bytes::Bytes;
@@ -147,6 +149,9 @@ pub(super) fn start(node: &Rc<Node>, ticket: Ticket, request: Box<RequestHead>) 
     node.spawn(async move {
         let node = task_node;
         let work = async {
+            if let Some((status, lines, body)) = forwarding::last_answer(&request) {
+                return answer_here(&node, &pass, status, lines, body);
+            }
             match fetch(&node, &pass, &request).await {
                 Ok((head, body)) => stream(&node, &pass, head, body).await,
                 Err(error) => node.refuse(ticket, error.status),
@@ -186,6 +191,26 @@ pub(super) async fn until_gone(node: &Node, pass: &Pass, work: impl Future<Outpu
     }
 }
 
+/// Answers a request that goes no further.
+fn answer_here(node: &Node, pass: &Rc<Pass>, status: u16, lines: Vec<u8>, body: Vec<u8>) {
+    let body_bytes = Some(body.len() as u64);
+    let head = OriginHead { status, lines, body_bytes, age_s: None, storing: Storing::No("pass") };
+    let mut stream = open(node, pass, Arc::new(head));
+    if !body.is_empty() {
+        stream.piece(node, body.into());
+    }
+    stream.end(node);
+}
+
+/// The stream of a pass, joined by its client.
+fn open(node: &Node, pass: &Rc<Pass>, head: Arc<OriginHead>) -> Stream {
+    let id = node.new_stream();
+    pass.streams(node, id);
+    let mut stream = Stream::new(id, head, 0, true, node.workers());
+    stream.join(node, pass.ticket, None);
+    stream
+}
+
 async fn fetch(
     node: &Rc<Node>,
     pass: &Pass,
@@ -200,15 +225,13 @@ async fn fetch(
     let response = origin.fetch(&node.bounds, &outgoing, body, pass.upload.as_deref()).await?;
     if freshness::invalidates(request, response.status.as_u16()) {
         node.invalidate(request.key_hash, &request.key);
+        node.not_stored(request.key_hash, Reason::Invalidated);
     }
     Ok((rules::passed(&response)?, response.body))
 }
 
 async fn stream(node: &Rc<Node>, pass: &Rc<Pass>, head: Arc<OriginHead>, mut body: ResponseBody) {
-    let id = node.new_stream();
-    pass.streams(node, id);
-    let stream = RefCell::new(Stream::new(id, head, 0, true, node.workers()));
-    stream.borrow_mut().join(node, pass.ticket, None);
+    let stream = RefCell::new(open(node, pass, head));
     let result = pump(node, pass, &stream, &mut body).await;
     let mut stream = stream.borrow_mut();
     match result {

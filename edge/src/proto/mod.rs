@@ -9,6 +9,7 @@ pub mod certificate;
 pub mod conditional;
 mod delivery;
 mod exchange;
+pub mod forwarding;
 pub mod framing;
 pub mod freshness;
 pub mod generations;

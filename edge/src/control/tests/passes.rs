@@ -428,3 +428,49 @@ fn a_long_upload_is_not_taken_for_a_slow_answer() {
     assert_eq!(worker.body(ticket), b"done");
     node.handle.stop().unwrap();
 }
+
+#[test]
+fn via_is_added_in_both_directions_and_a_request_that_goes_round_ends() {
+    let origin = Origin::start(|exchange| {
+        let via = exchange.field("via").unwrap_or_default().to_owned();
+        exchange.respond("200 OK", "Via: 1.1 behind\r\n", via.as_bytes());
+    });
+    let (node, mut workers) = start(1, &[origin.url()]);
+    let worker = &mut workers[0];
+    let ticket = worker.pass("GET", "http://a/", "Via: 1.1 before\r\n");
+    worker.run_until(|worker| worker.whole(ticket));
+    assert_eq!(worker.body(ticket), b"1.1 before", "the first line");
+    assert!(origin.requests()[0].to_ascii_lowercase().contains("via: 1.1 edge\r\n"));
+    let lines = String::from_utf8_lossy(&worker.head(ticket).lines).to_ascii_lowercase();
+    assert!(lines.contains("via: 1.1 behind\r\nvia: 1.1 edge\r\n"), "{lines}");
+    let round = format!("Via: {}\r\n", ["1.1 edge"; limits::VIA_NODES_MAX].join(", "));
+    let ticket = worker.pass("GET", "http://a/", &round);
+    worker.run_until(|worker| worker.outcome(ticket).is_some());
+    assert_eq!(worker.refused(ticket), Some(508));
+    assert_eq!(origin.requests().len(), 1);
+    node.handle.stop().unwrap();
+}
+
+#[test]
+fn max_forwards_of_trace_and_options_ends_here_or_counts_down() {
+    let origin = Origin::start(|exchange| {
+        let left = exchange.field("max-forwards").unwrap_or("none").to_owned();
+        exchange.respond("200 OK", "", left.as_bytes());
+    });
+    let (node, mut workers) = start(1, &[origin.url()]);
+    let worker = &mut workers[0];
+    for (method, fields, status, body) in [
+        ("OPTIONS", "Max-Forwards: 2\r\n", 200, "1"),
+        ("OPTIONS", "", 200, "none"),
+        ("OPTIONS", "Max-Forwards: 0\r\n", 204, ""),
+        ("GET", "Max-Forwards: 0\r\n", 200, "0"),
+        ("TRACE", "Max-Forwards: 0\r\n", 200, "TRACE / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n\r\n"),
+    ] {
+        let ticket = worker.pass(method, "http://a/", fields);
+        worker.run_until(|worker| worker.whole(ticket));
+        assert_eq!(worker.head(ticket).status, status, "{method} {fields}");
+        assert_eq!(String::from_utf8_lossy(worker.body(ticket)), body, "{method} {fields}");
+    }
+    assert_eq!(origin.requests().len(), 3);
+    node.handle.stop().unwrap();
+}
