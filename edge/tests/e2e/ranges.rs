@@ -439,3 +439,103 @@ fn one_mebibyte_of_ten_gibibytes() {
     eventually("nginx has written its log", || nginx.sent_bytes() > 0);
     assert!(nginx.sent_bytes() <= 2 * MIB, "{} bytes", nginx.sent_bytes());
 }
+
+#[test]
+fn stale_slices_are_validated_and_not_fetched_again() {
+    const BYTES: u64 = 4 * MIB;
+    let origin = Origin::start();
+    let version = Arc::new(AtomicU64::new(1));
+    let current = version.clone();
+    origin.script("/big", move |exchange| {
+        let version = current.load(Ordering::SeqCst);
+        let (name, tag) = (format!("/big{version}"), format!("\"v{version}\""));
+        if exchange.request.field("if-none-match") == Some(&tag) {
+            return exchange
+                .answer(&Answer::new(304).field("Cache-Control", "max-age=1").field("ETag", &tag));
+        }
+        ranged(exchange, &name, BYTES, &tag, |answer| answer.field("Cache-Control", "s-maxage=1"))
+    });
+    let edge = Edge::start(origin.address());
+    let stale = || std::thread::sleep(Duration::from_millis(2100));
+    let range = |from: u64, to: u64| {
+        edge.client().request("GET", "/big", &[("Range", &format!("bytes={from}-{}", to - 1))])
+    };
+    let of =
+        |version: u64, from: u64, to: u64| content::part(content::seed(&format!("/big{version}")), from, to);
+    assert!(range(10, 20).body == of(1, 10, 20));
+    stale();
+    // Of a part that is there the origin only has to say that it still is.
+    let sent = origin.body_bytes_sent();
+    let validated = range(30, 40);
+    assert_eq!((validated.status(), &validated.body), (206, &of(1, 30, 40)));
+    let seen = origin.seen("/big");
+    assert_eq!(
+        (seen[1].field("if-none-match"), seen[1].field("range")),
+        (Some("\"v1\""), Some("bytes=0-1048575"))
+    );
+    assert_eq!((seen.len(), origin.body_bytes_sent()), (2, sent));
+    stale();
+    // So it is for the whole, of which the rest is fetched then.
+    let mut client = edge.client();
+    client.send(request("GET", "/big", &[]).as_bytes());
+    let (_, bytes, hash) = client.response_hash("GET").expect("a response");
+    assert_eq!((bytes, hash), (BYTES, content::hash(content::seed("/big1"), BYTES)));
+    assert_eq!(origin.body_bytes_sent(), BYTES);
+    // A new version takes the place of all of it.
+    version.store(2, Ordering::SeqCst);
+    stale();
+    assert!(range(MIB, MIB + 10).body == of(2, MIB, MIB + 10));
+    assert!(range(0, 10).body == of(2, 0, 10));
+}
+
+#[test]
+fn purged_slices_stay_away() {
+    const BYTES: u64 = 8 * MIB;
+    let (origin, edge) = large("/big", BYTES);
+    part(&mut edge.client(), "/big", 0, 10, BYTES);
+    assert!(part(&mut edge.client(), "/big", 5, 10, BYTES).head.is_hit());
+    let url = format!("http://{}/big", crate::support::HOST);
+    assert_eq!(edge.purge(&format!("{{\"url\": \"{url}\"}}")).status(), 200);
+    assert!(!part(&mut edge.client(), "/big", 5, 10, BYTES).head.is_hit());
+    assert_eq!(origin.count("/big"), 2);
+}
+
+#[test]
+fn each_variant_has_its_slices() {
+    const BYTES: u64 = 4 * MIB;
+    let origin = Origin::start();
+    origin.script("/big", |exchange| {
+        let language = exchange.request.field("accept-language").unwrap_or("none").to_owned();
+        ranged(exchange, &format!("/big-{language}"), BYTES, &format!("\"{language}\""), |answer| {
+            answer.field("Vary", "Accept-Language")
+        })
+    });
+    let edge = Edge::start(origin.address());
+    for round in 0..2 {
+        for language in ["de", "en"] {
+            let fields = [("Range", "bytes=2000000-2000099"), ("Accept-Language", language)];
+            let response = edge.client().request("GET", "/big", &fields);
+            assert_eq!((response.status(), response.head.is_hit()), (206, round == 1), "{language}");
+            let name = format!("/big-{language}");
+            assert!(response.body == content::part(content::seed(&name), 2_000_000, 2_000_100), "{language}");
+        }
+    }
+    assert_eq!(origin.count("/big"), 2);
+}
+
+/// An answer of the store needs nobody else, nor does one of a part that is there.
+#[test]
+fn parts_that_are_there_need_no_origin() {
+    const BYTES: u64 = 8 * MIB;
+    let (origin, edge) = large("/big", BYTES);
+    part(&mut edge.client(), "/big", MIB, 3 * MIB, BYTES);
+    origin.stop();
+    for (from, to) in [(MIB, 3 * MIB), (2 * MIB - 1, 2 * MIB + 1)] {
+        assert!(part(&mut edge.client(), "/big", from, to, BYTES).head.is_hit());
+    }
+    let several = edge.client().request("GET", "/big", &[("Range", "bytes=1048576-1048585,3000000-3000009")]);
+    assert_eq!(several.status(), 206);
+    assert!(several.head.is_hit());
+    let missing = edge.client().request("GET", "/big", &[("Range", "bytes=0-10")]);
+    assert_eq!(missing.status(), 502);
+}
