@@ -461,7 +461,7 @@ fn read_answer(wire: &mut &[u8], asked: &Asked) -> Option<Answer> {
 fn by_seed() {
     let seeds =
         std::env::var("EDGE_SIMULATION_SEEDS").map_or(400, |text| text.parse().expect("a number of seeds"));
-    let (mut hits, mut validated, mut broken) = (0, 0, 0);
+    let (mut hits, mut validated, mut broken, mut combined) = (0, 0, 0, 0);
     for seed in 0..seeds {
         let run = std::panic::catch_unwind(|| {
             let mut world = World::new(seed);
@@ -472,6 +472,7 @@ fn by_seed() {
                 wire.matches("edge; hit").count(),
                 wire.matches("fwd-status=304").count(),
                 usize::from(world.broke),
+                wire.matches("fwd=partial").count(),
             )
         });
         let counts = run.unwrap_or_else(|panic| {
@@ -481,7 +482,9 @@ fn by_seed() {
         hits += counts.0;
         validated += counts.1;
         broken += counts.2;
+        combined += counts.3;
     }
     // The mix must reach the ways it is made for.
+    assert!(combined as u64 > seeds / 10, "{combined} answers used parts that were stored");
     assert!(hits > 0 && validated > 0 && broken > 0, "{hits} hits, {validated} validated, {broken} broken");
 }

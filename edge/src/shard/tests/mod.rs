@@ -126,6 +126,21 @@ impl Object {
         writer.put_chunked(hash(self.key), &key, &meta, &head, object, body.len() as u64, same)
     }
 
+    /// Stores it with some of its chunks alone: those with a bit in `which`.
+    fn put_part(&self, writer: &mut Writer, which: u64) -> Result<(), PutError> {
+        let (key, meta, head, body) = (key(self.key), self.meta(), self.head(), self.body());
+        let same = |old: &[u8]| meta_variant(old) == self.variant;
+        let object = writer.new_object();
+        writer.put_partial(hash(self.key), &key, &meta, &head, object, body.len() as u64, same)?;
+        for (chunk, bytes) in body.chunks(self.chunk_bytes).enumerate() {
+            if which >> (chunk % 64) & 1 == 1 {
+                // A chunk that has no room is one that is missing.
+                let _ = writer.put_chunk(object, chunk as u32, &[Bytes::copy_from_slice(bytes)]);
+            }
+        }
+        Ok(())
+    }
+
     /// Checks all bytes of a record of this object, and its chunks as far as they are there.
     fn check(&self, record: &Pinned, reader: &Reader) {
         assert_eq!(record.meta(), self.meta(), "{self:?}");
@@ -152,12 +167,25 @@ fn served(reader: &Reader, number: u32, variant: u64) -> Option<Object> {
     let record = reader.lookup(hash(number), &key(number), |meta| meta_variant(meta) == variant)?;
     let object = Object::of(number, record.meta());
     object.check(&record, reader);
-    if let Some(chunks) = record.chunked() {
+    if let Some(chunks) = record.chunked().filter(|_| !record.partial()) {
         for chunk in 0..object.body_bytes.div_ceil(object.chunk_bytes) {
             assert!(reader.chunk(chunks, chunk as u32).is_some(), "chunk {chunk} of {object:?} is missing");
         }
     }
     Some(object)
+}
+
+/// Which chunks of large objects are there.
+fn chunks_there(reader: &Reader, keys: u32, variants: u64) -> Vec<(u32, u64, Vec<bool>)> {
+    let both = (0..keys).flat_map(|key| (0..variants).map(move |variant| (key, variant)));
+    let there = |(number, variant)| {
+        let record = reader.lookup(hash(number), &key(number), |meta| meta_variant(meta) == variant)?;
+        let object = record.chunked()?;
+        let Object { body_bytes, chunk_bytes, .. } = Object::of(number, record.meta());
+        let chunks = body_bytes.div_ceil(chunk_bytes) as u32;
+        Some((number, variant, (0..chunks).map(|chunk| reader.chunk(object, chunk).is_some()).collect()))
+    };
+    both.filter_map(there).collect()
 }
 
 /// Everything that is served under these keys and variants.

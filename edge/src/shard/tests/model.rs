@@ -20,6 +20,7 @@ struct Run {
     version: u64,
     evicted_before: u64,
     stored: u64,
+    partial: u64,
 }
 
 impl Run {
@@ -28,7 +29,18 @@ impl Run {
         let (writer, readers, _) = open(&options);
         let dice = Dice::new(seed);
         let (model, held) = (Model::new(), Vec::new());
-        Run { dice, options, writer, readers, model, held, version: 0, evicted_before: 0, stored: 0 }
+        Run {
+            dice,
+            options,
+            writer,
+            readers,
+            model,
+            held,
+            version: 0,
+            evicted_before: 0,
+            stored: 0,
+            partial: 0,
+        }
     }
 
     fn step(&mut self) {
@@ -66,7 +78,14 @@ impl Run {
 
     fn put(&mut self) {
         let object = self.object();
-        match object.put(&mut self.writer) {
+        let part = object.chunk_bytes > 0 && self.dice.roll(3) == 0;
+        let put = if part {
+            self.partial += 1;
+            object.put_part(&mut self.writer, self.dice.0)
+        } else {
+            object.put(&mut self.writer)
+        };
+        match put {
             Ok(()) => {
                 self.stored += 1;
                 self.model.insert((object.key, object.variant), object);
@@ -119,6 +138,7 @@ impl Run {
             object.check(&record, &self.readers[reader]);
         }
         let before = all_served(&self.readers[1], KEYS, VARIANTS);
+        let chunks = chunks_there(&self.readers[1], KEYS, VARIANTS);
         let clean = self.dice.roll(3) == 0;
         if clean {
             let (path, bytes) = self.writer.checkpoint();
@@ -133,6 +153,7 @@ impl Run {
         (self.writer, self.readers) = (writer, readers);
         assert_eq!((opened.clean, opened.dropped), (clean, 0));
         assert_eq!(all_served(&self.readers[0], KEYS, VARIANTS), before, "neither more nor less than before");
+        assert_eq!(chunks_there(&self.readers[0], KEYS, VARIANTS), chunks, "the same chunks too");
         assert_eq!(opened.objects, before.len() as u64);
     }
 
@@ -148,7 +169,7 @@ impl Run {
 
 #[test]
 fn the_store_does_what_its_model_does() {
-    let (mut reclaimed, mut stored) = (0, 0);
+    let (mut reclaimed, mut stored, mut partial) = (0, 0, 0);
     for seed in 0..12 {
         let scratch = Scratch::new("model");
         let mut run = Run::new(&scratch, seed);
@@ -159,6 +180,8 @@ fn the_store_does_what_its_model_does() {
         run.restart();
         run.compare();
         stored += run.stored;
+        partial += run.partial;
     }
+    assert!(partial > 100, "too little happened: {partial} partial objects");
     assert!(reclaimed > 10 && stored > 3000, "too little happened: {reclaimed} segments, {stored} objects");
 }
