@@ -539,3 +539,24 @@ fn parts_that_are_there_need_no_origin() {
     let missing = edge.client().request("GET", "/big", &[("Range", "bytes=0-10")]);
     assert_eq!(missing.status(), 502);
 }
+
+/// Slices and parts leave a TLS connection as they do a plain one.
+#[test]
+fn ranges_over_tls() {
+    const BYTES: u64 = 6 * MIB;
+    let origin = Origin::start();
+    origin.script("/big", |exchange| ranged(exchange, "/big", BYTES, "\"v1\"", |answer| answer));
+    let site = crate::support::tls::Site::new(&["edge.test"]);
+    let setup = Setup { listen_lines: site.section(), ..Setup::default() };
+    let _edge = Edge::start_with(origin.address(), setup);
+    let of = |from: u64, to: u64| content::part(content::seed("/big"), from, to);
+    for _ in 0..2 {
+        let output = site.curl("edge.test", "/big", &["-r", "1048570-3145735"]);
+        assert!(output.status.success() && output.stdout == of(1_048_570, 3_145_736), "wrong bytes");
+    }
+    let several = site.curl("edge.test", "/big", &["-r", "1048576-1048675,3145720-3145735"]).stdout;
+    let holds = |part: &[u8]| several.windows(part.len()).any(|window| window == part);
+    assert!(several.starts_with(b"--") && several.ends_with(b"--\r\n"));
+    assert!(holds(&of(1_048_576, 1_048_676)) && holds(&of(3_145_720, 3_145_736)));
+    assert_eq!(origin.count("/big"), 1, "{:?}", asked(&origin, "/big"));
+}
