@@ -189,6 +189,22 @@ pub const CERTIFICATE_WARN_S: u64 = 21 * 86_400;
 pub const TICKET_ROTATION_S: u64 = 6 * 3600;
 /// Submission slots of a worker's ring; the completion queue has four times as many.
 pub const RING_ENTRIES: u32 = 4096;
+/// Reads of pages that are not in memory a worker has under way at once: what keeps a fast disk busy. Further ones wait,
+/// at most one for each connection.
+pub const POPULATES_MAX: usize = 64;
+/// Times one request waits for pages, one run of them after the other (the beginning of a record, the rest of it,
+/// another record of the same key), before the worker goes on whatever it costs.
+pub const POPULATES_PER_REQUEST_MAX: u8 = 8;
+/// Milliseconds a request waits for the disk before it is treated as a miss.
+pub const POPULATE_WAIT_MS: u64 = 5_000;
+/// Pages whose presence in memory is asked for in one step of a sweep: about half a millisecond.
+pub const SWEEP_LOOKS_PER_STEP: usize = 16 * 1024;
+/// Pages a step of a sweep passes by at most.
+pub const SWEEP_PAGES_PER_STEP: usize = 1024 * 1024;
+/// Milliseconds between two looks at how much memory was reclaimed, and between two steps of a sweep.
+pub const SWEEP_STEP_MS: u64 = 20;
+/// The same while there is no shard whose pages may leave memory.
+pub const SWEEP_IDLE_MS: u64 = 1_000;
 /// Messages from control handled in one turn, so that hits are not kept waiting.
 pub const MAIL_PER_TURN_MAX: usize = 256;
 /// Milliseconds to wait for the peer's close after ours.
@@ -241,6 +257,10 @@ pub struct Shape {
     pub to_worker_message_bytes: usize,
     /// Bytes of the store's index.
     pub index_bytes: u64,
+    /// Bytes that note which pages of the store are in memory.
+    pub residency_bytes: u64,
+    /// Bytes of a request that waits for pages, without its head and key.
+    pub parked_bytes: usize,
 }
 
 /// One line of the worst case.
@@ -299,7 +319,9 @@ pub fn worst_case(shape: &Shape) -> Vec<Row> {
         row("purges remembered", PURGES_REMEMBERED, KEY_BYTES_MAX),
         row("purges that are in the log alone", 2, PURGE_LOG_BYTES_MAX as usize),
         row("table of purges", 1, crate::proto::generations::Table::BYTES),
+        row("request that waits for the disk", connections, shape.parked_bytes + request),
         Row { what: "store index", count: 1, bytes_each: shape.index_bytes },
+        Row { what: "pages of the store in memory", count: 1, bytes_each: shape.residency_bytes },
     ]
 }
 
@@ -326,6 +348,8 @@ mod tests {
             to_control_message_bytes: 64,
             to_worker_message_bytes: 96,
             index_bytes: 1 << 24,
+            residency_bytes: 1 << 20,
+            parked_bytes: 300,
         };
         let sum = |shape: &Shape| worst_case(shape).iter().map(Row::bytes).sum::<u64>();
         let base = sum(&shape);
@@ -333,6 +357,8 @@ mod tests {
         assert_eq!(sum(&Shape { index_bytes: (1 << 24) + 5, ..shape }) - base, 5);
         let more = sum(&Shape { to_worker_message_bytes: 97, ..shape }) - base;
         assert_eq!(more, 2 * TO_WORKER_MESSAGES_MAX as u64);
+        assert_eq!(sum(&Shape { residency_bytes: (1 << 20) + 7, ..shape }) - base, 7);
+        assert_eq!(sum(&Shape { parked_bytes: 301, ..shape }) - base, 2000);
         let per_worker = RECEIVE_BUFFERS as u64 * RECEIVE_BUFFER_BYTES as u64 + 1000 * STASH_BYTES_MAX as u64;
         assert!(sum(&Shape { workers: 3, ..shape }) > base + per_worker);
         let with_tls = sum(&Shape { tls: true, ..shape });

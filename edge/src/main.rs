@@ -56,7 +56,8 @@ fn serve(path: &Path, config: Config) -> Result<()> {
     let (mut writer, readers, opened) = shard::open(&shards)?;
     writer.shards().for_each(|shard| info!("{}: {shard}", shard.path.display()));
     let purges = control::purge::open(&mut writer)?;
-    announce_memory(&config, cpus.len(), writer.usage().index_bytes);
+    announce_memory(&config, cpus.len(), &writer.usage());
+    writer.sweep().context("start the thread that watches memory")?;
 
     let plain = config.http.iter().map(|&address| (address, None));
     let tls = certificates.addresses().iter().enumerate().map(|(number, &address)| (address, Some(number)));
@@ -156,7 +157,7 @@ fn look_over(config: &Config, cpus: &[usize]) -> Result<usize> {
     Ok(config.connections_max.min(nofile as usize))
 }
 
-fn announce_memory(config: &Config, workers: usize, index_bytes: u64) {
+fn announce_memory(config: &Config, workers: usize, usage: &shard::Usage) {
     let shape = limits::Shape {
         workers,
         connections_max: config.connections_max,
@@ -164,7 +165,9 @@ fn announce_memory(config: &Config, workers: usize, index_bytes: u64) {
         tls: !config.https.is_empty(),
         to_control_message_bytes: size_of::<ToControl>(),
         to_worker_message_bytes: size_of::<ToWorker>(),
-        index_bytes,
+        index_bytes: usage.index_bytes,
+        residency_bytes: usage.residency_bytes,
+        parked_bytes: worker::PARKED_BYTES,
     };
     info!("memory at worst:\n{}", limits::announce(&limits::worst_case(&shape)));
 }

@@ -30,6 +30,22 @@ counters! {
     Requests "requests";
     /// Answers sent from a shard.
     Hits "hits";
+    /// Answers sent from a shard after pages were read from its disk.
+    HitsFromDisk "hits_from_disk";
+    /// Answers sent from a shard from pages that were in memory but unused for long, after a second look.
+    HitsLookedAfter "hits_looked_after";
+    /// Runs of pages that were populated, for answers or ahead of them.
+    Populates "populates";
+    /// Such runs that ended.
+    PopulatesEnded "populates_ended";
+    /// Bytes of pages that were populated.
+    PopulatedBytes "populated_bytes";
+    /// Populates that failed: the disk could not be read.
+    PopulateErrors "populate_errors";
+    /// Requests that waited for the disk longer than they may and went to the origin.
+    PopulateTimeouts "populate_timeouts";
+    /// Major page faults of worker threads: pages read from the disk within a turn.
+    WorkerMajorFaults "worker_major_faults";
     /// Requests sent on to control because nothing fresh was stored.
     Misses "misses";
     /// Requests passed through: method, no-store, Authorization and the like.
@@ -160,6 +176,12 @@ gauges! {
     StoreShardsInUse "store_shards_in_use";
     /// Bytes of the index.
     StoreIndexBytes "store_index_bytes";
+    /// Bytes of the store that are in memory, as last seen.
+    StoreMemoryBytes "store_memory_bytes";
+    /// Bytes that note which pages of the store are in memory; 0: it is memory.
+    StoreResidencyBytes "store_residency_bytes";
+    /// Runs of pages being populated.
+    PopulatesRunning "populates_running";
     /// Fills under way.
     FillsRunning "fills_running";
     /// Requests that wait for the head of a response.

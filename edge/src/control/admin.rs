@@ -8,6 +8,7 @@ use super::{Node, purge, why};
 use crate::limits;
 use crate::proto::purge::{Class, Subject};
 use crate::shard::ShardStatus;
+use crate::stats::Counter;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -184,6 +185,7 @@ fn explain(node: &Node, query: &str) -> Answer {
 
 fn status(node: &Node) -> Value {
     let usage = node.writer().usage();
+    metrics::count_faults(node);
     let counters: serde_json::Map<String, Value> =
         metrics::totals(node).map(|(name, value)| (name.to_owned(), value.into())).collect();
     let mut status = json!({
@@ -199,6 +201,7 @@ fn status(node: &Node) -> Value {
             "evicted_objects": usage.evicted,
             "reclaimed_segments": usage.reclaimed_segments,
             "shards": node.writer().shards().map(|shard| shard_status(&shard)).collect::<Vec<_>>(),
+            "memory": memory(node, &usage),
             "opened": {
                 "objects": node.opened.objects,
                 "dropped": node.opened.dropped,
@@ -253,6 +256,22 @@ fn shard_status(shard: &ShardStatus) -> Value {
         Err(_) => shown["state"] = "out of use".into(),
     }
     shown
+}
+
+/// How much of the store is in memory, and what that means for hits.
+fn memory(node: &Node, usage: &crate::shard::Usage) -> Value {
+    let sum = |counter| node.worker_cells.iter().map(|cells| cells.get(counter)).sum::<u64>();
+    let hits = sum(Counter::Hits);
+    let from_disk = sum(Counter::HitsFromDisk);
+    let share = |part: u64| if hits == 0 { Value::Null } else { (part as f64 / hits as f64).into() };
+    json!({
+        "in_memory_bytes": usage.memory_bytes,
+        "always": usage.residency_bytes == 0,
+        "hits_from_memory_share": share(hits.saturating_sub(from_disk)),
+        "hits_from_disk_share": share(from_disk),
+        "populates_running": sum(Counter::Populates).saturating_sub(sum(Counter::PopulatesEnded)),
+        "worker_major_faults": node.cells.get(Counter::WorkerMajorFaults),
+    })
 }
 
 fn reply(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {

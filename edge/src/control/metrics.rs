@@ -68,9 +68,17 @@ fn refresh(gauges: &Gauges, node: &Node) {
     // The store counts evictions itself, since its start.
     let evicted = node.cells.get(Counter::Evicted);
     node.cells.add(Counter::Evicted, usage.evicted.saturating_sub(evicted));
+    count_faults(node);
     for &(gauge, _, _) in GAUGES {
         gauges.set(gauge, value(gauge, node, &usage));
     }
+}
+
+/// The kernel counts faults itself, for each thread.
+pub(super) fn count_faults(node: &Node) {
+    let counted = node.cells.get(Counter::WorkerMajorFaults);
+    let faults = crate::sys::cpu::major_faults("edge-worker-").unwrap_or(counted);
+    node.cells.add(Counter::WorkerMajorFaults, faults.saturating_sub(counted));
 }
 
 fn value(gauge: Gauge, node: &Node, usage: &crate::shard::Usage) -> u64 {
@@ -86,6 +94,9 @@ fn value(gauge: Gauge, node: &Node, usage: &crate::shard::Usage) -> u64 {
         Gauge::StoreShards => node.writer().shards().count() as u64,
         Gauge::StoreShardsInUse => node.writer().shards().filter(|shard| shard.state.is_ok()).count() as u64,
         Gauge::StoreIndexBytes => usage.index_bytes,
+        Gauge::StoreMemoryBytes => usage.memory_bytes,
+        Gauge::StoreResidencyBytes => usage.residency_bytes,
+        Gauge::PopulatesRunning => sum(Counter::Populates).saturating_sub(sum(Counter::PopulatesEnded)),
         Gauge::FillsRunning => node.fills.running() as u64,
         Gauge::FillsWaiting => node.fills.waiting() as u64,
         Gauge::PassesRunning => node.passes.len() as u64,

@@ -21,12 +21,17 @@ pub mod left;
 pub mod miniature;
 pub mod purge_log;
 mod read;
+mod reader;
 mod reclaim;
 mod recover;
+pub mod residency;
 mod set;
 mod store;
+mod sweep;
+mod usage;
 
-pub use read::Pinned;
+pub use read::{Cold, Pinned};
+
 pub use set::{Reader, ShardReader, ShardStatus, Writer};
 
 use crate::limits;
@@ -114,6 +119,10 @@ pub struct Usage {
     pub index_entries_max: u64,
     /// Bytes of the index.
     pub index_bytes: u64,
+    /// Bytes that note which pages are in memory; 0: the shard is memory.
+    pub residency_bytes: u64,
+    /// Bytes of the shard file that were in memory when last counted.
+    pub memory_bytes: u64,
     /// Objects dropped by reclaim since start.
     pub evicted: u64,
     /// Segments reclaimed since start.
@@ -127,6 +136,8 @@ impl Usage {
         self.objects += other.objects;
         self.index_entries_max += other.index_entries_max;
         self.index_bytes += other.index_bytes;
+        self.residency_bytes += other.residency_bytes;
+        self.memory_bytes += other.memory_bytes;
         self.evicted += other.evicted;
         self.reclaimed_segments += other.reclaimed_segments;
     }

@@ -1,10 +1,13 @@
 //! Looking records up: what a worker does at each hit. Waits for nothing, allocates nothing, writes nothing but
-//! its own pin counter and, rarely, a frequency.
+//! its own pin counter and, rarely, a frequency or that a page is in use. What may not be in memory is not touched:
+//! whoever asks is told what to bring in first ([`Cold`]).
 #![forbid(unsafe_code)]
 
 use super::index::{Entry, Index, Slot};
 use super::layout::{self, Geometry, HEADER_BYTES, Header, Kind};
-use crate::sys::mapping::{Pin, Pins};
+use super::residency::Doubt;
+use crate::limits;
+use crate::sys::mapping::{Extent, Pin, Pins, Window};
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -12,6 +15,11 @@ use std::sync::Arc;
 
 /// How often a lookup follows one slot that changes under it. Each time the record it led to was replaced.
 const FOLLOWS_MAX: usize = 4;
+
+/// Bytes that are brought in where a record begins whose length is not known yet: most small ones whole.
+const BEGINNING_BYTES: usize = 8 * 1024;
+/// The same for a chunk, which is long.
+const CHUNK_BEGINNING_BYTES: usize = HEADER_BYTES + limits::CHUNK_BYTES;
 
 /// The reading side of one worker. `Send`, but neither `Sync` nor `Clone`: its pin counters have one writer.
 pub struct Reader {
@@ -26,15 +34,85 @@ impl Reader {
 
     /// Finds the newest record with this key whose meta `accept` takes. Bumps its frequency. `hash` must be the
     /// one the record was stored under, from a function that stays the same across restarts.
+    ///
+    /// # Errors
+    /// Some of what must be read, or of the record found, may not be in memory: populate it and look again.
+    #[inline]
+    pub fn try_lookup(
+        &self,
+        hash: u64,
+        key: &[u8],
+        accept: impl FnMut(&[u8]) -> bool,
+    ) -> Result<Option<Pinned>, Cold> {
+        self.find.object(hash, key, accept, Touch::Believed)
+    }
+
+    /// As [`Reader::try_lookup`], but what is not in memory is waited for.
     pub fn lookup(&self, hash: u64, key: &[u8], accept: impl FnMut(&[u8]) -> bool) -> Option<Pinned> {
-        self.find.object(hash, key, accept)
+        self.find.lookup(hash, key, accept)
     }
 
     /// Finds chunk number `chunk` of a large object.
+    ///
+    /// # Errors
+    /// As [`Reader::try_lookup`].
+    pub fn try_chunk(&self, object: u64, chunk: u32) -> Result<Option<Pinned>, Cold> {
+        self.find.chunk(object, chunk, Touch::Believed)
+    }
+
+    /// What to bring in before that chunk can be read, if it is there and anything is missing. Counts as no read.
+    pub fn chunk_ahead(&self, object: u64, chunk: u32) -> Option<Cold> {
+        self.find.newest_chunk(object, chunk, Touch::Believed).err()
+    }
+
+    /// As [`Reader::try_chunk`], but what is not in memory is waited for.
     pub fn chunk(&self, object: u64, chunk: u32) -> Option<Pinned> {
-        self.find.chunk(object, chunk)
+        self.find.lookup_chunk(object, chunk)
     }
 }
+
+/// Pages that have to be brought into memory before a lookup can go on.
+#[derive(Debug)]
+pub struct Cold {
+    window: Window,
+    /// Of the shard file.
+    bytes: Range<usize>,
+    doubt: Doubt,
+}
+
+impl Cold {
+    /// What to populate.
+    pub fn extent(&self) -> Extent {
+        self.window.extent(self.bytes.clone())
+    }
+
+    /// Whether it is known to come from the disk.
+    pub fn is_absent(&self) -> bool {
+        self.doubt == Doubt::Absent
+    }
+
+    /// It could not be read: its shard is not to be used any more.
+    pub fn failed(&self) {
+        self.window.fail();
+    }
+
+    /// It was populated: lookups may touch it.
+    pub fn came(&self) {
+        self.window.residency().used(self.bytes.clone());
+    }
+}
+
+/// What a lookup may touch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Touch {
+    /// Pages that are believed to be in memory.
+    Believed,
+    /// All, also if that means to wait for the disk.
+    All,
+}
+
+/// A record and the entry that led to it.
+type Newest = (Pinned, Slot, Entry);
 
 /// What it takes to find records.
 pub(super) struct Find {
@@ -44,52 +122,102 @@ pub(super) struct Find {
 }
 
 impl Find {
-    pub(super) fn object(
+    /// As [`Reader::lookup`].
+    pub(super) fn lookup(&self, hash: u64, key: &[u8], accept: impl FnMut(&[u8]) -> bool) -> Option<Pinned> {
+        self.object(hash, key, accept, Touch::All).unwrap_or_default()
+    }
+
+    /// As [`Reader::chunk`].
+    pub(super) fn lookup_chunk(&self, object: u64, chunk: u32) -> Option<Pinned> {
+        self.chunk(object, chunk, Touch::All).unwrap_or_default()
+    }
+
+    #[inline]
+    fn object(
         &self,
         hash: u64,
         key: &[u8],
         mut accept: impl FnMut(&[u8]) -> bool,
-    ) -> Option<Pinned> {
-        self.newest(hash, |record| {
+        touch: Touch,
+    ) -> Result<Option<Pinned>, Cold> {
+        let wanted = |record: &Pinned| {
             record.header.kind != Kind::Chunk && record.key() == key && accept(record.meta())
-        })
+        };
+        Ok(self.newest(hash, wanted, touch, BEGINNING_BYTES)?.map(|newest| self.read(newest)))
     }
 
-    pub(super) fn chunk(&self, object: u64, chunk: u32) -> Option<Pinned> {
-        self.newest(layout::chunk_hash(object, chunk), |record| record.header.is_chunk(object, chunk))
+    fn chunk(&self, object: u64, chunk: u32, touch: Touch) -> Result<Option<Pinned>, Cold> {
+        Ok(self.newest_chunk(object, chunk, touch)?.map(|newest| self.read(newest)))
+    }
+
+    fn newest_chunk(&self, object: u64, chunk: u32, touch: Touch) -> Result<Option<Newest>, Cold> {
+        let wanted = |record: &Pinned| record.header.is_chunk(object, chunk);
+        self.newest(layout::chunk_hash(object, chunk), wanted, touch, CHUNK_BEGINNING_BYTES)
+    }
+
+    /// Counts the read.
+    #[inline]
+    fn read(&self, (record, slot, entry): Newest) -> Pinned {
+        self.index.bump(slot, entry);
+        record
     }
 
     #[inline]
-    fn newest(&self, hash: u64, mut wanted: impl FnMut(&Pinned) -> bool) -> Option<Pinned> {
+    fn newest(
+        &self,
+        hash: u64,
+        mut wanted: impl FnMut(&Pinned) -> bool,
+        touch: Touch,
+        beginning_bytes: usize,
+    ) -> Result<Option<Newest>, Cold> {
         if self.pins.failed() {
-            return None;
+            return Ok(None);
         }
-        let mut best: Option<(Pinned, Slot, Entry)> = None;
+        let mut best: Option<Newest> = None;
         for (slot, entry) in self.index.candidates(hash) {
-            let Some((record, entry)) = self.hold(slot, entry) else { continue };
+            let (record, entry) = match self.hold(slot, entry, touch) {
+                Ok(Some(held)) => held,
+                Ok(None) => continue,
+                Err(begins) => return Err(self.cold(begins.pin, begins.range, beginning_bytes)),
+            };
             if wanted(&record) && best.as_ref().is_none_or(|(other, ..)| other.age() < record.age()) {
                 best = Some((record, slot, entry));
             }
         }
-        let (record, slot, entry) = best?;
-        self.index.bump(slot, entry);
-        Some(record)
+        Ok(best)
     }
 
     /// Pins the record that a slot leads to.
     #[inline]
-    fn hold(&self, slot: Slot, mut entry: Entry) -> Option<(Pinned, Entry)> {
+    fn hold(&self, slot: Slot, mut entry: Entry, touch: Touch) -> Result<Option<(Pinned, Entry)>, Untouched> {
         for _ in 0..FOLLOWS_MAX {
             let (segment, start) = self.geometry.place(entry.location());
             let pin = self.pins.pin(segment);
             match self.index.unchanged(slot, entry) {
-                Ok(()) => return Some((Pinned::new(pin?, start)?, entry)),
+                Ok(()) => {
+                    let Some(pin) = pin else { return Ok(None) };
+                    return Ok(Pinned::new(pin, start, touch)?.map(|pinned| (pinned, entry)));
+                }
                 Err(Some(now)) => entry = now,
-                Err(None) => return None,
+                Err(None) => return Ok(None),
             }
         }
-        None
+        Ok(None)
     }
+
+    #[cold]
+    fn cold(&self, pin: Pin, range: Range<usize>, beginning_bytes: usize) -> Cold {
+        let whole = range.start..range.end.max((range.start + beginning_bytes).min(pin.filled()));
+        let bytes = pin.in_file(whole);
+        let doubt = pin.residency().doubt(bytes.clone());
+        Cold { window: self.pins.window(), bytes, doubt }
+    }
+}
+
+/// A part of a segment that was not touched.
+struct Untouched {
+    pin: Pin,
+    range: Range<usize>,
 }
 
 /// A record held in place: its bytes do not change until this and its clones are dropped. Not `Send`.
@@ -101,12 +229,31 @@ pub struct Pinned {
 }
 
 impl Pinned {
-    /// `None`: there is no whole record there.
+    /// `None`: there is no whole record there. The parts before the body are then being used.
     #[inline]
-    fn new(pin: Pin, start: usize) -> Option<Self> {
-        let header = Header::decode(pin.bytes(start..start + HEADER_BYTES)?)?;
-        pin.bytes(start..start + header.body().end)?;
-        Some(Pinned { pin, start: start as u32, header })
+    fn new(pin: Pin, start: usize, touch: Touch) -> Result<Option<Self>, Untouched> {
+        let may_touch = |range| touch == Touch::All || pin.residency().believes(pin.in_file(range));
+        let fixed = start..start + HEADER_BYTES;
+        if fixed.end <= pin.filled() && !may_touch(fixed.clone()) {
+            return Err(Untouched { pin, range: fixed });
+        }
+        let Some(header) = pin.bytes(fixed).and_then(Header::decode) else { return Ok(None) };
+        let whole = start..start + header.body().end;
+        if whole.end > pin.filled() {
+            return Ok(None);
+        }
+        if !may_touch(whole.clone()) {
+            return Err(Untouched { pin, range: whole });
+        }
+        pin.residency().used(pin.in_file(start..start + header.head().end));
+        Ok(Some(Pinned { pin, start: start as u32, header }))
+    }
+
+    /// The body is about to be sent.
+    #[inline]
+    pub fn sending(&self) {
+        let start = self.start as usize;
+        self.pin.residency().used(self.pin.in_file(start..start + self.header.body().end));
     }
 
     #[inline]

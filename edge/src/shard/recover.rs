@@ -10,10 +10,11 @@ use super::layout::{
     RECORD_ALIGN,
 };
 use super::read::{Find, Reader};
+use super::residency::Residency;
 use super::store::Writer;
 use super::{OpenError, Opened, Options};
 use crate::clock;
-use crate::sys::mapping::{LockedDirectory, Shape, Unserved};
+use crate::sys::mapping::{LockedDirectory, Shape, Unserved, memory_page_bytes};
 use nix::fcntl::{FallocateFlags, fallocate};
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -100,7 +101,8 @@ impl ShardFile {
             Some(checkpoint) => checkpoint.segments.iter().map(|&(_, filled)| filled).collect(),
             None => scanned.iter().map(|life| life.as_ref().map_or(0, |life| life.end)).collect(),
         };
-        let (map, pins) = self.map.serve(&filled, options.readers + 1);
+        let residency = Residency::tracked(self.geometry.file_bytes(), memory_page_bytes());
+        let (map, pins) = self.map.serve(&filled, residency, options.readers + 1);
         let mut finds =
             pins.into_iter().map(|pins| Find { index: Arc::clone(&index), pins, geometry: self.geometry });
         let readers = finds.by_ref().take(options.readers).map(Reader::new).collect();

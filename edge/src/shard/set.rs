@@ -12,9 +12,11 @@
 
 use super::inspect::Inspected;
 use super::left::Left;
-use super::{OpenError, Opened, Options, Pinned, PutError, Usage, layout, read, recover, store};
+pub use super::reader::Reader;
+use super::sweep::Sweeper;
+use super::{OpenError, Opened, Options, Pinned, PutError, Usage, layout, read, recover, store, sweep};
 use crate::limits;
-use crate::sys::mapping::LockedDirectory;
+use crate::sys::mapping::{LockedDirectory, Window};
 use bytes::Bytes;
 use std::fmt;
 use std::path::PathBuf;
@@ -26,7 +28,7 @@ const HOMES: usize = 4096;
 /// A place without a shard.
 const NOWHERE: u8 = u8::MAX;
 /// Where the shard's number stands in an object's number.
-const SHARD_SHIFT: u32 = layout::OBJECT_BITS;
+pub(super) const SHARD_SHIFT: u32 = layout::OBJECT_BITS;
 
 const _: () = assert!(limits::SHARDS_MAX < NOWHERE as usize && limits::SHARDS_MAX <= 1 << (64 - SHARD_SHIFT));
 
@@ -34,7 +36,7 @@ const _: () = assert!(limits::SHARDS_MAX < NOWHERE as usize && limits::SHARDS_MA
 const BYTES_PER_INDEX_ENTRY: u64 = 4096;
 
 /// Which shard each place belongs to. Written by the writer, read by everybody.
-struct Homes(Box<[AtomicU8]>);
+pub(super) struct Homes(Box<[AtomicU8]>);
 
 impl Homes {
     fn new() -> Self {
@@ -43,7 +45,7 @@ impl Homes {
 
     /// The number of the shard for a hash. The bits are those that choose neither tag nor bucket in the index.
     #[inline]
-    fn of(&self, hash: u64) -> usize {
+    pub(super) fn of(&self, hash: u64) -> usize {
         self.0[(hash >> 16) as usize % HOMES].load(Relaxed).into()
     }
 
@@ -104,8 +106,8 @@ impl fmt::Display for ShardStatus {
 
 /// One worker's side of a shard that was opened later, see [`Reader::take`].
 pub struct ShardReader {
-    number: usize,
-    reader: read::Reader,
+    pub(super) number: usize,
+    pub(super) reader: read::Reader,
 }
 
 impl fmt::Debug for ShardReader {
@@ -119,12 +121,7 @@ pub struct Writer {
     segment_bytes: usize,
     shards: Vec<Shard>,
     homes: Arc<Homes>,
-}
-
-/// The reading side of one worker. `Send`, but neither `Sync` nor `Clone`.
-pub struct Reader {
-    shards: Box<[Option<read::Reader>]>,
-    homes: Arc<Homes>,
+    sweeper: Option<Sweeper>,
 }
 
 /// Opens all shards at once. One that cannot be used for reasons of its disk is left out, as long as another can;
@@ -151,7 +148,7 @@ pub(super) fn open(
         sides.iter_mut().for_each(|side| side.push(readers.next()));
         list.push(Shard { options: options.clone(), opened, writer, left: None });
     }
-    let mut writer = Writer { segment_bytes, shards: list, homes: Arc::new(Homes::new()) };
+    let mut writer = Writer { segment_bytes, shards: list, homes: Arc::new(Homes::new()), sweeper: None };
     writer.forget_what_missed_something();
     writer.regroup();
     let mut sum = Opened { clean: true, ..Opened::default() };
@@ -270,6 +267,9 @@ impl Writer {
             None => recover::open(options, segment_bytes, entries),
         };
         let (writer, readers, opened) = opened.map_err(|error| error.to_string())?;
+        if let Some(sweeper) = &self.sweeper {
+            sweeper.add(writer.window());
+        }
         (shard.writer, shard.opened, shard.left) = (Ok(writer), opened, None);
         self.forget_what_missed_something();
         self.regroup();
@@ -447,6 +447,17 @@ impl Writer {
         self.live().map(|(_, writer)| writer.geometry.file_bytes()).min().unwrap_or(0)
     }
 
+    /// Starts the thread that finds out which pages of the shards leave memory, see [`super::sweep`]; it ends with
+    /// this writer.
+    pub fn sweep(&mut self) -> std::io::Result<()> {
+        self.sweeper = Some(sweep::spawn(self.windows())?);
+        Ok(())
+    }
+
+    pub(super) fn windows(&self) -> Vec<Window> {
+        self.live().map(|(_, writer)| writer.window()).collect()
+    }
+
     /// Each shard, in the order of the configuration.
     pub fn shards(&self) -> impl Iterator<Item = ShardStatus> {
         self.shards.iter().map(|shard| ShardStatus {
@@ -472,38 +483,10 @@ impl Writer {
     }
 }
 
-impl Reader {
-    /// Uses a shard that was opened later instead of the one with its number.
-    pub fn take(&mut self, shard: ShardReader) {
-        self.shards[shard.number] = Some(shard.reader);
-    }
-
-    /// Finds the newest record with this key whose meta `accept` takes. Bumps its frequency. `hash` must be the
-    /// one the record was stored under, from a function that stays the same across restarts.
-    #[inline]
-    pub fn lookup(&self, hash: u64, key: &[u8], accept: impl FnMut(&[u8]) -> bool) -> Option<Pinned> {
-        match &*self.shards {
-            [only] => only.as_ref()?.lookup(hash, key, accept),
-            several => {
-                let number = self.homes.of(hash);
-                let found = several.get(number)?.as_ref()?.lookup(hash, key, accept)?;
-                Some(found.of_shard((number as u64) << SHARD_SHIFT))
-            }
-        }
-    }
-
-    /// Finds chunk number `chunk` of a large object.
-    #[inline]
-    pub fn chunk(&self, object: u64, chunk: u32) -> Option<Pinned> {
-        let (number, object) = untagged(object);
-        self.shards.get(number)?.as_ref()?.chunk(object, chunk)
-    }
-}
-
 fn tagged(object: u64, number: usize) -> u64 {
     object | (number as u64) << SHARD_SHIFT
 }
 
-fn untagged(object: u64) -> (usize, u64) {
+pub(super) fn untagged(object: u64) -> (usize, u64) {
     ((object >> SHARD_SHIFT) as usize, object & ((1 << SHARD_SHIFT) - 1))
 }

@@ -14,7 +14,7 @@ use super::index::{Entry, Slot};
 use super::layout::{self, Geometry, HEADER_BYTES, Header, Kind, PayloadChecksum};
 use super::read::Find;
 use super::reclaim::Segments;
-use super::{Pinned, PutError, Usage, checkpoint, left};
+use super::{Pinned, PutError, checkpoint, left};
 use crate::sys::mapping::Appender;
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -191,13 +191,13 @@ impl Writer {
 
     /// Whether this chunk of a large object is there.
     pub fn has_chunk(&self, object: u64, chunk: u32) -> bool {
-        self.find.chunk(object, chunk).is_some()
+        self.find.lookup_chunk(object, chunk).is_some()
     }
 
     /// Reads a record as a worker would (for validation and refresh). The result must be dropped before the
     /// next call that stores.
     pub fn lookup(&self, hash: u64, key: &[u8], accept: impl FnMut(&[u8]) -> bool) -> Option<Pinned> {
-        self.find.object(hash, key, accept)
+        self.find.lookup(hash, key, accept)
     }
 
     /// Removes all records of a key; says how many. They stay away if the process is killed right after; a loss of
@@ -256,20 +256,6 @@ impl Writer {
         for segment in all {
             self.drain(segment);
             self.segments.free.push(segment);
-        }
-    }
-
-    /// Usage now.
-    pub fn usage(&self) -> Usage {
-        let in_use = self.segments.sealed.len() + usize::from(self.segments.active.is_some());
-        Usage {
-            size_bytes: self.geometry.file_bytes(),
-            used_bytes: (in_use * self.geometry.segment_bytes()) as u64,
-            objects: self.counts.entries,
-            index_entries_max: self.find.index.entries_max() as u64,
-            index_bytes: self.find.index.bytes() as u64,
-            evicted: self.counts.evicted,
-            reclaimed_segments: self.counts.reclaimed_segments,
         }
     }
 

@@ -19,6 +19,7 @@
 
 use super::atomics::AtomicU32;
 use super::fault::Watched;
+use crate::shard::residency::Residency;
 use memmap2::{MmapOptions, MmapRaw};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -143,8 +144,9 @@ impl Unserved {
     }
 
     /// Hands out the appender and `readers` reading sides. `filled[s]` is the offset in segment `s` below which
-    /// its bytes hold something (0: nothing, the segment must be emptied before it is used).
-    pub fn serve(self, filled: &[usize], readers: usize) -> (Appender, Vec<Pins>) {
+    /// its bytes hold something (0: nothing, the segment must be emptied before it is used). `residency` is for as
+    /// many bytes as the file has.
+    pub fn serve(self, filled: &[usize], residency: Residency, readers: usize) -> (Appender, Vec<Pins>) {
         let Shape { segment_bytes, words_bytes, segments } = self.shape;
         assert_eq!(filled.len(), segments);
         let filled = filled
@@ -154,10 +156,14 @@ impl Unserved {
                 AtomicU32::new(end as u32)
             })
             .collect();
+        assert!(
+            !residency.is_tracked() || residency.pages() * memory_page_bytes() >= self.shape.file_bytes()
+        );
         let shared = Arc::new(Shared {
             watched: self.watched,
             map: self.map,
             sent_from: self.sent_from,
+            residency,
             shape: self.shape,
             filled,
             rows: (0..readers).map(|_| Row::new(segments)).collect(),
@@ -168,12 +174,73 @@ impl Unserved {
     }
 }
 
+/// A run of pages of a mapping, by its address: something to give the kernel advice about, never to read through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    pub(super) start: usize,
+    pub(super) bytes: usize,
+}
+
+impl Extent {
+    /// Bytes of the pages.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// Bytes of a page of memory.
+pub fn memory_page_bytes() -> usize {
+    // SAFETY: no pointers are involved.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(bytes).ok().filter(|bytes| bytes.is_power_of_two()).unwrap_or(4096)
+}
+
+/// The whole mapping, for what is asked of the kernel about its pages. Bytes are not read through it.
+#[derive(Clone, Debug)]
+pub struct Window {
+    shared: Arc<Shared>,
+}
+
+impl Window {
+    /// Whether the file could not give a page: it is not used any more.
+    pub fn failed(&self) -> bool {
+        self.shared.watched.failed()
+    }
+
+    /// Marks the mapping as failed, because the kernel could not read it.
+    pub fn fail(&self) {
+        self.shared.watched.fail();
+    }
+
+    /// What is known about which pages are in memory.
+    pub fn residency(&self) -> &Residency {
+        &self.shared.residency
+    }
+
+    /// The pages that hold these bytes of the file. Panics beyond its end.
+    pub fn extent(&self, bytes: Range<usize>) -> Extent {
+        self.shared.extent(bytes)
+    }
+
+    /// Which pages of a range of the file (on page boundaries) are in memory: one number for each, odd if it is.
+    pub fn look(&self, bytes: Range<usize>, into: &mut Vec<u8>) -> io::Result<()> {
+        let extent = self.extent(bytes);
+        into.clear();
+        into.resize(extent.bytes.div_ceil(memory_page_bytes()), 0);
+        // SAFETY: the range lies in the mapping, which `shared` keeps; `into` has a byte for each of its pages.
+        let done =
+            unsafe { libc::mincore(extent.start as *mut libc::c_void, extent.bytes, into.as_mut_ptr()) };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
 /// What the appender and the readers share. Freed with the last of them, unless a pin outlives its reader.
 #[derive(Debug)]
 struct Shared {
     watched: Watched,
     map: MmapRaw,
     sent_from: MmapRaw,
+    residency: Residency,
     shape: Shape,
     filled: Box<[AtomicU32]>,
     rows: Box<[Row]>,
@@ -196,6 +263,16 @@ impl Row {
     #[inline]
     fn counter(&self, segment: usize) -> &AtomicU32 {
         &self.0[segment / 16].0[segment % 16]
+    }
+}
+
+impl Shared {
+    fn extent(&self, bytes: Range<usize>) -> Extent {
+        assert!(bytes.start <= bytes.end && bytes.end <= self.shape.file_bytes());
+        let page = memory_page_bytes();
+        let (start, end) = (bytes.start & !(page - 1), bytes.end.next_multiple_of(page));
+        // Where the kernel sends from: that mapping holds most of what is read, and has no stand-ins for lost pages.
+        Extent { start: self.sent_from.as_ptr() as usize + start, bytes: end - start }
     }
 }
 
@@ -227,6 +304,11 @@ impl Appender {
     /// How the file is cut.
     pub fn shape(&self) -> Shape {
         self.shared.shape
+    }
+
+    /// The whole mapping, to ask the kernel about.
+    pub fn window(&self) -> Window {
+        Window { shared: Arc::clone(&self.shared) }
     }
 
     /// The words of a segment.
@@ -281,6 +363,10 @@ impl Appender {
         let filled = self.filled(segment);
         assert!(filled >= self.shared.shape.words_bytes && end >= filled, "the mark only rises");
         assert!(end <= self.shared.shape.segment_bytes, "mark beyond the segment");
+        if end > filled {
+            let start = segment * self.shared.shape.segment_bytes;
+            self.shared.residency.used(start + filled..start + end);
+        }
         self.shared.filled[segment].store(end as u32, Ordering::Release);
     }
 
@@ -330,6 +416,11 @@ impl Pins {
     #[inline]
     pub fn failed(&self) -> bool {
         self.shared.watched.failed()
+    }
+
+    /// The whole mapping, to ask the kernel about.
+    pub fn window(&self) -> Window {
+        Window { shared: Arc::clone(&self.shared) }
     }
 
     /// Holds a segment. `None`: there is no such segment, or it is shut.
@@ -383,6 +474,7 @@ pub struct Pin {
 }
 
 impl Pin {
+    #[inline]
     fn shared(&self) -> &Shared {
         // SAFETY: it lives as the mapping does, see `Pin::bytes`.
         unsafe { self.shared.as_ref() }
@@ -405,6 +497,25 @@ impl Pin {
     /// Marks the mapping as failed, because the kernel could not read it.
     pub fn fail(&self) {
         self.shared().watched.fail();
+    }
+
+    /// What is known about which pages are in memory.
+    #[inline]
+    pub fn residency(&self) -> &Residency {
+        &self.shared().residency
+    }
+
+    /// Where a range of the segment is in the file.
+    #[inline]
+    pub fn in_file(&self, range: Range<usize>) -> Range<usize> {
+        let start = self.start.as_ptr() as usize - self.shared().map.as_ptr() as usize;
+        start + range.start..start + range.end
+    }
+
+    /// The offset in the segment below which its bytes can be read.
+    #[inline]
+    pub fn filled(&self) -> usize {
+        self.filled as usize
     }
 
     /// The bytes of a range of the segment, if they were filled when it was pinned.
@@ -490,7 +601,7 @@ mod tests {
             .unwrap();
         file.set_len(SHAPE.file_bytes() as u64).unwrap();
         let map = Unserved::map(Arc::new(directory), &file, SHAPE).unwrap();
-        map.serve(&[0; 3], 2)
+        map.serve(&[0; 3], Residency::always(), 2)
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! owned here ([`Ring`]'s event and option cells), by [`super::buffers`] (receives), or by an
 //! [`Outbox`] or [`Wire`] that refuses to be freed while a send is in flight.
 
+use super::mapping::Extent;
 use super::outbox::Outbox;
 use super::wire::Wire;
 use io_uring::types::{CancelBuilder, Fd, Fixed, Timespec};
@@ -55,8 +56,9 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// A ring with `entries` submission slots, `files` direct descriptors, and deferred task work.
-    pub fn new(entries: u32, files: u32) -> io::Result<Self> {
+    /// A ring with `entries` submission slots, `files` direct descriptors, deferred task work, and at most `threads`
+    /// of the kernel for what may wait for a disk.
+    pub fn new(entries: u32, files: u32, threads: u32) -> io::Result<Self> {
         let mut features = Features { defer_taskrun: true, no_sqarray: true, registered_ring: true };
         let build = |no_sqarray: bool| {
             let mut builder = IoUring::builder();
@@ -74,6 +76,8 @@ impl Ring {
         let enter = Enter::register(ring.as_raw_fd());
         features.registered_ring = enter.registered;
         ring.submitter().register_files_sparse(files)?;
+        // The second number is for operations that may never end; 0 leaves it as it is.
+        ring.submitter().register_iowq_max_workers(&mut [threads, 0])?;
         Ok(Ring {
             ring,
             enter,
@@ -190,6 +194,22 @@ impl Ring {
     pub fn write_event(&mut self, event: BorrowedFd<'_>, token: u64) {
         let cell: *const u64 = &self.event_cells[1];
         self.push(opcode::Write::new(Fd(event.as_raw_fd()), cell.cast(), 8).build(), token);
+    }
+
+    /// Brings pages into memory, on a thread of the kernel: reads exactly these, and then maps them for this process.
+    /// Completes once, with 0 or a negated errno. An error of the first step, which may do without, goes to
+    /// `unwatched`.
+    pub fn populate(&mut self, extent: Extent, unwatched: u64, token: u64) {
+        // An address and a length that nothing is read from or written to: whatever lies there when the kernel comes to
+        // it, it can only become resident.
+        let advise = |advice| {
+            let (start, bytes) = (extent.start as *const libc::c_void, extent.bytes as libc::off_t);
+            opcode::Madvise::new(start, bytes, advice).build()
+        };
+        // A fault alone would read the neighbours as well, which nobody asked for.
+        let first = squeue::Flags::ASYNC | squeue::Flags::IO_HARDLINK | squeue::Flags::SKIP_SUCCESS;
+        self.push(advise(libc::MADV_WILLNEED).flags(first), unwatched);
+        self.push(advise(libc::MADV_POPULATE_READ).flags(squeue::Flags::ASYNC), token);
     }
 
     /// Asks which CPU processed the connection's last packets (`SO_INCOMING_CPU` through the ring, 6.7).

@@ -2,16 +2,17 @@
 //! the mailbox; knows no ring and no descriptor.
 #![forbid(unsafe_code)]
 
-use super::connection::{Connection, Fetch, Phase, Source};
-use super::parts::{Part, Parts};
+use super::connection::{Ahead, Connection, Fetch, Phase, Source};
+use super::parts::Parts;
+use super::populate::Populates;
 use super::streams::{Next, Streams};
+use super::waiting::{Lookup, Waits, is_there};
 use crate::control::mailbox::{Mailbox, Ticket, ToControl};
 use crate::limits;
 use crate::proto::Now;
-use crate::proto::generations::{Table, Verdict};
+use crate::proto::generations::Table;
 use crate::proto::request::Scheme;
 use crate::proto::session::{Action, Chunks, FetchKind, Found, Input, Out};
-use crate::proto::stored;
 use crate::shard::{Pinned, Reader, ShardReader};
 use crate::stats::{Cells, Counter};
 use crate::sys::{fault, outbox::Outbox};
@@ -21,7 +22,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// What came with an input, for actions that refer to it.
-enum Given<'a> {
+pub(super) enum Given<'a> {
     Nothing,
     Received(&'a [u8]),
     Piece(Bytes),
@@ -29,7 +30,7 @@ enum Given<'a> {
 }
 
 /// What must be said to the session before anything else.
-enum Answer {
+pub(super) enum Answer {
     None,
     Lookup,
     Refused(u16),
@@ -45,18 +46,20 @@ pub struct Node {
     pub mailbox: Arc<Mailbox>,
     /// This worker's counters.
     pub cells: Arc<Cells>,
+    /// Pages on their way from the disk.
+    pub populates: Populates,
     /// Control sleeps and must be woken at the end of the turn.
     pub wake_control: bool,
     worker: u16,
     serial: u64,
-    reader: Reader,
-    purges: Arc<Table>,
-    out: Out,
+    pub(super) reader: Reader,
+    pub(super) purges: Arc<Table>,
+    pub(super) out: Out,
     /// What the input at hand made us ask control for.
-    fetched: Option<FetchKind>,
+    pub(super) fetched: Option<FetchKind>,
     /// Messages that did not fit the queue and must not be lost; new fetches are refused meanwhile.
     unsent: VecDeque<ToControl>,
-    outboxes: Vec<Outbox>,
+    pub(super) outboxes: Vec<Outbox>,
 }
 
 impl Node {
@@ -72,6 +75,7 @@ impl Node {
         Node {
             now,
             streams: Streams::default(),
+            populates: Populates::default(),
             mailbox,
             cells,
             wake_control: false,
@@ -164,14 +168,26 @@ impl Node {
         mut given: Given<'_>,
     ) -> usize {
         let fresh = matches!(input, Input::Received(_));
-        let faults = fault::count();
         self.out.request.scheme = connection.scheme;
         self.fetched = None;
         self.out.clear();
         connection.session.on(input, self.now, &mut self.out);
         let consumed = self.out.consumed;
-        let mut answer = self.act(connection, slot, &mut given, None);
-        let mut looked_up = false;
+        let answer = self.act(connection, slot, &mut given, None);
+        self.answer(connection, slot, &mut given, answer, Lookup { fresh, ..Lookup::default() });
+        consumed
+    }
+
+    /// Tells the session what it must hear until it asks for nothing more, or has to wait for the disk.
+    pub(super) fn answer(
+        &mut self,
+        connection: &mut Connection,
+        slot: u32,
+        given: &mut Given<'_>,
+        mut answer: Answer,
+        mut lookup: Lookup,
+    ) {
+        let faults = fault::count();
         loop {
             let found;
             let has;
@@ -183,9 +199,12 @@ impl Node {
                     Input::Refused(status)
                 }
                 Answer::Lookup => {
-                    looked_up = true;
+                    lookup.done = true;
                     let purged;
-                    (found, purged) = self.look_up();
+                    (found, purged) = match self.look_up(lookup) {
+                        Ok(looked_up) => looked_up,
+                        Err(cold) => return self.park(connection, slot, cold, lookup),
+                    };
                     let partial = found.as_ref().filter(|pinned| pinned.partial()).and_then(Pinned::chunked);
                     let reader = &self.reader;
                     has = move |part| partial.is_some_and(|object| is_there(reader, object, part));
@@ -199,42 +218,26 @@ impl Node {
             };
             self.out.clear();
             connection.session.on(input, self.now, &mut self.out);
-            answer = self.act(connection, slot, &mut given, found);
+            answer = self.act(connection, slot, given, found);
         }
-        if fresh {
-            self.count(connection, looked_up);
+        if lookup.fresh {
+            self.count(connection, lookup);
         }
-        if looked_up && fault::count() != faults {
+        if lookup.done && fault::count() != faults {
             // What was read of a record may have been zeroes in the place of a page that is gone.
             self.cells.add(Counter::Broken, 1);
             connection.phase = Phase::Aborted;
         }
-        consumed
-    }
-
-    /// The stored response that may answer the request, and whether it was purged softly.
-    fn look_up(&self) -> (Option<Pinned>, bool) {
-        let request = &self.out.request;
-        let mut purged = false;
-        let found = self.reader.lookup(request.key_hash, &request.key, |meta| {
-            if !stored::matches(meta, request) {
-                return false;
-            }
-            let verdict = self.purges.judge_record(&request.key, meta);
-            purged |= verdict == Verdict::Stale;
-            verdict != Verdict::Gone
-        });
-        (found, purged)
     }
 
     /// Counts what became of new bytes, by the actions they led to.
-    fn count(&mut self, connection: &mut Connection, looked_up: bool) {
+    fn count(&mut self, connection: &mut Connection, lookup: Lookup) {
         let fetched = self.fetched.map(|kind| match kind {
             FetchKind::Fill | FetchKind::Part => Counter::Misses,
             FetchKind::Revalidate => Counter::Revalidations,
             FetchKind::Pass => Counter::Passes,
         });
-        if !looked_up && fetched.is_none() {
+        if !lookup.done && fetched.is_none() {
             if self.out.actions.contains(&Action::Close) && !self.out.bytes.is_empty() {
                 self.cells.add(Counter::Refused, 1);
             }
@@ -243,6 +246,10 @@ impl Node {
         connection.requests = connection.requests.wrapping_add(1);
         self.cells.add(Counter::Requests, 1);
         self.cells.add(fetched.unwrap_or(Counter::Hits), 1);
+        if lookup.waits > 0 && fetched.is_none() {
+            let from = if lookup.from_disk { Counter::HitsFromDisk } else { Counter::HitsLookedAfter };
+            self.cells.add(from, 1);
+        }
     }
 
     fn act(
@@ -264,6 +271,7 @@ impl Node {
                 Action::StoredHead(range) => stored_head = range.clone(),
                 Action::StoredBody(range) => {
                     if let Some(pinned) = found.take() {
+                        pinned.sending();
                         let head = std::mem::take(&mut stored_head);
                         let mut body = range.start as usize..range.end as usize;
                         if let Some(object) = pinned.chunked() {
@@ -362,6 +370,9 @@ impl Node {
         if source != Source::Parts {
             connection.parts = None;
         }
+        if source == Source::None {
+            connection.ahead = Ahead::Ready;
+        }
         if let Some(fetch) = connection.fetch.take()
             && !whole
         {
@@ -377,14 +388,11 @@ impl Node {
         }
         match connection.source {
             Source::None => false,
+            _ if connection.ahead == Ahead::Populating => false,
             Source::Chunks { object, offset, end } => {
-                self.refill_chunk(connection, object, offset, end);
-                true
+                self.refill_chunk(connection, slot, object, offset, end)
             }
-            Source::Parts => {
-                self.refill_part(connection);
-                true
-            }
+            Source::Parts => self.refill_part(connection, slot),
             Source::Stream { offset, end, .. } if offset >= end => {
                 self.tell(connection, slot, Input::End);
                 true
@@ -402,13 +410,16 @@ impl Node {
                         let len = bytes.len();
                         (Given::Piece(bytes), len)
                     }
-                    Next::Chunk { object, chunk, from } => match self.reader.chunk(object, chunk) {
-                        Some(pinned) if from < pinned.body().len() => {
-                            let bytes = (pinned.body().len() - from).min(most);
-                            (Given::Chunk(pinned, from..from + bytes), bytes)
+                    Next::Chunk { object, chunk, from } => {
+                        match self.chunk(connection, slot, object, chunk) {
+                            Ok(Some(pinned)) if from < pinned.body().len() => {
+                                let bytes = (pinned.body().len() - from).min(most);
+                                (Given::Chunk(pinned, from..from + bytes), bytes)
+                            }
+                            Ok(_) => return self.broken(connection, slot),
+                            Err(Waits) => return false,
                         }
-                        _ => return self.broken(connection, slot),
-                    },
+                    }
                     Next::Broken => return self.broken(connection, slot),
                 };
                 connection.source = Source::Stream { id, offset: offset + bytes as u64, end };
@@ -425,47 +436,6 @@ impl Node {
         self.cells.add(Counter::Broken, 1);
         self.tell(connection, slot, Input::Broken);
         true
-    }
-
-    fn refill_part(&mut self, connection: &mut Connection) {
-        let next = connection.parts.as_mut().map_or(Part::End, |parts| parts.next());
-        match next {
-            Part::Text(bytes) => outbox(&mut self.outboxes, connection).push_bytes(bytes),
-            Part::Body(pinned, range) => {
-                outbox(&mut self.outboxes, connection).push_record(pinned, 0..0, range);
-            }
-            Part::Chunk { object, offset, end } => {
-                let offset = self.push_chunk(connection, object, offset, end);
-                if let Some(parts) = &mut connection.parts {
-                    parts.pushed(offset);
-                }
-            }
-            Part::End => {
-                connection.source = Source::None;
-                connection.parts = None;
-            }
-        }
-    }
-
-    fn refill_chunk(&mut self, connection: &mut Connection, object: u64, offset: u64, end: u64) {
-        let offset = self.push_chunk(connection, object, offset, end);
-        connection.source = if offset == end { Source::None } else { Source::Chunks { object, offset, end } };
-    }
-
-    /// Queues more of a stored large object; says where it goes on.
-    fn push_chunk(&mut self, connection: &mut Connection, object: u64, offset: u64, end: u64) -> u64 {
-        let chunk_bytes = limits::CHUNK_BYTES as u64;
-        let from = (offset % chunk_bytes) as usize;
-        let wanted = (end - offset).min(chunk_bytes - from as u64) as usize;
-        let pinned = self.reader.chunk(object, (offset / chunk_bytes) as u32);
-        let Some(pinned) = pinned.filter(|pinned| pinned.body().len() >= from + wanted) else {
-            // The chunk was reclaimed under a slow client: its response must not look whole.
-            self.cells.add(Counter::Broken, 1);
-            connection.phase = Phase::Aborted;
-            return end;
-        };
-        outbox(&mut self.outboxes, connection).push_record(pinned, 0..0, from..from + wanted);
-        offset + wanted as u64
     }
 
     /// Takes back an outbox that is empty, or whose connection is gone.
@@ -492,15 +462,7 @@ impl Node {
     }
 }
 
-/// Whether all chunks of this part of an object's body are stored. Of a long part that is not asked.
-fn is_there(reader: &Reader, object: u64, part: Range<u64>) -> bool {
-    let chunk_bytes = limits::CHUNK_BYTES as u64;
-    let chunks = part.start / chunk_bytes..part.end.div_ceil(chunk_bytes);
-    chunks.end - chunks.start <= limits::SLICES_LOOKED_UP_MAX as u64
-        && chunks.into_iter().all(|chunk| reader.chunk(object, chunk as u32).is_some())
-}
-
-fn outbox<'a>(pool: &mut Vec<Outbox>, connection: &'a mut Connection) -> &'a mut Outbox {
+pub(super) fn outbox<'a>(pool: &mut Vec<Outbox>, connection: &'a mut Connection) -> &'a mut Outbox {
     connection.outbox.get_or_insert_with(|| {
         let mut outbox = pool.pop().unwrap_or_default();
         outbox.set_copied(connection.scheme == Scheme::Https);

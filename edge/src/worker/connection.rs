@@ -5,7 +5,7 @@ use super::parts::Parts;
 use super::secure::Secure;
 use crate::control::mailbox::StreamId;
 use crate::limits;
-use crate::proto::request::Scheme;
+use crate::proto::request::{RequestHead, Scheme};
 use crate::proto::session::Session;
 use crate::sys::outbox::Outbox;
 
@@ -65,6 +65,32 @@ pub struct Fetch {
     pub body_unacked: usize,
 }
 
+/// A request whose lookup waits for pages of the shard.
+#[derive(Debug)]
+pub struct Parked {
+    /// The request.
+    pub request: RequestHead,
+    /// Came with new bytes: it is counted when it is answered.
+    pub fresh: bool,
+    /// Some pages come from the disk.
+    pub from_disk: bool,
+    /// How often it has waited.
+    pub waits: u8,
+    /// When to go on without them, monotonic milliseconds.
+    pub until_ms: u64,
+}
+
+/// Whether the next chunk can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ahead {
+    /// As far as is known.
+    Ready,
+    /// Its pages are being populated.
+    Populating,
+    /// They could not be.
+    Failed,
+}
+
 /// A slot.
 pub struct Connection {
     /// Which life of the slot.
@@ -87,6 +113,10 @@ pub struct Connection {
     pub parts: Option<Box<Parts>>,
     /// The request under way at control.
     pub fetch: Option<Fetch>,
+    /// The lookup that waits for pages.
+    pub parked: Option<Box<Parked>>,
+    /// The chunk that `source` goes on with.
+    pub ahead: Ahead,
     /// Operations in flight that name this slot's memory or descriptor.
     pub operations: u8,
     /// A multishot receive is armed.
@@ -115,6 +145,8 @@ impl Connection {
             source: Source::None,
             parts: None,
             fetch: None,
+            parked: None,
+            ahead: Ahead::Ready,
             operations: 0,
             receiving: false,
             pausing: false,
@@ -140,7 +172,7 @@ impl Connection {
 
     /// Whether nothing is left to send, now or later.
     pub fn drained(&self) -> bool {
-        self.source == Source::None && self.caught_up()
+        self.source == Source::None && self.parked.is_none() && self.caught_up()
     }
 
     /// Whether the client has taken all there is for it: what an origin still owes is not the client's delay.
@@ -153,8 +185,9 @@ impl Connection {
     /// When the connection has to be looked at next, monotonic milliseconds.
     pub fn deadline_ms(&self) -> u64 {
         match self.phase {
-            Phase::Open | Phase::Finishing => match &self.secure {
-                Some(secure) if secure.deadline_ms != u64::MAX => secure.deadline_ms,
+            Phase::Open | Phase::Finishing => match (&self.secure, &self.parked) {
+                (Some(secure), _) if secure.deadline_ms != u64::MAX => secure.deadline_ms,
+                (_, Some(parked)) => parked.until_ms,
                 _ => self.session.deadline_ms(),
             },
             Phase::Lingering { until_ms } => until_ms,

@@ -216,6 +216,7 @@ impl Worker {
         let connection = &mut self.table[slot as usize];
         self.node.detach(connection, slot, false);
         connection.source = Source::None;
+        connection.parked = None;
         connection.phase = Phase::Closing;
         if connection.operations == 0 {
             return self.release(slot);
@@ -256,6 +257,7 @@ impl Worker {
                 self.node.cells.add(Counter::TlsTimedOut, 1);
                 self.close(slot);
             }
+            Phase::Open if connection.parked.is_some() => self.wait_no_longer(slot),
             Phase::Open => {
                 self.node.cells.add(Counter::Timeouts, 1);
                 self.node.tell(connection, slot, Input::Deadline);

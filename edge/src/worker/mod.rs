@@ -9,9 +9,11 @@ mod connection;
 mod life;
 mod mail;
 mod parts;
+mod populate;
 mod secure;
 mod streams;
 mod token;
+mod waiting;
 mod wheel;
 
 use crate::control::mailbox::Mailbox;
@@ -80,6 +82,9 @@ const BUFFER_GROUP: u16 = 0;
 /// Bytes of one connection slot, idle or not.
 pub const CONNECTION_BYTES: usize = size_of::<Connection>();
 
+/// Bytes of a request that waits for pages of the shard, without its head and key.
+pub const PARKED_BYTES: usize = size_of::<connection::Parked>();
+
 /// Fields are dropped in order: the ring ends before the memory its operations may use.
 struct Worker {
     ring: Ring,
@@ -108,7 +113,8 @@ struct Listener {
 impl Worker {
     fn new(setup: Setup) -> io::Result<Self> {
         sys::cpu::pin(setup.cpu)?;
-        let ring = Ring::new(limits::RING_ENTRIES, setup.connections_max as u32)?;
+        let ring =
+            Ring::new(limits::RING_ENTRIES, setup.connections_max as u32, limits::POPULATES_MAX as u32)?;
         let buffers =
             Buffers::new(&ring, BUFFER_GROUP, limits::RECEIVE_BUFFERS, limits::RECEIVE_BUFFER_BYTES)?;
         let now = clock::now();
@@ -158,6 +164,7 @@ impl Worker {
             }
             self.completions = completions;
             self.read_mail();
+            self.start_populates();
             if std::mem::take(&mut self.node.wake_control) {
                 self.ring.write_event(self.node.mailbox.to_control.event(), Token::pack(Op::Unwatched, 0, 0));
             }
@@ -187,6 +194,7 @@ impl Worker {
                 self.table[token.slot as usize].operations -= 1;
                 self.advance(token.slot);
             }
+            Op::Populate => self.populated(token.slot, completion),
             Op::Unwatched => {}
         }
     }

@@ -19,6 +19,8 @@ pub enum Op {
     SampleConnection,
     /// The CPU of a request; the slot is the sample's number.
     SampleRequest,
+    /// Pages are in memory; the slot is the populate's number.
+    Populate,
     /// A connection's shutdown, which the kernel hands to a thread of its own: its slot must not have a new
     /// connection when it gets there.
     Shutdown,
@@ -26,7 +28,7 @@ pub enum Op {
     Unwatched,
 }
 
-const OPS: [Op; 9] = [
+const OPS: [Op; 10] = [
     Op::Accept,
     Op::Receive,
     Op::Send,
@@ -34,6 +36,7 @@ const OPS: [Op; 9] = [
     Op::Tick,
     Op::SampleConnection,
     Op::SampleRequest,
+    Op::Populate,
     Op::Shutdown,
     Op::Unwatched,
 ];

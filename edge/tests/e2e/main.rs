@@ -32,6 +32,8 @@ mod config_file;
 
 mod kernel;
 
+mod memory;
+
 mod stress;
 
 mod operator;

@@ -30,6 +30,10 @@ pub struct Setup {
     pub listen_lines: String,
     /// Lines for `[limits]`.
     pub limit_lines: String,
+    /// Lines for `[store]`.
+    pub store_lines: String,
+    /// A control group that the process starts in.
+    pub cgroup: Option<PathBuf>,
     /// Lines for the route, `host = "…"` and the like.
     pub route_lines: String,
 }
@@ -42,6 +46,8 @@ impl Default for Setup {
             origin_lines: String::new(),
             listen_lines: String::new(),
             limit_lines: String::new(),
+            store_lines: String::new(),
+            cgroup: None,
             route_lines: String::new(),
         }
     }
@@ -191,7 +197,18 @@ impl Edge {
     pub fn run(&mut self) {
         assert!(self.child.is_none(), "edge runs already");
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).expect("a log");
-        let child = Command::new(program())
+        let mut command = match &self.setup.cgroup {
+            None => Command::new(program()),
+            Some(cgroup) => {
+                let mut command = Command::new("sh");
+                command
+                    .args(["-c", "echo $$ > \"$0/cgroup.procs\" && exec \"$@\""])
+                    .arg(cgroup)
+                    .arg(program());
+                command
+            }
+        };
+        let child = command
             .arg("run")
             .arg("--config")
             .arg(self.config_path())
@@ -217,13 +234,14 @@ impl Edge {
         format!(
             "{node}[listen]\nhttp = [\"{http}\"]\nadmin = \"{admin}\"\n{}\n\
              [limits]\n{}\n\n\
-             [store]\npath = \"{}\"\nsize = \"{}\"\n\n\
+             [store]\npath = \"{}\"\nsize = \"{}\"\n{}\n\n\
              [origins.main]\nservers = [\"http://{origin}\"]\n{}\n\n\
              [[routes]]\norigin = \"main\"\n{}\n",
             setup.listen_lines,
             setup.limit_lines,
             directory.join("store").display(),
             setup.store_size,
+            setup.store_lines,
             setup.origin_lines,
             setup.route_lines,
         )
