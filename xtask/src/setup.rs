@@ -41,6 +41,7 @@ const PROGRAMS: &[Program] = &[
     Program("wrk", "wrk", "makes load", &[Bench, Demo, Test]),
     Program("strace", "strace", "counts system calls", &[Bench, Test]),
     Program("nginx", "nginx", "the origin of the demo, a peer in the benchmark", &[Bench, Demo]),
+    Program("h2load", "nghttp2-client", "makes load over TLS", &[Bench]),
     Program("varnishd", "varnish", "a peer in the benchmark", &[Bench]),
     Program("h2o", "h2o", "a peer in the benchmark", &[Bench]),
     Program("prometheus", "prometheus", "scrapes the metrics", &[Test]),

@@ -45,7 +45,8 @@ fn curl_is_served_over_both_versions_and_keys_carry_the_scheme() {
     assert_eq!(edge.get("/a").status(), 200);
     assert_eq!(origin.seen("/a").len(), asked + 1, "without TLS it is another object");
     let purged = edge.purge(&format!("{{\"url\": \"https://edge.test:{}/a\"}}", site.address.port()));
-    assert_eq!(purged.body, b"{\"purged\":1}\n");
+    let purged = String::from_utf8_lossy(&purged.body).into_owned();
+    assert!(purged.contains("\"purged\":1"), "{purged}");
     assert!(edge.metric("edge_tls_connections_1_2_total") >= 1.0);
     assert!(edge.metric("edge_tls_connections_1_3_total") >= 2.0);
     assert!(edge.metric("edge_tls_certificate_ends_timestamp_seconds") > 1.0e9);

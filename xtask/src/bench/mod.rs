@@ -10,6 +10,7 @@ mod peers;
 mod purge;
 mod report;
 mod syscalls;
+mod tls;
 
 use crate::process::Scratch;
 use crate::{build, machine, process, setup};
@@ -28,7 +29,8 @@ const EXAMPLES: &str = "Examples:
   cargo xtask bench --json bench.json            also for machines
   cargo xtask bench idle                         memory of 10,000 idle connections
   cargo xtask bench purge                        purges by tag with a million objects stored
-  cargo xtask bench syscalls                     system calls of a worker under load";
+  cargo xtask bench syscalls                     system calls of a worker under load
+  cargo xtask bench tls                          hits, handshakes and idle connections over TLS";
 
 /// Options of the task.
 #[derive(Args, Debug)]
@@ -49,6 +51,8 @@ enum Other {
     Purge(purge::Options),
     /// System calls of edge's worker under load, by strace.
     Syscalls,
+    /// Hits, handshakes and idle connections over TLS.
+    Tls(tls::Options),
 }
 
 /// The cost of a hit.
@@ -87,6 +91,7 @@ pub fn run(options: Options) -> Result<()> {
         Some(Other::Idle(options)) => idle::run(&options),
         Some(Other::Purge(options)) => purge::run(&options),
         Some(Other::Syscalls) => syscalls::run(),
+        Some(Other::Tls(options)) => tls::run(&options),
     }
 }
 

@@ -148,12 +148,13 @@ pub fn start(kind: Kind, stage: &Stage) -> Result<Peer> {
     }
 }
 
-fn tool(name: &str) -> Result<std::path::PathBuf> {
+/// Where a program of a peer is.
+pub fn tool(name: &str) -> Result<std::path::PathBuf> {
     machine::program(name).with_context(|| format!("{name} is missing: `cargo xtask setup` installs it"))
 }
 
 /// Starts the command on the stage's CPU, with its log in the scratch directory.
-fn launch(name: &str, stage: &Stage, command: &Command, port: u16) -> Result<(Server, SocketAddr)> {
+pub fn launch(name: &str, stage: &Stage, command: &Command, port: u16) -> Result<(Server, SocketAddr)> {
     let mut pinned = Command::new("taskset");
     pinned.args(["--cpu-list", &stage.cpu.to_string()]).arg(command.get_program()).args(command.get_args());
     let server = Server::start(name, &pinned, &stage.scratch.path(&format!("{name}-{port}.log")))?;
@@ -224,7 +225,8 @@ fn user(line: &str) -> &str {
     if machine::is_root() { line } else { "" }
 }
 
-fn nginx(stage: &Stage, directory: &str, port: u16) -> String {
+/// nginx as a caching proxy.
+pub fn nginx(stage: &Stage, directory: &str, port: u16) -> String {
     let origin = stage.origin.address();
     let user = user("user root;");
     format!(
@@ -267,7 +269,8 @@ http {{
     )
 }
 
-fn h2o(stage: &Stage, port: u16) -> String {
+/// H2O serving files.
+pub fn h2o(stage: &Stage, port: u16) -> String {
     let root = stage.scratch.path("h2o");
     let user = user("user: root");
     format!(

@@ -1,0 +1,359 @@
+//! `cargo xtask bench tls`: what TLS costs, edge against nginx and H2O with one ECDSA certificate: hits over
+//! HTTP/1.1 by h2load, handshakes full and resumed by a client of rustls, and memory of idle connections.
+#![forbid(unsafe_code)]
+
+use super::origin::{Origin, path};
+use super::peers::{self, Kind, Stage};
+use super::report::{Spread, size};
+use crate::node::Node;
+use crate::process::{self, Scratch, Server};
+use crate::{build, http, machine};
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use rustls::client::Resumption;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const SIZES: [usize; 2] = [1 << 10, 100 << 10];
+const NAME: &str = "bench.test";
+
+/// Options of the measure.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// Rounds over all servers.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Seconds of each window.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=60))]
+    seconds: u32,
+    /// Keep-alive connections under load.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    connections: u32,
+    /// Idle connections whose memory is measured.
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=15_000))]
+    idle: u32,
+    /// Which servers.
+    #[arg(long, value_delimiter = ',', default_values = ["edge", "nginx", "h2o"])]
+    servers: Vec<Kind>,
+}
+
+/// The certificate of all servers, and where its files are.
+struct Site {
+    certificate: PathBuf,
+    key: PathBuf,
+    der: CertificateDer<'static>,
+}
+
+struct Peer {
+    kind: Kind,
+    server: Server,
+    address: SocketAddr,
+}
+
+/// What is measured, in the order of the tables.
+#[derive(Clone, Copy, Debug)]
+enum Measure {
+    Hits(usize),
+    Handshakes { resumed: bool },
+}
+
+impl Measure {
+    fn name(self) -> String {
+        match self {
+            Measure::Hits(bytes) => format!("{} hit over HTTP/1.1", size(bytes)),
+            Measure::Handshakes { resumed: false } => "full handshake and one 1 KiB hit".into(),
+            Measure::Handshakes { resumed: true } => "resumed handshake and one 1 KiB hit".into(),
+        }
+    }
+}
+
+/// The measure.
+pub fn run(options: &Options) -> Result<()> {
+    let (cpu, client_cpu) = super::server_and_client_cpu()?;
+    let scratch = Scratch::create("tls")?;
+    let origin = Origin::start()?;
+    let stage = Stage { scratch: &scratch, origin: &origin, cpu, sizes: &SIZES };
+    let site = site(&scratch)?;
+    pin(client_cpu)?;
+    let peers: Vec<Peer> =
+        options.servers.iter().map(|kind| start(*kind, &stage, &site)).collect::<Result<_>>()?;
+    let mut agreed = Vec::new();
+    for peer in &peers {
+        for bytes in SIZES {
+            agreed.push((peer.kind, verify(peer, &site, bytes)?));
+        }
+    }
+    agreed.dedup();
+    let measures = [
+        Measure::Hits(SIZES[0]),
+        Measure::Hits(SIZES[1]),
+        Measure::Handshakes { resumed: false },
+        Measure::Handshakes { resumed: true },
+    ];
+    println!(
+        "\nTLS, ECDSA P-256, {} connections, {} alternating rounds of {} s",
+        options.connections, options.rounds, options.seconds
+    );
+    for (kind, agreed) in agreed {
+        println!("- {}: {agreed}", kind.name());
+    }
+    println!(
+        "\n| what | server | each second (min–max) | server's CPU µs each (min–max) |\n|---|---|---|---|"
+    );
+    for measure in measures {
+        let mut samples: Vec<Vec<(f64, f64)>> = peers.iter().map(|_| Vec::new()).collect();
+        for _ in 0..options.rounds {
+            for (peer, samples) in peers.iter().zip(&mut samples) {
+                process::proceed()?;
+                let sample = window(peer, measure, &site, options, client_cpu);
+                samples.push(sample.with_context(|| format!("{} of {}", measure.name(), peer.kind.name()))?);
+            }
+        }
+        for (peer, samples) in peers.iter().zip(&samples) {
+            let rate = Spread::of(samples.iter().map(|sample| sample.0)).context("no rounds")?;
+            let cpu = Spread::of(samples.iter().map(|sample| sample.1)).context("no rounds")?;
+            println!(
+                "| {} | {} | {:.0} ({:.0}–{:.0}) | {:.1} ({:.1}–{:.1}) |",
+                measure.name(),
+                peer.kind.name(),
+                rate.median,
+                rate.min,
+                rate.max,
+                cpu.median,
+                cpu.min,
+                cpu.max
+            );
+        }
+    }
+    println!(
+        "\n| server | anonymous memory, growth for each of {} idle TLS connections |\n|---|---|",
+        options.idle
+    );
+    for peer in &peers {
+        println!("| {} | {:.0} bytes |", peer.kind.name(), idle(peer, &site, options.idle)?);
+    }
+    Ok(())
+}
+
+/// An ECDSA certificate of this run.
+fn site(scratch: &Scratch) -> Result<Site> {
+    let key = rcgen::KeyPair::generate()?;
+    let made = rcgen::CertificateParams::new([NAME.to_owned()])?.self_signed(&key)?;
+    Ok(Site {
+        certificate: scratch.write("site.crt", made.pem())?,
+        key: scratch.write("site.key", key.serialize_pem())?,
+        der: made.der().clone(),
+    })
+}
+
+/// This thread makes the clients' part of the handshakes.
+fn pin(cpu: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &set).context("pin the client")
+}
+
+fn start(kind: Kind, stage: &Stage, site: &Site) -> Result<Peer> {
+    let port = http::free_port()?;
+    let (certificate, key) = (site.certificate.display(), site.key.display());
+    let command = match kind {
+        Kind::Nginx => {
+            let directory = stage.scratch.directory("nginx-tls")?.display().to_string();
+            let listen = format!("listen 127.0.0.1:{port} backlog=4096;");
+            let tls = format!(
+                "listen 127.0.0.1:{port} ssl backlog=4096;\n        ssl_certificate {certificate};\n        \
+                 ssl_certificate_key {key};\n        ssl_protocols TLSv1.2 TLSv1.3;\n        \
+                 ssl_session_tickets on;\n        ssl_buffer_size 16k;"
+            );
+            let text = peers::nginx(stage, &directory, port).replace(&listen, &tls);
+            let file = stage.scratch.write("nginx-tls.conf", text)?;
+            let mut command = Command::new(peers::tool("nginx")?);
+            command.arg("-p").arg(&directory).arg("-c").arg(file).args(["-g", "daemon off;"]);
+            command
+        }
+        Kind::H2o => {
+            let directory = stage.scratch.directory("h2o/object")?;
+            for bytes in stage.sizes {
+                std::fs::write(directory.join(bytes.to_string()), super::origin::body(*bytes))?;
+            }
+            let listen = format!("  port: {port}\n");
+            let tls = format!("{listen}  ssl:\n    certificate-file: {certificate}\n    key-file: {key}\n");
+            let file = stage.scratch.write("h2o-tls.conf", peers::h2o(stage, port).replace(&listen, &tls))?;
+            let mut command = Command::new(peers::tool("h2o")?);
+            command.arg("-c").arg(file);
+            command
+        }
+        Kind::Edge => {
+            let plain = http::free_port()?;
+            let node = Node {
+                cpus: stage.cpu.to_string(),
+                http: format!("127.0.0.1:{plain}"),
+                admin: format!("127.0.0.1:{}", http::free_port()?),
+                origin: stage.origin.address().to_string(),
+                xdp: None,
+                store_size: "256MiB",
+            };
+            let https = format!(
+                "[[listen.https]]\naddress = \"127.0.0.1:{port}\"\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n\n"
+            );
+            let store = stage.scratch.directory("edge-tls-store")?.display().to_string();
+            let text = node.text(&store).replacen("[store]", &(https + "[store]"), 1);
+            let file = stage.scratch.write("edge-tls.toml", text)?;
+            let mut command = Command::new(build::release_binary("edge")?);
+            command.args(["run", "--config"]).arg(file);
+            command
+        }
+        Kind::Varnish | Kind::Null => anyhow::bail!("{} does not speak TLS", kind.name()),
+    };
+    let (server, address) = peers::launch(
+        &format!("{}-tls", kind.name().split(' ').next().unwrap_or_default()),
+        stage,
+        &command,
+        port,
+    )?;
+    Ok(Peer { kind, server, address })
+}
+
+fn client(site: &Site, resumed: bool) -> Result<Arc<ClientConfig>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(site.der.clone())?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    if !resumed {
+        config.resumption = Resumption::disabled();
+    }
+    Ok(Arc::new(config))
+}
+
+type Stream = StreamOwned<ClientConnection, TcpStream>;
+
+/// One connection with one answer of that many bytes.
+fn ask(config: &Arc<ClientConfig>, to: SocketAddr, bytes: usize) -> Result<Stream> {
+    let stream = TcpStream::connect(to)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut stream =
+        StreamOwned::new(ClientConnection::new(config.clone(), ServerName::try_from(NAME)?)?, stream);
+    write!(stream, "GET {} HTTP/1.1\r\nHost: {NAME}\r\n\r\n", path(bytes))?;
+    let mut answer = Vec::new();
+    let mut piece = vec![0; 32 << 10];
+    loop {
+        let end = answer.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4);
+        if end.is_some_and(|end| answer.len() >= end + bytes) {
+            break;
+        }
+        let count = stream.read(&mut piece)?;
+        ensure!(count > 0, "the server closed");
+        answer.extend_from_slice(&piece[..count]);
+    }
+    ensure!(answer.starts_with(b"HTTP/1.1 200"), "not answered 200");
+    Ok(stream)
+}
+
+/// Asks until it is stored, and says what was agreed on.
+fn verify(peer: &Peer, site: &Site, bytes: usize) -> Result<String> {
+    let config = client(site, false)?;
+    for _ in 0..3 {
+        ask(&config, peer.address, bytes)?;
+        process::sleep(Duration::from_millis(50))?;
+    }
+    let stream = ask(&config, peer.address, bytes)?;
+    let suite = stream.conn.negotiated_cipher_suite().context("no cipher")?.suite();
+    Ok(format!("{:?}, {suite:?} with this client", stream.conn.protocol_version().context("no version")?))
+}
+
+/// Each second, and CPU microseconds of the server for each.
+fn window(
+    peer: &Peer,
+    measure: Measure,
+    site: &Site,
+    options: &Options,
+    client_cpu: usize,
+) -> Result<(f64, f64)> {
+    let config = client(site, matches!(measure, Measure::Handshakes { resumed: true }))?;
+    let before = machine::cpu_us(peer.server.pid())?;
+    let begun = Instant::now();
+    let count = match measure {
+        Measure::Hits(bytes) => h2load(peer.address, bytes, options, client_cpu)?,
+        Measure::Handshakes { resumed } => {
+            let mut count = 0;
+            while begun.elapsed() < Duration::from_secs(options.seconds.into()) {
+                let stream = ask(&config, peer.address, SIZES[0])?;
+                let kind = stream.conn.handshake_kind();
+                let right = count == 0 || (kind == Some(HandshakeKind::Resumed)) == resumed;
+                ensure!(right, "the handshake was {kind:?}");
+                count += 1;
+            }
+            count
+        }
+    };
+    let seconds = begun.elapsed().as_secs_f64();
+    let cpu_us = machine::cpu_us(peer.server.pid())? - before;
+    peer.server.alive()?;
+    Ok((count as f64 / seconds, cpu_us as f64 / count as f64))
+}
+
+fn h2load(to: SocketAddr, bytes: usize, options: &Options, client_cpu: usize) -> Result<u64> {
+    let mut command = Command::new("taskset");
+    command.args(["--cpu-list", &client_cpu.to_string(), "h2load", "--h1", "-t", "1"]);
+    command.args(["-c", &options.connections.to_string(), "-D", &options.seconds.to_string()]);
+    command.arg(format!("https://{to}{}", path(bytes)));
+    let text = process::output(&mut command)?;
+    parse(&text).with_context(|| format!("h2load said:\n{text}"))
+}
+
+/// Requests that succeeded, if none failed.
+fn parse(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("requests: "))?;
+    let number = |word: &str| {
+        let field = line.split(", ").find(|field| field.ends_with(word))?;
+        field.split(' ').next()?.parse::<u64>().ok()
+    };
+    let (succeeded, failed, errored) = (number(" succeeded")?, number(" failed")?, number(" errored")?);
+    (succeeded > 0 && failed == 0 && errored == 0).then_some(succeeded)
+}
+
+/// Bytes of anonymous memory that each idle connection adds, after one answer.
+fn idle(peer: &Peer, site: &Site, count: u32) -> Result<f64> {
+    let config = client(site, false)?;
+    process::sleep(Duration::from_millis(500))?;
+    let before = machine::anonymous_bytes(peer.server.pid())?;
+    let mut held = Vec::with_capacity(count as usize);
+    for _ in 0..count {
+        process::proceed()?;
+        held.push(ask(&config, peer.address, SIZES[0])?);
+    }
+    process::sleep(Duration::from_millis(500))?;
+    let after = machine::anonymous_bytes(peer.server.pid())?;
+    for stream in &held {
+        stream.sock.set_nonblocking(true)?;
+        ensure!(stream.sock.peek(&mut [0]).is_err(), "a connection was closed while idle");
+    }
+    Ok(after.saturating_sub(before) as f64 / f64::from(count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_read_and_failures_are_none() {
+        let report =
+            "requests: 1000 total, 1032 started, 1000 done, 990 succeeded, 0 failed, 0 errored, 0 timeout\n";
+        assert_eq!(parse(report), Some(990));
+        assert_eq!(parse(&report.replace("0 failed", "3 failed")), None);
+        assert_eq!(parse("nothing"), None);
+    }
+}
