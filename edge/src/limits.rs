@@ -99,6 +99,9 @@ pub const UNSEALED_WINDOW_BYTES: usize = 2 * CHUNK_BYTES;
 pub const UNSEALED_STALL_MS: u64 = 50;
 /// One object may take this part (1/N) of the store; larger ones are streamed and not stored.
 pub const STORE_SHARE_PER_OBJECT: u64 = 4;
+/// Seconds after the end of its freshness for which a response without a validator is kept: as long as common
+/// stale-if-error and stale-while-revalidate rules ask for.
+pub const STALE_KEPT_S: u32 = 24 * 3600;
 /// Keys remembered as uncacheable, so that requests for them do not queue behind each other.
 pub const UNCACHEABLE_KEYS_MAX: usize = 65_536;
 /// Nodes like this one that a request may have passed; with more it goes round and is answered 508.
@@ -261,6 +264,8 @@ pub struct Shape {
     pub residency_bytes: u64,
     /// Bytes of a request that waits for pages, without its head and key.
     pub parked_bytes: usize,
+    /// Bytes of what the eviction policy remembers.
+    pub policy_bytes: u64,
 }
 
 /// One line of the worst case.
@@ -322,6 +327,7 @@ pub fn worst_case(shape: &Shape) -> Vec<Row> {
         row("request that waits for the disk", connections, shape.parked_bytes + request),
         Row { what: "store index", count: 1, bytes_each: shape.index_bytes },
         Row { what: "pages of the store in memory", count: 1, bytes_each: shape.residency_bytes },
+        Row { what: "memory of what was evicted", count: 1, bytes_each: shape.policy_bytes },
     ]
 }
 
@@ -350,11 +356,13 @@ mod tests {
             index_bytes: 1 << 24,
             residency_bytes: 1 << 20,
             parked_bytes: 300,
+            policy_bytes: 1 << 24,
         };
         let sum = |shape: &Shape| worst_case(shape).iter().map(Row::bytes).sum::<u64>();
         let base = sum(&shape);
         assert_eq!(sum(&Shape { connection_bytes: 257, ..shape }) - base, 2000);
         assert_eq!(sum(&Shape { index_bytes: (1 << 24) + 5, ..shape }) - base, 5);
+        assert_eq!(sum(&Shape { policy_bytes: (1 << 24) + 7, ..shape }) - base, 7);
         let more = sum(&Shape { to_worker_message_bytes: 97, ..shape }) - base;
         assert_eq!(more, 2 * TO_WORKER_MESSAGES_MAX as u64);
         assert_eq!(sum(&Shape { residency_bytes: (1 << 20) + 7, ..shape }) - base, 7);

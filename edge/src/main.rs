@@ -166,6 +166,7 @@ fn announce_memory(config: &Config, workers: usize, usage: &shard::Usage) {
         to_control_message_bytes: size_of::<ToControl>(),
         to_worker_message_bytes: size_of::<ToWorker>(),
         index_bytes: usage.index_bytes,
+        policy_bytes: usage.policy_bytes,
         residency_bytes: usage.residency_bytes,
         parked_bytes: worker::PARKED_BYTES,
     };

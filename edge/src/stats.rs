@@ -134,6 +134,18 @@ counters! {
     PurgesNotLogged "purges_not_logged";
     /// Objects dropped by reclaim of their segment.
     Evicted "evicted_objects";
+    /// Bytes of objects dropped by reclaim of their segment.
+    EvictedBytes "evicted_bytes";
+    /// Segments emptied to be written again.
+    ReclaimedSegments "reclaimed_segments";
+    /// Objects kept when their segment was emptied, and so written again.
+    Survivors "survivor_objects";
+    /// Bytes written again for them.
+    SurvivorBytes "survivor_bytes";
+    /// Bytes of records written to the store, those written again included.
+    StoreWrittenBytes "store_written_bytes";
+    /// Objects stored again not long after they were evicted.
+    GhostHits "ghost_hits";
     /// Records dropped because their checksum did not match.
     RecordsDropped "records_dropped";
     /// Flushes of the store.
@@ -166,6 +178,12 @@ gauges! {
     StoreObjects "store_objects";
     /// Objects the index has room for.
     StoreObjectsMax "store_objects_max";
+    /// Bytes of the objects in the store.
+    StoreObjectBytes "store_object_bytes";
+    /// Bytes of the store that hold new objects not yet read again.
+    StoreSmallLogBytes "store_small_log_bytes";
+    /// Bytes of the store that are meant to hold new objects; follows the traffic.
+    StoreSmallTargetBytes "store_small_target_bytes";
     /// Bytes of the store in use.
     StoreUsedBytes "store_used_bytes";
     /// Bytes of the store.

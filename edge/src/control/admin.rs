@@ -7,7 +7,7 @@ use super::metrics::{self, Metrics};
 use super::{Node, purge, why};
 use crate::limits;
 use crate::proto::purge::{Class, Subject};
-use crate::shard::ShardStatus;
+use crate::shard::{ShardStatus, Usage};
 use crate::stats::Counter;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
@@ -198,8 +198,7 @@ fn status(node: &Node) -> Value {
             "objects": usage.objects,
             "index_entries_max": usage.index_entries_max,
             "index_bytes": usage.index_bytes,
-            "evicted_objects": usage.evicted,
-            "reclaimed_segments": usage.reclaimed_segments,
+            "eviction": eviction(&usage),
             "shards": node.writer().shards().map(|shard| shard_status(&shard)).collect::<Vec<_>>(),
             "memory": memory(node, &usage),
             "opened": {
@@ -224,6 +223,24 @@ fn status(node: &Node) -> Value {
         own.extend(more);
     }
     status
+}
+
+/// What the store holds, keeps and lets go.
+fn eviction(usage: &Usage) -> Value {
+    let first_written = usage.written_bytes.saturating_sub(usage.survivor_bytes);
+    json!({
+        "object_bytes": usage.object_bytes,
+        "small_log_bytes": usage.small_log_bytes,
+        "small_log_target_bytes": usage.small_target_bytes,
+        "evicted_objects": usage.evicted,
+        "evicted_bytes": usage.evicted_bytes,
+        "survivor_objects": usage.survivors,
+        "survivor_bytes": usage.survivor_bytes,
+        "reclaimed_segments": usage.reclaimed_segments,
+        "ghost_hits": usage.ghost_hits,
+        "write_amplification": (first_written > 0)
+            .then(|| (usage.written_bytes as f64 / first_written as f64 * 100.0).round() / 100.0),
+    })
 }
 
 /// The N of `/store/shards/N/open`.

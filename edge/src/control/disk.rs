@@ -3,7 +3,10 @@
 #![forbid(unsafe_code)]
 
 use super::Node;
+use crate::clock;
 use crate::limits;
+use crate::proto::freshness;
+use crate::proto::stored::Meta;
 use crate::stats::Counter;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -43,6 +46,14 @@ pub(super) async fn flush(node: &Node) {
             }
         }
     }
+}
+
+/// Whether a record may still be of use when its segment is emptied, by its meta: it is fresh, can be validated, or
+/// was fresh not long ago and may be asked for stale.
+pub(super) fn is_worth_keeping(meta: &[u8]) -> bool {
+    let Some(meta) = Meta::read(meta) else { return false };
+    let useful_s = meta.lifetime_s().saturating_add(limits::STALE_KEPT_S);
+    meta.has_validator() || freshness::current_age(&meta, clock::now().unix_s) < useful_s
 }
 
 async fn sync(path: &Path) -> io::Result<()> {

@@ -65,9 +65,7 @@ pub(super) fn totals(node: &Node) -> impl Iterator<Item = (&'static str, u64)> {
 
 fn refresh(gauges: &Gauges, node: &Node) {
     let usage = node.writer().usage();
-    // The store counts evictions itself, since its start.
-    let evicted = node.cells.get(Counter::Evicted);
-    node.cells.add(Counter::Evicted, usage.evicted.saturating_sub(evicted));
+    count_store(&node.cells, &usage);
     count_faults(node);
     for &(gauge, _, _) in GAUGES {
         gauges.set(gauge, value(gauge, node, &usage));
@@ -81,6 +79,21 @@ pub(super) fn count_faults(node: &Node) {
     node.cells.add(Counter::WorkerMajorFaults, faults.saturating_sub(counted));
 }
 
+/// The store counts what becomes of objects itself, since its start.
+fn count_store(cells: &Cells, usage: &crate::shard::Usage) {
+    for (counter, now) in [
+        (Counter::Evicted, usage.evicted),
+        (Counter::EvictedBytes, usage.evicted_bytes),
+        (Counter::ReclaimedSegments, usage.reclaimed_segments),
+        (Counter::Survivors, usage.survivors),
+        (Counter::SurvivorBytes, usage.survivor_bytes),
+        (Counter::StoreWrittenBytes, usage.written_bytes),
+        (Counter::GhostHits, usage.ghost_hits),
+    ] {
+        cells.add(counter, now.saturating_sub(cells.get(counter)));
+    }
+}
+
 fn value(gauge: Gauge, node: &Node, usage: &crate::shard::Usage) -> u64 {
     let sum = |counter| node.worker_cells.iter().map(|cells| cells.get(counter)).sum::<u64>();
     match gauge {
@@ -89,6 +102,9 @@ fn value(gauge: Gauge, node: &Node, usage: &crate::shard::Usage) -> u64 {
         Gauge::Connections => sum(Counter::Accepted).saturating_sub(sum(Counter::Closed)),
         Gauge::StoreObjects => usage.objects,
         Gauge::StoreObjectsMax => usage.index_entries_max,
+        Gauge::StoreObjectBytes => usage.object_bytes,
+        Gauge::StoreSmallLogBytes => usage.small_log_bytes,
+        Gauge::StoreSmallTargetBytes => usage.small_target_bytes,
         Gauge::StoreUsedBytes => usage.used_bytes,
         Gauge::StoreSizeBytes => usage.size_bytes,
         Gauge::StoreShards => node.writer().shards().count() as u64,

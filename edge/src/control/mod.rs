@@ -180,7 +180,7 @@ impl Node {
             purges,
             reasons: RefCell::default(),
             certificates: RefCell::new(start.certificates),
-            writer: RefCell::new(start.writer),
+            writer: RefCell::new(with_worth(start.writer)),
             opened: start.opened,
             outboxes: start.mailboxes.into_iter().map(Outbox::new).collect(),
             worker_cells: start.worker_cells,
@@ -283,6 +283,11 @@ impl Node {
             },
         }
     }
+}
+
+fn with_worth(mut writer: shard::Writer) -> shard::Writer {
+    writer.set_worth(disk::is_worth_keeping);
+    writer
 }
 
 fn origins(config: &Config) -> Result<Vec<Rc<Origin>>, String> {

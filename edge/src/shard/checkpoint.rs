@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub const FILE_NAME: &str = "checkpoint";
 
 const MAGIC: u64 = u64::from_le_bytes(*b"edgeckpt");
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 const NONE: u64 = u64::MAX;
 
 /// What a checkpoint says.
@@ -22,8 +22,10 @@ const NONE: u64 = u64::MAX;
 pub(super) struct Checkpoint {
     /// Index entries that are not chunks.
     pub(super) objects: u64,
-    /// The segment that is being written.
-    pub(super) active: Option<usize>,
+    /// Bytes of these objects.
+    pub(super) object_bytes: u64,
+    /// The segment of each log that is being written.
+    pub(super) active: [Option<usize>; 2],
     /// For each segment its sequence number (0: holds nothing) and its mark.
     pub(super) segments: Vec<(u64, usize)>,
     /// Object numbers and their head records.
@@ -35,17 +37,18 @@ pub(super) struct Checkpoint {
 /// The checkpoint of a store.
 pub(super) fn encode(writer: &Writer) -> Vec<u8> {
     let index = &writer.find.index;
-    let words = 10 + 2 * writer.geometry.segments + 3 * writer.heads.len() + index.entries_max();
+    let words = 12 + 2 * writer.geometry.segments + 3 * writer.heads.len() + index.entries_max();
     let mut bytes = Vec::with_capacity(words * 8);
     let mut push = |word: u64| bytes.extend_from_slice(&word.to_le_bytes());
-    let active = writer.segments.active.map_or(NONE, |(segment, _)| segment as u64);
+    let active = writer.segments.active.map(|active| active.map_or(NONE, |(segment, _)| segment as u64));
     for word in [MAGIC, VERSION, writer.id, writer.run, writer.geometry.segment_bytes() as u64] {
         push(word);
     }
     let counts = [writer.geometry.segments, writer.heads.len(), index.entries_max()];
     counts.into_iter().for_each(|count| push(count as u64));
     push(writer.counts.objects);
-    push(active);
+    push(writer.counts.object_bytes);
+    active.into_iter().for_each(&mut push);
     for segment in 0..writer.geometry.segments {
         push(writer.sequence(segment).unwrap_or(0));
         push(writer.map.filled(segment) as u64);
@@ -76,8 +79,9 @@ pub(super) fn decode(bytes: &[u8], file: &FileHeader, index: &Index) -> Option<C
         return None;
     }
     let objects = words.next()?;
-    let active = words.next()?;
-    let active = if active == NONE { None } else { Some(usize::try_from(active).ok()?) };
+    let object_bytes = words.next()?;
+    let mut active = || words.next().map(|active| if active == NONE { None } else { Some(active as usize) });
+    let active = [active()?, active()?];
     let geometry = Geometry::new(file.segment_bytes as usize, file.segments as usize);
     let mut segments = Vec::with_capacity(geometry.segments);
     for _ in 0..geometry.segments {
@@ -90,5 +94,5 @@ pub(super) fn decode(bytes: &[u8], file: &FileHeader, index: &Index) -> Option<C
     }
     let mut head = || Some((words.next()?, Place { hash: words.next()?, location: words.next()? }));
     let heads = (0..heads).map(|_| head()).collect::<Option<_>>()?;
-    Some(Checkpoint { objects, active, segments, heads, index: words.collect() })
+    Some(Checkpoint { objects, object_bytes, active, segments, heads, index: words.collect() })
 }

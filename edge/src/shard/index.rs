@@ -125,7 +125,12 @@ impl Index {
 
     /// The slot that leads to this location.
     pub fn locate(&self, hash: u64, location: u64) -> Option<Slot> {
-        self.candidates(hash).find(|(_, entry)| entry.location() == location).map(|(slot, _)| slot)
+        self.leading_to(hash, location).map(|(slot, _)| slot)
+    }
+
+    /// The slot that leads to this location, and its entry.
+    pub fn leading_to(&self, hash: u64, location: u64) -> Option<(Slot, Entry)> {
+        self.candidates(hash).find(|(_, entry)| entry.location() == location)
     }
 
     /// A slot for a new entry: free, in the emptier of its two buckets; or the least read entry of the two, which

@@ -247,6 +247,12 @@ pub fn chunk_hash(object: u64, chunk: u32) -> u64 {
     xxh3_64_with_seed(&bytes, MAGIC)
 }
 
+/// A number between 0 and 1, neither included, that looks random and is the same in every run.
+pub fn unit(id: u64, place: u64) -> f64 {
+    let hash = chunk_hash(id, place as u32);
+    ((hash >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
+}
+
 /// The discriminator of a record: the first 8 bytes of its meta, as far as it has them.
 pub fn discriminator(meta: &[u8]) -> [u8; 8] {
     let mut bytes = [0; 8];
@@ -278,7 +284,7 @@ pub struct Header {
     pub sequence: u64,
     /// The hash it is indexed under.
     pub hash: u64,
-    /// The object number of a head or a chunk, else 0.
+    /// The object's number: later ones are higher, chunks share their head's.
     pub object: u64,
     /// Bytes of the object's body; of a chunk: its number.
     pub position: u64,

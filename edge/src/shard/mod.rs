@@ -12,6 +12,8 @@
 //! Hashes are stored: the function that makes them from keys must stay the same across restarts.
 #![forbid(unsafe_code)]
 
+mod accounts;
+mod append;
 mod checkpoint;
 pub mod evict;
 pub mod index;
@@ -32,7 +34,8 @@ mod usage;
 
 pub use read::{Cold, Pinned};
 
-pub use set::{Reader, ShardReader, ShardStatus, Writer};
+pub use accounts::ShardStatus;
+pub use set::{Reader, ShardReader, Writer};
 
 use crate::limits;
 use std::path::PathBuf;
@@ -127,6 +130,26 @@ pub struct Usage {
     pub evicted: u64,
     /// Segments reclaimed since start.
     pub reclaimed_segments: u64,
+    /// Bytes of the objects stored, without what is dead.
+    pub object_bytes: u64,
+    /// Bytes of segments of the small log, where new objects wait to be read again.
+    pub small_log_bytes: u64,
+    /// Bytes that the policy gives the small log now.
+    pub small_target_bytes: u64,
+    /// Bytes of the objects dropped by reclaim since start.
+    pub evicted_bytes: u64,
+    /// Objects kept by reclaim since start: written again.
+    pub survivors: u64,
+    /// Bytes written again for them.
+    pub survivor_bytes: u64,
+    /// Bytes of records written since start, those written again included.
+    pub written_bytes: u64,
+    /// Misses of objects that had been evicted not long before.
+    pub ghost_hits: u64,
+    /// Bytes of memory of the eviction policy.
+    pub policy_bytes: u64,
+    /// Records found damaged when they were to be kept, and dropped.
+    pub damaged: u64,
 }
 
 impl Usage {
@@ -140,6 +163,16 @@ impl Usage {
         self.memory_bytes += other.memory_bytes;
         self.evicted += other.evicted;
         self.reclaimed_segments += other.reclaimed_segments;
+        self.object_bytes += other.object_bytes;
+        self.small_log_bytes += other.small_log_bytes;
+        self.small_target_bytes += other.small_target_bytes;
+        self.evicted_bytes += other.evicted_bytes;
+        self.survivors += other.survivors;
+        self.survivor_bytes += other.survivor_bytes;
+        self.written_bytes += other.written_bytes;
+        self.ghost_hits += other.ghost_hits;
+        self.policy_bytes += other.policy_bytes;
+        self.damaged += other.damaged;
     }
 }
 

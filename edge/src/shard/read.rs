@@ -269,8 +269,8 @@ impl Pinned {
     }
 
     /// Later records compare greater.
-    fn age(&self) -> (u64, u32) {
-        (self.header.sequence, self.start)
+    fn age(&self) -> (u64, u64, u32) {
+        (self.header.object, self.header.sequence, self.start)
     }
 
     /// Meta bytes.

@@ -206,9 +206,8 @@ impl ShardFile {
                 let found = layout::segment_sequence(self.header.id, segment, self.map.words(segment));
                 found.unwrap_or(0) == sequence && (sequence == 0) == (filled == 0)
             });
-            same && checkpoint
-                .active
-                .is_none_or(|active| checkpoint.segments.get(active).is_some_and(|s| s.0 != 0))
+            let written = |active: usize| checkpoint.segments.get(active).is_some_and(|s| s.0 != 0);
+            same && checkpoint.active.iter().flatten().all(|&active| written(active))
         };
         Ok(checkpoint::decode(&bytes, &self.header, index).filter(as_found))
     }
@@ -472,7 +471,7 @@ fn rebuild(writer: &mut Writer, scanned: Vec<Option<Life>>, opened: &mut Opened)
             writer.adopt(segment, offset as usize);
         }
         // Not written on, also if it has room: what is stored from now on has the numbers of this run.
-        writer.segments.sealed.push_back(segment);
+        writer.segments.take_over(segment, life.sequence, writer.geometry.segments);
     }
     writer.settle();
 }
@@ -480,18 +479,23 @@ fn rebuild(writer: &mut Writer, scanned: Vec<Option<Life>>, opened: &mut Opened)
 fn restore(writer: &mut Writer, checkpoint: Checkpoint) {
     writer.counts.entries = writer.find.index.restore(checkpoint.index.into_iter());
     writer.counts.objects = checkpoint.objects;
+    writer.counts.object_bytes = checkpoint.object_bytes;
     writer.heads = checkpoint.heads.into_iter().collect();
-    let mut sealed: Vec<usize> = Vec::new();
+    let mut used: Vec<(u64, usize)> = Vec::new();
     for (segment, &(sequence, filled)) in checkpoint.segments.iter().enumerate() {
         writer.segments.sequence = writer.segments.sequence.max(sequence);
         match sequence {
             0 => writer.segments.free.push(segment),
-            _ if checkpoint.active == Some(segment) => writer.segments.active = Some((segment, filled)),
-            _ => sealed.push(segment),
+            _ => match checkpoint.active.iter().position(|active| *active == Some(segment)) {
+                Some(log) => writer.segments.active[log] = Some((segment, filled)),
+                None => used.push((sequence, segment)),
+            },
         }
     }
-    sealed.sort_unstable_by_key(|&segment| checkpoint.segments[segment].0);
-    writer.segments.sealed = sealed.into();
+    used.sort_unstable();
+    for (sequence, segment) in used {
+        writer.segments.take_over(segment, sequence, writer.geometry.segments);
+    }
 }
 
 /// A disk in memory, for tests.

@@ -10,6 +10,7 @@
 //! was stored when its key had another home is never found and is dropped when its key is stored or removed again.
 #![forbid(unsafe_code)]
 
+use super::accounts::ShardStatus;
 use super::inspect::Inspected;
 use super::left::Left;
 pub use super::reader::Reader;
@@ -52,17 +53,12 @@ impl Homes {
     /// Gives each place to the live shard with the highest score: `(number, id, weight)`.
     fn share_out(&self, live: &[(usize, u64, u64)]) {
         for (place, home) in self.0.iter().enumerate() {
-            let score = |&(_, id, weight): &(usize, u64, u64)| -(weight as f64) / unit(id, place as u64).ln();
+            let score =
+                |&(_, id, weight): &(usize, u64, u64)| -(weight as f64) / layout::unit(id, place as u64).ln();
             let best = live.iter().max_by(|a, b| score(a).total_cmp(&score(b)));
             home.store(best.map_or(NOWHERE, |&(number, ..)| number as u8), Relaxed);
         }
     }
-}
-
-/// A number between 0 and 1, neither included, that looks random.
-fn unit(id: u64, place: u64) -> f64 {
-    let hash = layout::chunk_hash(id, place as u32);
-    ((hash >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
 }
 
 /// One shard as the writer has it.
@@ -73,35 +69,6 @@ struct Shard {
     writer: Result<store::Writer, String>,
     /// The directory of one that failed while it was in use: still ours.
     left: Option<Arc<LockedDirectory>>,
-}
-
-/// How one shard stands, for the status.
-#[derive(Clone, Debug)]
-pub struct ShardStatus {
-    /// Its directory.
-    pub path: PathBuf,
-    /// Bytes it was given.
-    pub size_bytes: u64,
-    /// What opening it found.
-    pub opened: Opened,
-    /// What is in it; else why it is not in use.
-    pub state: Result<Usage, String>,
-}
-
-impl fmt::Display for ShardStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Opened { objects, dropped, lost_segments, clean, scanned_bytes, took_ms } = self.opened;
-        match &self.state {
-            Err(why) => write!(f, "out of use: {why}"),
-            Ok(_) if clean => write!(f, "{objects} objects, opened from its checkpoint in {took_ms} ms"),
-            Ok(_) => {
-                let rate = scanned_bytes as f64 / (1 << 30) as f64 / (took_ms.max(1) as f64 / 1000.0);
-                let mib = scanned_bytes >> 20;
-                write!(f, "{objects} objects, {mib} MiB scanned in {took_ms} ms, {rate:.2} GiB/s")?;
-                write!(f, ", {dropped} torn records and {lost_segments} segments dropped")
-            }
-        }
-    }
 }
 
 /// One worker's side of a shard that was opened later, see [`Reader::take`].
@@ -119,6 +86,7 @@ impl fmt::Debug for ShardReader {
 /// The writing side of all shards; one, owned by control.
 pub struct Writer {
     segment_bytes: usize,
+    worth: fn(&[u8]) -> bool,
     shards: Vec<Shard>,
     homes: Arc<Homes>,
     sweeper: Option<Sweeper>,
@@ -148,7 +116,8 @@ pub(super) fn open(
         sides.iter_mut().for_each(|side| side.push(readers.next()));
         list.push(Shard { options: options.clone(), opened, writer, left: None });
     }
-    let mut writer = Writer { segment_bytes, shards: list, homes: Arc::new(Homes::new()), sweeper: None };
+    let homes = Arc::new(Homes::new());
+    let mut writer = Writer { segment_bytes, worth: |_| true, shards: list, homes, sweeper: None };
     writer.forget_what_missed_something();
     writer.regroup();
     let mut sum = Opened { clean: true, ..Opened::default() };
@@ -266,7 +235,8 @@ impl Writer {
             Some(directory) => recover::renew(options, Arc::clone(directory), segment_bytes, entries),
             None => recover::open(options, segment_bytes, entries),
         };
-        let (writer, readers, opened) = opened.map_err(|error| error.to_string())?;
+        let (mut writer, readers, opened) = opened.map_err(|error| error.to_string())?;
+        writer.worth = self.worth;
         if let Some(sweeper) = &self.sweeper {
             sweeper.add(writer.window());
         }
@@ -279,6 +249,10 @@ impl Writer {
     fn live(&self) -> impl Iterator<Item = (usize, &store::Writer)> {
         let numbered = self.shards.iter().enumerate();
         numbered.filter_map(|(number, shard)| Some((number, shard.writer.as_ref().ok()?)))
+    }
+
+    fn live_mut(&mut self) -> impl Iterator<Item = &mut store::Writer> {
+        self.shards.iter_mut().filter_map(|shard| shard.writer.as_mut().ok())
     }
 
     fn shard(&mut self, number: usize) -> Option<&mut store::Writer> {
@@ -406,14 +380,12 @@ impl Writer {
 
     /// Removes all records of a key; says how many. They stay away if the process is killed right after.
     pub fn remove(&mut self, hash: u64, key: &[u8]) -> u64 {
-        let writers = self.shards.iter_mut().filter_map(|shard| shard.writer.as_mut().ok());
-        writers.map(|writer| writer.remove(hash, key)).sum()
+        self.live_mut().map(|writer| writer.remove(hash, key)).sum()
     }
 
     /// Removes the records of a key whose meta `wanted` takes; says how many.
     pub fn remove_if(&mut self, hash: u64, key: &[u8], wanted: impl Fn(&[u8]) -> bool) -> u64 {
-        let writers = self.shards.iter_mut().filter_map(|shard| shard.writer.as_mut().ok());
-        writers.map(|writer| writer.remove_if(hash, key, &wanted)).sum()
+        self.live_mut().map(|writer| writer.remove_if(hash, key, &wanted)).sum()
     }
 
     /// The files of the shards in use, to bring all that is in them to the disk.
@@ -433,6 +405,12 @@ impl Writer {
     /// When and why a record of this hash had to leave, if that is remembered.
     pub fn left(&self, hash: u64) -> Option<Left> {
         self.live().filter_map(|(_, writer)| writer.left(hash)).max_by_key(|left| left.unix_s)
+    }
+
+    /// Sets what tells by its meta a record worth keeping from one that can never be served again. At first all are.
+    pub fn set_worth(&mut self, worth: fn(&[u8]) -> bool) {
+        self.worth = worth;
+        self.live_mut().for_each(|writer| writer.worth = worth);
     }
 
     /// Usage now, of all shards together.
@@ -478,8 +456,7 @@ impl Writer {
     /// The checkpoints of a clean stop: where to write each and its bytes. Nothing may be stored afterwards.
     /// The caller flushes the shard files, and then writes these to their paths with a temporary name and a rename.
     pub fn checkpoints(&mut self) -> Vec<(PathBuf, Vec<u8>)> {
-        let writers = self.shards.iter_mut().filter_map(|shard| shard.writer.as_mut().ok());
-        writers.filter(|writer| !writer.map.failed()).map(store::Writer::checkpoint).collect()
+        self.live_mut().filter(|writer| !writer.map.failed()).map(store::Writer::checkpoint).collect()
     }
 }
 

@@ -10,14 +10,18 @@
 //!   Only the head of a partial object stays, whichever of its chunks are there; without it they are not kept.
 #![forbid(unsafe_code)]
 
+use super::accounts::Counts;
+use super::append::Draft;
+use super::evict::{Log, Policy};
 use super::index::{Entry, Slot};
-use super::layout::{self, Geometry, HEADER_BYTES, Header, Kind, PayloadChecksum};
+use super::layout::{self, Geometry, HEADER_BYTES, Header, Kind};
 use super::read::Find;
-use super::reclaim::Segments;
+use super::reclaim::{self, Segments};
 use super::{Pinned, PutError, checkpoint, left};
+use crate::limits;
 use crate::sys::mapping::Appender;
 use bytes::Bytes;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::{Acquire, Release};
@@ -34,21 +38,17 @@ pub struct Writer {
     pub(super) heads: HashMap<u64, Place>,
     pub(super) counts: Counts,
     pub(super) left: left::Table,
+    pub(super) policy: Policy,
+    pub(super) worth: Worth,
+    /// Objects of which chunks are stored and the head is not yet, the latest last.
+    pub(super) fills: VecDeque<u64>,
     objects_made: u32,
     dirty: Option<Range<u64>>,
     checkpoint_made: bool,
 }
 
-/// What is counted.
-#[derive(Default)]
-pub(super) struct Counts {
-    /// Entries in the index.
-    pub(super) entries: u64,
-    /// Those that are not chunks.
-    pub(super) objects: u64,
-    pub(super) evicted: u64,
-    pub(super) reclaimed_segments: u64,
-}
+/// Says of a record's meta whether it is worth keeping when its segment is emptied.
+pub type Worth = fn(&[u8]) -> bool;
 
 /// How to find a record's entry again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,21 +57,13 @@ pub(super) struct Place {
     pub(super) location: u64,
 }
 
-/// A record to be written.
-struct Draft<'a> {
-    kind: Kind,
-    hash: u64,
-    object: u64,
-    position: u64,
-    key: &'a [u8],
-    meta: &'a [u8],
-    head: &'a [u8],
-    pieces: &'a [Bytes],
-}
-
 impl Writer {
     pub(super) fn new(map: Appender, find: Find, path: &Path, id: u64, run: u64) -> Self {
+        let capacity = find.geometry.file_bytes();
         Writer {
+            policy: Policy::new(capacity, find.index.entries_max()),
+            worth: |_| true,
+            fills: VecDeque::with_capacity(limits::FETCHES_RUNNING_MAX),
             geometry: find.geometry,
             map,
             find,
@@ -111,8 +103,11 @@ impl Writer {
         replaces: impl FnMut(&[u8]) -> bool,
     ) -> Result<(), PutError> {
         let position = pieces.iter().map(|piece| piece.len() as u64).sum();
-        let draft = Draft { kind: Kind::Whole, hash, object: 0, position, key, meta, head, pieces };
-        let location = self.append(&draft)?;
+        // Numbered, so that of two versions the newer one can be told, whatever segments they are in.
+        let object = self.new_object();
+        let draft = Draft { kind: Kind::Whole, hash, object, position, key, meta, head, pieces };
+        let log = self.log_for(hash, key);
+        let location = self.append(&draft, log)?;
         let old = self.replaced(hash, key, meta, replaces);
         let slot = self.slot_for(hash, &old);
         self.publish(slot, &old, location);
@@ -132,7 +127,8 @@ impl Writer {
             head: &[],
             pieces,
         };
-        let location = self.append(&draft)?;
+        self.note_fill(object);
+        let location = self.append(&draft, Log::Small)?;
         let old = self.entries(hash, |header, _| header.is_chunk(object, chunk));
         let slot = self.slot_for(hash, &old);
         self.publish(slot, &old, location);
@@ -155,9 +151,11 @@ impl Writer {
     ) -> Result<(), PutError> {
         let position = object_bytes;
         let draft = Draft { kind: Kind::Head, hash, object, position, key, meta, head, pieces: &[] };
-        let location = self.append(&draft)?;
+        let log = self.log_for(hash, key);
+        let location = self.append(&draft, log)?;
         let old = self.replaced(hash, key, meta, replaces);
         let slot = self.slot_for(hash, &old);
+        self.fills.retain(|&fill| fill != object);
         // Asked last: making room for the record and for its entry may have cost a chunk.
         if !self.complete(object, object_bytes) {
             self.mark_dead(location);
@@ -182,7 +180,8 @@ impl Writer {
     ) -> Result<(), PutError> {
         let position = object_bytes;
         let draft = Draft { kind: Kind::Partial, hash, object, position, key, meta, head, pieces: &[] };
-        let location = self.append(&draft)?;
+        let log = self.log_for(hash, key);
+        let location = self.append(&draft, log)?;
         let old = self.replaced(hash, key, meta, replaces);
         let slot = self.slot_for(hash, &old);
         self.publish(slot, &old, location);
@@ -251,11 +250,9 @@ impl Writer {
     /// Drops everything.
     pub(super) fn clear(&mut self) {
         self.changing();
-        let active = self.segments.active.take().map(|(segment, _)| segment);
-        let all: Vec<usize> = self.segments.sealed.drain(..).chain(active).collect();
-        for segment in all {
+        self.segments.seal_all();
+        while let Some(&segment) = self.segments.sealed.iter().flatten().next() {
             self.drain(segment);
-            self.segments.free.push(segment);
         }
     }
 
@@ -271,7 +268,8 @@ impl Writer {
         (self.path.with_file_name(checkpoint::FILE_NAME), checkpoint::encode(self))
     }
 
-    /// Takes a record over that was found on disk; those it supersedes must have been taken over before.
+    /// Takes a record over that was found on disk, or marks it dead if a newer one was taken over before. Older ones it
+    /// replaces.
     pub(super) fn adopt(&mut self, segment: usize, offset: usize) {
         let location = self.geometry.location(segment, offset);
         let Some((header, record)) = self.record(location) else { return };
@@ -283,6 +281,15 @@ impl Writer {
                 self.replaced(header.hash, &record[header.key()], &record[header.meta()], |_| false)
             }
         };
+        let age = |header: &Header, location: u64| (header.object, header.sequence, location);
+        let is_newer = |&(_, entry): &(Slot, Entry)| {
+            let old = self.record(entry.location());
+            old.is_some_and(|(old, _)| age(&old, entry.location()) > age(&header, location))
+        };
+        if old.iter().any(is_newer) {
+            self.mark_dead(location);
+            return;
+        }
         let slot = self.slot_for(header.hash, &old);
         self.publish(slot, &old, location);
     }
@@ -308,12 +315,15 @@ impl Writer {
         for (slot, entry) in orphans {
             self.take_out(slot, entry.location());
         }
-        (self.counts.entries, self.counts.objects) = (0, 0);
+        (self.counts.entries, self.counts.objects, self.counts.object_bytes) = (0, 0, 0);
         for (_, entry) in self.find.index.entries() {
-            let is_object =
-                self.record(entry.location()).is_some_and(|(header, _)| header.kind != Kind::Chunk);
             self.counts.entries += 1;
-            self.counts.objects += u64::from(is_object);
+            if let Some((header, _)) =
+                self.record(entry.location()).filter(|(header, _)| header.kind != Kind::Chunk)
+            {
+                self.counts.objects += 1;
+                self.counts.object_bytes += reclaim::object_bytes(&header);
+            }
         }
     }
 
@@ -335,7 +345,7 @@ impl Writer {
     }
 
     /// Entries of this hash whose record is wanted.
-    fn entries(&self, hash: u64, wanted: impl Fn(&Header, &[u8]) -> bool) -> Vec<(Slot, Entry)> {
+    pub(super) fn entries(&self, hash: u64, wanted: impl Fn(&Header, &[u8]) -> bool) -> Vec<(Slot, Entry)> {
         let mut found = Vec::new();
         for (slot, entry) in self.find.index.candidates(hash) {
             if self.record(entry.location()).is_some_and(|(header, record)| wanted(&header, record)) {
@@ -390,7 +400,10 @@ impl Writer {
         let frequency = old.first().map_or(0, |(_, entry)| entry.frequency());
         self.find.index.set(slot, Entry::new(header.hash, location, frequency));
         self.counts.entries += 1;
-        self.counts.objects += u64::from(header.kind != Kind::Chunk);
+        if header.kind != Kind::Chunk {
+            self.counts.objects += 1;
+            self.counts.object_bytes += reclaim::object_bytes(&header);
+        }
         for &(other, entry) in old {
             if other != slot {
                 self.find.index.clear(other);
@@ -402,7 +415,7 @@ impl Writer {
         }
     }
 
-    fn take_out(&mut self, slot: Slot, location: u64) {
+    pub(super) fn take_out(&mut self, slot: Slot, location: u64) {
         self.find.index.clear(slot);
         self.bury(location);
     }
@@ -416,28 +429,14 @@ impl Writer {
     pub(super) fn discount(&mut self, location: u64) {
         self.counts.entries -= 1;
         let Some((header, _)) = self.record(location) else { return };
-        self.counts.objects -= u64::from(header.kind != Kind::Chunk);
+        if header.kind != Kind::Chunk {
+            self.counts.objects -= 1;
+            self.counts.object_bytes -= reclaim::object_bytes(&header);
+        }
         if matches!(header.kind, Kind::Head | Kind::Partial)
             && self.heads.get(&header.object).is_some_and(|head| head.location == location)
         {
             self.heads.remove(&header.object);
-        }
-    }
-
-    /// Drops the head of an object that has lost a chunk, if it has one that needs them all.
-    pub(super) fn lost_chunk(&mut self, object: u64) {
-        let head = self.heads.get(&object).and_then(|head| self.record(head.location));
-        if head.is_some_and(|(header, _)| header.kind == Kind::Head) {
-            self.drop_head(object);
-        }
-    }
-
-    fn drop_head(&mut self, object: u64) {
-        let Some(head) = self.heads.get(&object).copied() else { return };
-        if let Some(slot) = self.find.index.locate(head.hash, head.location) {
-            self.counts.evicted += 1;
-            self.left.note(head.hash, left::Why::ChunkLost);
-            self.take_out(slot, head.location);
         }
     }
 
@@ -458,52 +457,13 @@ impl Writer {
         bytes == object_bytes
     }
 
-    /// Writes a record that no entry leads to yet; says where it is.
-    fn append(&mut self, draft: &Draft<'_>) -> Result<u64, PutError> {
-        let body_bytes: usize = draft.pieces.iter().map(Bytes::len).sum();
-        let payload = draft.key.len() + draft.meta.len() + draft.head.len() + body_bytes;
-        let records_max = self.geometry.records_bytes() - HEADER_BYTES;
-        if payload > records_max || draft.key.len() > usize::from(u16::MAX) {
-            return Err(PutError::TooLarge);
-        }
-        self.changing();
-        let mut header = Header {
-            kind: draft.kind,
-            sequence: 0,
-            hash: draft.hash,
-            object: draft.object,
-            position: draft.position,
-            key_bytes: draft.key.len() as u16,
-            meta_bytes: draft.meta.len() as u32,
-            head_bytes: draft.head.len() as u32,
-            body_bytes: body_bytes as u32,
-        };
-        let (segment, start) = self.room(header.record_bytes())?;
-        header.sequence = self.segments.sequence;
-        let seed = layout::seed(self.id, header.sequence);
-        let mut checksum = PayloadChecksum::new(seed);
-        let mut at = start + HEADER_BYTES;
-        let body = draft.pieces.iter().map(|piece| &**piece);
-        for part in [draft.key, draft.meta, draft.head].into_iter().chain(body) {
-            checksum.add(part);
-            self.map.write(segment, at, part);
-            at += part.len();
-        }
-        self.map.write(segment, start, &header.encode(checksum.value(), seed));
-        let end = start + header.record_bytes();
-        self.map.fill(segment, end);
-        self.segments.active = Some((segment, end));
-        self.wrote(segment, start..end);
-        Ok(self.geometry.location(segment, start))
-    }
-
     /// What a segment's header says about its present life.
     pub(super) fn sequence(&self, segment: usize) -> Option<u64> {
         layout::segment_sequence(self.id, segment, self.map.words(segment))
     }
 
     /// Called before every change: a checkpoint made earlier does not hold any more.
-    fn changing(&mut self) {
+    pub(super) fn changing(&mut self) {
         if std::mem::take(&mut self.checkpoint_made) {
             self.next_run();
         }

@@ -358,6 +358,29 @@ impl Appender {
         }
     }
 
+    /// Copies bytes below the mark of one segment to an offset of another, at or above its mark. Panics outside of that.
+    pub fn copy(&mut self, from: usize, range: Range<usize>, to: usize, offset: usize) {
+        let shape = self.shared.shape;
+        assert!(
+            from != to && range.start >= shape.words_bytes && range.end <= self.filled(from),
+            "not filled"
+        );
+        let filled = self.filled(to);
+        assert!(filled >= shape.words_bytes && offset >= filled, "copy below the mark");
+        assert!(
+            range.len() <= shape.segment_bytes && offset <= shape.segment_bytes - range.len(),
+            "copy beyond the segment"
+        );
+        // SAFETY: both in bounds by the assertions. What is copied lies below a mark and does not change; where it goes
+        // nothing is lent out, and `&mut self` makes this the only writer. Two segments do not overlap.
+        unsafe {
+            let base = self.shared.map.as_mut_ptr();
+            let source = base.add(from * shape.segment_bytes + range.start);
+            let target = base.add(to * shape.segment_bytes + offset);
+            std::ptr::copy_nonoverlapping(source, target, range.len());
+        }
+    }
+
     /// Moves the mark of a segment up: what is below does not change any more and can be read.
     pub fn fill(&mut self, segment: usize, end: usize) {
         let filled = self.filled(segment);

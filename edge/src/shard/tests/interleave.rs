@@ -4,6 +4,7 @@
 //! `cargo test -p edge --features interleave --lib interleave`
 
 use super::*;
+use crate::shard::evict::Log;
 use crate::shard::layout::{Header, Kind};
 use shuttle::thread;
 
@@ -97,7 +98,7 @@ fn what_lies_at_a_place_is_believed_only_while_the_entry_stands() {
         let first = Object { body_bytes: 300, ..Object::small(0, 1) };
         let wanted = Object { body_bytes: 2500, ..Object::small(1, 1) };
         first.put(&mut writer).unwrap();
-        let before = writer.segments.active.unwrap().1 - writer.geometry.words_bytes();
+        let before = writer.segments.active[Log::Main as usize].unwrap().1 - writer.geometry.words_bytes();
         wanted.put(&mut writer).unwrap();
         for number in 2..5 {
             Object { body_bytes: BODY_BYTES, ..Object::small(number, 1) }.put(&mut writer).unwrap();

@@ -41,6 +41,14 @@ fn steps_done(scratch: &Scratch) -> u32 {
     bytes.try_into().map_or(0, u32::from_le_bytes)
 }
 
+/// What a store that was not killed serves after so many steps. It is not read before, for that has a say in what leaves.
+fn after_steps(steps: u32) -> BTreeSet<Object> {
+    let scratch = Scratch::new("not-killed");
+    let (mut writer, readers, _) = open(&options(&scratch, 8));
+    (1..=steps).for_each(|step| act(&mut writer, step));
+    all_served(&readers[0], KEYS, VARIANTS).into_iter().collect()
+}
+
 #[test]
 fn nothing_is_lost_or_torn_by_kill_9() {
     if let Ok(scratch) = std::env::var(CHILD) {
@@ -72,12 +80,7 @@ fn nothing_is_lost_or_torn_by_kill_9() {
         let left: BTreeSet<Object> = all_served(&readers[0], KEYS, VARIANTS).into_iter().collect();
         assert_eq!(left.len() as u64, opened.objects);
         // The step under way when it died may have happened, or not, or in part.
-        let whole = Scratch::new("not-killed");
-        let (mut writer, readers, _) = open(&options(&whole, 8));
-        (1..=steps).for_each(|step| act(&mut writer, step));
-        let before: BTreeSet<Object> = all_served(&readers[0], KEYS, VARIANTS).into_iter().collect();
-        act(&mut writer, steps + 1);
-        let after: BTreeSet<Object> = all_served(&readers[0], KEYS, VARIANTS).into_iter().collect();
+        let (before, after) = (after_steps(steps), after_steps(steps + 1));
         let lost: Vec<_> = before.intersection(&after).filter(|object| !left.contains(object)).collect();
         let extra: Vec<_> = left.iter().filter(|o| !before.contains(o) && !after.contains(o)).collect();
         assert!(lost.is_empty() && extra.is_empty(), "after {steps} steps: lost {lost:?}, extra {extra:?}");

@@ -3,6 +3,7 @@
 
 mod basics;
 mod crashes;
+mod eviction;
 mod faults;
 #[cfg(feature = "interleave")]
 mod interleave;
