@@ -28,7 +28,7 @@ const SECTOR: usize = 512;
 const KEYS: u32 = 12;
 const RUNS: u64 = 100_000;
 /// No more runs are begun after so many milliseconds.
-const BUDGET_MS: u64 = 15_000;
+const BUDGET_MS: u64 = 40_000;
 const SEED: &str = "EDGE_TEST_CRASH_SEED";
 
 /// What the disk will give back.
