@@ -299,6 +299,8 @@ certificate = "/ok/b.crt"
 key = "/ok/b.key"
 client_ca = "/ok/a.crt"
 [store]"#, &["9:1: listen.https[1]: another certificate of this address has another client_ca, and who may connect would depend on a name the client chooses; write the same for both, or another address"]),
+    (r#"origin = "main""#, "origin = \"main\"\nhsts = \"forever\"", &[r#"14:8: routes[0].hsts: "forever" is no such policy; write max-age= with seconds, then perhaps includeSubDomains and preload, such as "max-age=31536000; includeSubDomains""#]),
+    (r#"origin = "main""#, "origin = \"main\"\nhttps_redirect = 1", &["14:18: routes[0].https_redirect: this is an integer; write true or false"]),
     ("[store]", "[tls]\nmin_version = \"1.1\"\n[store]", &[r#"6:15: tls.min_version: "1.1" is not known; did you mean "1.2"? write one of "1.2", "1.3""#]),
     ("[store]", "[tls]\nmin_version = \"1.3\"\nciphers = [\"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256\"]\n[store]", &["7:11: tls.ciphers: none of these can be used with min_version; add TLS_AES_128_GCM_SHA256"]),
     ("[store]", r#"[[listen.https]]
@@ -350,7 +352,10 @@ fn the_smallest_file_serves_with_documented_defaults() {
     let origin = &config.origins[0];
     assert_eq!((origin.name.as_str(), origin.servers[0].as_str()), ("main", "http://127.0.0.1:8000"));
     assert_eq!(origin.connect_timeout_ms, edge::limits::CONNECT_TIMEOUT_MS);
-    assert_eq!(config.routes, [Route { host: None, path: None, header: None, origin: 0 }]);
+    assert_eq!(
+        config.routes,
+        [Route { host: None, path: None, header: None, origin: 0, transport: Default::default() }]
+    );
 }
 
 #[test]
@@ -411,8 +416,20 @@ steering = "rps"
     assert_eq!(
         config.routes,
         [
-            Route { host, path: Some("/images/".into()), header: header("Blue"), origin: 1 },
-            Route { host: None, path: None, header: header("green"), origin: 0 },
+            Route {
+                host,
+                path: Some("/images/".into()),
+                header: header("Blue"),
+                origin: 1,
+                transport: Default::default()
+            },
+            Route {
+                host: None,
+                path: None,
+                header: header("green"),
+                origin: 0,
+                transport: Default::default()
+            },
         ]
     );
     let xdp = Xdp { interface: "eth0".into(), mode: XdpMode::Generic, steering: Steering::Rps };

@@ -319,7 +319,7 @@ fn covers(earlier: &Route, later: &Route) -> bool {
 }
 
 fn route(item: &Item<'_>, names: &[&str]) -> Option<Route> {
-    let section = item.section(&["host", "path", "header", "origin"])?;
+    let section = item.section(&["host", "path", "header", "origin", "hsts", "https_redirect"])?;
     let optional = |key: &str, right: &str, parse: fn(&str) -> value::Parsed<String>| match section.get(key) {
         Some(item) => item.parse(right, parse).map(Some),
         None => Some(None),
@@ -343,7 +343,8 @@ fn route(item: &Item<'_>, names: &[&str]) -> Option<Route> {
         }
         index
     });
-    Some(Route { host: host?, path: path?, header: header?, origin: origin? })
+    let transport = https::transport(&section);
+    Some(Route { host: host?, path: path?, header: header?, origin: origin?, transport: transport? })
 }
 
 /// `{ name = "X-Service-Name", value = "a" }`, or the same as one string: `"X-Service-Name: a"`.

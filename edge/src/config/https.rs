@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::read::{Item, Section};
-use super::{Files, Https, Tls, value};
+use super::{Files, Https, Tls, Transport, value};
 use crate::limits;
 use crate::proto::certificate::{Certificate, Wrong};
 use crate::proto::policy;
@@ -131,4 +131,57 @@ pub(super) fn tls(item: Option<Item<'_>>) -> Option<Tls> {
         None => Some(Vec::new()),
     };
     Some(Tls { tls13_only: tls13_only?, ciphers: ciphers? })
+}
+
+/// What a route rules for the way clients come.
+pub(super) fn transport(section: &Section<'_>) -> Option<Transport> {
+    let hsts = match section.get("hsts") {
+        Some(item) => item.parse("write \"max-age=31536000; includeSubDomains\"", hsts).map(Some),
+        None => Some(None),
+    };
+    let https_redirect = match section.get("https_redirect") {
+        Some(item) => item.flag(),
+        None => Some(false),
+    };
+    Some(Transport { hsts: hsts?, https_redirect: https_redirect? })
+}
+
+/// The value of Strict-Transport-Security (RFC 6797 section 6.1).
+fn hsts(text: &str) -> value::Parsed<String> {
+    let mut directives = text.split(';').map(str::trim);
+    let age = directives.next().and_then(|first| first.strip_prefix("max-age="));
+    let is_age =
+        age.is_some_and(|age| (1..=10).contains(&age.len()) && age.bytes().all(|b| b.is_ascii_digit()));
+    if !is_age || !directives.all(|directive| matches!(directive, "includeSubDomains" | "preload")) {
+        return Err(format!(
+            "{text:?} is no such policy; write max-age= with seconds, then perhaps includeSubDomains and preload, \
+             such as \"max-age=31536000; includeSubDomains\""
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policies_of_strict_transport_security() {
+        for right in
+            ["max-age=0", "max-age=31536000; includeSubDomains", "max-age=1;includeSubDomains; preload"]
+        {
+            assert_eq!(hsts(right).as_deref(), Ok(right));
+        }
+        for wrong in [
+            "",
+            "max-age",
+            "max-age=",
+            "max-age=-1",
+            "includeSubDomains",
+            "max-age=1; foo",
+            "max-age=1\r\nx: y",
+        ] {
+            assert!(hsts(wrong).is_err(), "{wrong}");
+        }
+    }
 }

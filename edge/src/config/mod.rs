@@ -262,6 +262,17 @@ pub struct Route {
     pub header: Option<(String, String)>,
     /// Index into [`Config::origins`].
     pub origin: usize,
+    /// What it rules for the way clients come.
+    pub transport: Transport,
+}
+
+/// What a route rules for the way clients come.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Transport {
+    /// `hsts`: Strict-Transport-Security of responses over TLS.
+    pub hsts: Option<String>,
+    /// `https_redirect`: requests without TLS are sent to the https URL.
+    pub https_redirect: bool,
 }
 
 /// `[xdp]`

@@ -229,6 +229,14 @@ impl<'a> Item<'a> {
         self.sink.borrow().line(offset)
     }
 
+    /// `true` or `false`.
+    pub(super) fn flag(&self) -> Option<bool> {
+        match self.value.as_bool() {
+            Some(flag) => Some(flag),
+            None => self.mismatch("write true or false"),
+        }
+    }
+
     /// Whether this is a whole number.
     pub(super) fn is_number(&self) -> bool {
         self.value.is_integer()

@@ -276,6 +276,7 @@ async fn fetch_and_share(
     let conditional = kind != FetchKind::Fill && rules::condition(node, request, &mut outgoing);
     let slices = if kind == FetchKind::Part { ranged::ask(request, &mut outgoing) } else { None };
     let mut response = origin.fetch(&node.bounds, &outgoing, UploadBody::empty(), None).await?;
+    super::transport::harden(node, request, &mut response.fields);
     if response.status == 304 && conditional {
         not_modified(node, fill, request, &mut response, &routed.fields);
         return Ok(());

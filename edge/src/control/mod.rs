@@ -23,6 +23,7 @@ mod rules;
 mod sealing;
 mod slices;
 mod stream;
+mod transport;
 mod uncacheable;
 mod upload;
 mod why;
@@ -266,6 +267,7 @@ impl Node {
     fn take(self: &Rc<Self>, message: ToControl) {
         match message {
             ToControl::Fetch { ticket, .. } if self.draining.get() => self.refuse(ticket, 503),
+            ToControl::Fetch { ticket, request, .. } if transport::redirect(self, ticket, &request) => {}
             ToControl::Fetch { ticket, kind: FetchKind::Pass, request } => pass::start(self, ticket, request),
             ToControl::Fetch { ticket, kind, request } => {
                 fill::request(self, fill::Waiter { ticket, kind, request })

@@ -222,7 +222,8 @@ async fn fetch(
         Some(upload) => UploadBody::streamed(upload.clone(), request.body),
         None => UploadBody::empty(),
     };
-    let response = origin.fetch(&node.bounds, &outgoing, body, pass.upload.as_deref()).await?;
+    let mut response = origin.fetch(&node.bounds, &outgoing, body, pass.upload.as_deref()).await?;
+    super::transport::harden(node, request, &mut response.fields);
     if freshness::invalidates(request, response.status.as_u16()) {
         node.invalidate(request.key_hash, &request.key);
         node.not_stored(request.key_hash, Reason::Invalidated);

@@ -12,6 +12,10 @@ pub(super) struct Routed<'a> {
     /// Names of the fields on which the choice depended. The key does not hold them, so what is stored has to vary on
     /// them.
     pub(super) fields: Vec<&'a str>,
+    /// Strict-Transport-Security of its responses over TLS.
+    pub(super) hsts: Option<&'a str>,
+    /// Requests without TLS are sent to the https URL.
+    pub(super) https_redirect: bool,
 }
 
 /// The first route whose host (without port, any case), path prefix and header all match; `None`: 404.
@@ -33,12 +37,14 @@ pub(super) fn find<'a>(routes: &'a [Route], request: &RequestHead) -> Option<Rou
                 continue;
             }
         }
-        return Some(Routed { origin: route.origin, fields });
+        let (hsts, https_redirect) = (route.transport.hsts.as_deref(), route.transport.https_redirect);
+        return Some(Routed { hsts, https_redirect, origin: route.origin, fields });
     }
     None
 }
 
-fn without_port(host: &str) -> &str {
+/// A host without the port it may carry.
+pub(super) fn without_port(host: &str) -> &str {
     match host.rfind(':') {
         // An IPv6 address keeps the colons inside its brackets.
         Some(colon) if !host[colon..].contains(']') => &host[..colon],

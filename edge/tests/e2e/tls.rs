@@ -291,6 +291,45 @@ fn clients_without_a_certificate_are_refused_where_one_is_asked_for() {
 }
 
 #[test]
+fn a_route_sends_clients_to_tls_and_keeps_them_there() {
+    let origin = Origin::start();
+    cacheable(&origin, "/a", 100);
+    let site = Site::new(&["edge.test"]);
+    let hsts = "max-age=31536000; includeSubDomains";
+    let setup = Setup {
+        listen_lines: site.section(),
+        route_lines: format!("hsts = \"{hsts}\"\nhttps_redirect = true"),
+        ..Default::default()
+    };
+    let edge = Edge::start_with(origin.address(), setup);
+    let port = site.address.port();
+    let mut plain = edge.client();
+    for path in ["/a?b=c", "/a?b=c", "/post"] {
+        let response = if path == "/post" {
+            plain.request("POST", path, &[("Content-Length", "0")])
+        } else {
+            plain.get(path)
+        };
+        assert_eq!(response.status(), 308);
+        let location = format!("https://edge.test:{port}{path}");
+        assert_eq!(response.field("location"), Some(location.as_str()));
+        assert_eq!(response.field("strict-transport-security"), None);
+    }
+    assert_eq!(origin.count_all(), 0);
+    let mut seen_hit = false;
+    eventually("a hit", || {
+        let output = site.curl("edge.test", "/a", &["-D", "-", "-o", "/dev/null"]);
+        let head = String::from_utf8_lossy(&output.stdout).to_ascii_lowercase();
+        assert!(
+            head.contains(&format!("strict-transport-security: {}\r\n", hsts.to_ascii_lowercase())),
+            "{head}"
+        );
+        seen_hit |= head.contains("cache-status: edge; hit");
+        seen_hit
+    });
+}
+
+#[test]
 fn a_drain_closes_connections_in_order() {
     let origin = Origin::start();
     cacheable(&origin, "/a", 100);

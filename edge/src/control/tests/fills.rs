@@ -295,7 +295,10 @@ fn routes_by_header_do_not_mix_what_they_store() {
     let mut config = config(directory.path(), &[first.url()]);
     config.origins.push(crate::config::Origin { servers: vec![second.url()], ..config.origins[0].clone() });
     let header = Some(("x-service-name".to_owned(), "canary".to_owned()));
-    config.routes.insert(0, Route { host: None, path: Some("/api".into()), header, origin: 1 });
+    config.routes.insert(
+        0,
+        Route { host: None, path: Some("/api".into()), header, origin: 1, transport: Default::default() },
+    );
     let (node, mut workers) = start_in(1, config, directory);
     let worker = &mut workers[0];
     let canary = "X-Service-Name: canary\r\n";
@@ -468,7 +471,13 @@ fn no_route_is_404_and_routes_match_host_path_and_header() {
     let origin = Origin::start(|exchange| exchange.respond("200 OK", FRESH, b"x"));
     let directory = Arc::new(Scratch::new());
     let mut config = config(directory.path(), &[origin.url()]);
-    config.routes = vec![Route { host: Some("a".into()), path: Some("/p".into()), header: None, origin: 0 }];
+    config.routes = vec![Route {
+        host: Some("a".into()),
+        path: Some("/p".into()),
+        header: None,
+        origin: 0,
+        transport: Default::default(),
+    }];
     let (node, mut workers) = start_in(1, config.clone(), directory);
     let worker = &mut workers[0];
     for (url, served) in [

@@ -92,7 +92,13 @@ fn config(directory: &Path, servers: &[String]) -> Config {
             first_byte_timeout_ms: 10_000,
             ca_file: None,
         }],
-        routes: vec![Route { host: None, path: None, header: None, origin: 0 }],
+        routes: vec![Route {
+            host: None,
+            path: None,
+            header: None,
+            origin: 0,
+            transport: Default::default(),
+        }],
         xdp: None,
     }
 }

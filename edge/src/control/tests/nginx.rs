@@ -93,7 +93,16 @@ fn files_come_whole_over_every_protocol() {
     let more = [secure(http1), secure(http2), untrusted];
     config.origins.extend(more);
     for (host, origin) in [("one.test", 1), ("two.test", 2), ("untrusted.test", 3)] {
-        config.routes.insert(0, Route { host: Some(host.into()), path: None, header: None, origin });
+        config.routes.insert(
+            0,
+            Route {
+                host: Some(host.into()),
+                path: None,
+                header: None,
+                origin,
+                transport: Default::default(),
+            },
+        );
     }
     let (node, mut workers) = start_in(1, config, directory);
     let worker = &mut workers[0];

@@ -286,7 +286,13 @@ fn failures_of_origins_have_their_status() {
     ];
     config.origins.extend(extra);
     for (host, origin) in [("refused", 1), ("mute", 2), ("nameless", 3)] {
-        let route = Route { host: Some(host.into()), path: None, header: None, origin };
+        let route = Route {
+            host: Some(host.into()),
+            path: None,
+            header: None,
+            origin,
+            transport: Default::default(),
+        };
         config.routes.insert(0, route);
     }
     let (node, mut workers) = start_in(1, config, directory);

@@ -1,0 +1,60 @@
+//! What routes rule for the way clients come: those without TLS are sent to the https URL, those with it are told to
+//! stay with it (RFC 6797). What was stored before a route ruled so is answered as it was stored.
+#![forbid(unsafe_code)]
+
+use super::Node;
+use super::mailbox::Ticket;
+use super::routes;
+use super::stream::Stream;
+use crate::config::Config;
+use crate::proto::freshness::Storing;
+use crate::proto::request::{RequestHead, Scheme};
+use crate::proto::response::OriginHead;
+use http::header::{HeaderMap, HeaderValue, STRICT_TRANSPORT_SECURITY};
+use std::sync::Arc;
+
+const DEFAULT_PORT: u16 = 443;
+
+/// Sends the client to the https URL, if the route of its request wants that. Says whether it did.
+pub(super) fn redirect(node: &Node, ticket: Ticket, request: &RequestHead) -> bool {
+    let config = node.config.borrow();
+    let wanted = request.scheme == Scheme::Http
+        && routes::find(&config.routes, request).is_some_and(|routed| routed.https_redirect);
+    if !wanted || request.host().is_empty() || !request.path().starts_with('/') {
+        return false;
+    }
+    let head = OriginHead {
+        // Permanent, and the method stays (RFC 9110 section 15.4.9).
+        status: 308,
+        lines: format!("location: {}\r\n", target(&config, request)).into_bytes(),
+        body_bytes: Some(0),
+        age_s: None,
+        storing: Storing::No("https-redirect"),
+    };
+    let mut stream = Stream::new(node.new_stream(), Arc::new(head), 0, true, node.workers());
+    stream.join(node, ticket, None);
+    stream.end(node);
+    true
+}
+
+/// The same URL with TLS: at the usual port if the node listens there or nowhere, else where it does.
+fn target(config: &Config, request: &RequestHead) -> String {
+    let ports: Vec<u16> = config.https.iter().map(|entry| entry.address.port()).collect();
+    let host = routes::without_port(request.host());
+    match ports.first() {
+        Some(port) if !ports.contains(&DEFAULT_PORT) => format!("https://{host}:{port}{}", request.path()),
+        _ => format!("https://{host}{}", request.path()),
+    }
+}
+
+/// Adds Strict-Transport-Security to a response of the origin, where the route rules one and the client came by TLS.
+/// It takes the place of the origin's own: two would be none (RFC 6797 section 8.1).
+pub(super) fn harden(node: &Node, request: &RequestHead, fields: &mut HeaderMap) {
+    let config = node.config.borrow();
+    if request.scheme == Scheme::Https
+        && let Some(hsts) = routes::find(&config.routes, request).and_then(|routed| routed.hsts)
+        && let Ok(hsts) = HeaderValue::from_str(hsts)
+    {
+        fields.insert(STRICT_TRANSPORT_SECURITY, hsts);
+    }
+}
