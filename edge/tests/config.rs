@@ -218,7 +218,7 @@ path = "/a"
     ("[[routes]]
 ", "[[routes]]
 weight = 3
-", &[r#"13:1: unknown key "weight" in routes[0]; known here: host, path, header, origin"#]),
+", &[r#"13:1: unknown key "weight" in routes[0]; known here: host, path, header, origin, hsts, https_redirect"#]),
     ("[store]", r#"[node]
 cpus = "0-x"
 [store]"#, &[r#"6:8: node.cpus: "0-x" is not a CPU number or range; write CPU numbers and ranges, such as "0-3,6""#]),
