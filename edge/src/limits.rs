@@ -110,8 +110,8 @@ pub const VIA_NODES_MAX: usize = 8;
 pub const TAGS_MAX: usize = 64;
 /// Buckets of the table of purges, of 64 bytes and 7 subjects each: 114,688 subjects before old ones lose precision.
 pub const PURGE_BUCKETS: usize = 16_384;
-/// Records that had to leave the store, remembered by the hash of their keys for who asks why they are not there.
-pub const LEFT_REMEMBERED: usize = 65_536;
+/// Records that had to leave a shard, remembered by the hash of their keys for who asks why they are not there.
+pub const LEFT_REMEMBERED: usize = 16_384;
 /// Bytes of one of them at most.
 pub const LEFT_BYTES: usize = 24;
 /// Keys whose last response could not be stored, remembered likewise.
@@ -266,6 +266,8 @@ pub struct Shape {
     pub parked_bytes: usize,
     /// Bytes of what the eviction policy remembers.
     pub policy_bytes: u64,
+    /// Shards of the store.
+    pub shards: usize,
 }
 
 /// One line of the worst case.
@@ -319,7 +321,7 @@ pub fn worst_case(shape: &Shape) -> Vec<Row> {
         row("origin requests running", FETCHES_RUNNING_MAX, fetch),
         row("origin requests waiting", FETCHES_WAITING_MAX, request),
         row("clients read slice by slice", SLICE_READERS_MAX, request + RESPONSE_HEAD_BYTES_MAX),
-        row("evicted records remembered", LEFT_REMEMBERED, LEFT_BYTES),
+        row("evicted records that a shard remembers", shape.shards * LEFT_REMEMBERED, LEFT_BYTES),
         row("responses not stored, remembered", REASONS_REMEMBERED, REASON_BYTES),
         row("purges remembered", PURGES_REMEMBERED, KEY_BYTES_MAX),
         row("purges that are in the log alone", 2, PURGE_LOG_BYTES_MAX as usize),
@@ -357,12 +359,15 @@ mod tests {
             residency_bytes: 1 << 20,
             parked_bytes: 300,
             policy_bytes: 1 << 24,
+            shards: 1,
         };
         let sum = |shape: &Shape| worst_case(shape).iter().map(Row::bytes).sum::<u64>();
         let base = sum(&shape);
         assert_eq!(sum(&Shape { connection_bytes: 257, ..shape }) - base, 2000);
         assert_eq!(sum(&Shape { index_bytes: (1 << 24) + 5, ..shape }) - base, 5);
         assert_eq!(sum(&Shape { policy_bytes: (1 << 24) + 7, ..shape }) - base, 7);
+        let more = sum(&Shape { shards: 2, ..shape }) - base;
+        assert_eq!(more, (LEFT_REMEMBERED * LEFT_BYTES) as u64);
         let more = sum(&Shape { to_worker_message_bytes: 97, ..shape }) - base;
         assert_eq!(more, 2 * TO_WORKER_MESSAGES_MAX as u64);
         assert_eq!(sum(&Shape { residency_bytes: (1 << 20) + 7, ..shape }) - base, 7);

@@ -3,14 +3,16 @@
 #![forbid(unsafe_code)]
 
 use crate::http::{self, Connection};
-use crate::machine;
 use crate::node::Node;
 use crate::process::{self, Scratch, Server};
+use crate::{build, machine};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -38,6 +40,9 @@ pub struct Options {
     /// Purges of a tag that are measured.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     purges: u32,
+    /// Where the store lies; by default in memory, where a flush costs nothing. Must be empty or not there.
+    #[arg(long, value_name = "DIRECTORY")]
+    store: Option<PathBuf>,
 }
 
 /// The measure.
@@ -59,7 +64,12 @@ pub fn run(options: &Options) -> Result<()> {
         xdp: None,
         store_size: &size,
     };
-    let server = Server::start("edge", &node.command(&scratch, "edge")?, &scratch.path("edge.log"))?;
+    let store = options.store.clone().map_or_else(|| scratch.directory("store"), Ok)?;
+    ensure!(is_empty(&store), "{} holds something: name another --store", store.display());
+    let file = scratch.write("edge.toml", node.text(&store.display().to_string()))?;
+    let mut command = Command::new(build::release_binary("edge")?);
+    command.args(["run", "--config"]).arg(file);
+    let server = Server::start("edge", &command, &scratch.path("edge.log"))?;
     server.wait_ready(READY, || http::listens(http))?;
     process::step(&format!("fill the store with {objects} objects under {tags} tags"));
     let started = Instant::now();
@@ -108,6 +118,10 @@ pub fn run(options: &Options) -> Result<()> {
     );
     ensure!(at(0.5) <= MEDIAN_MAX, "the median is more than {MEDIAN_MAX:?}");
     process::proceed()
+}
+
+fn is_empty(directory: &Path) -> bool {
+    std::fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none())
 }
 
 /// The path of object `number`; its tag is the number modulo the tags.
