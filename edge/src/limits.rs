@@ -220,6 +220,38 @@ pub const LOCALITY_SAMPLE_EVERY: u32 = 64;
 const _: () = assert!(WIRE_BYTES >= CERTIFICATE_BYTES_MAX + 8 * 1024);
 const _: () = assert!(STREAM_WINDOW_BYTES > 2 * CHUNK_BYTES);
 const _: () = assert!(STASH_BYTES_MAX >= REQUEST_HEAD_BYTES_MAX + RECEIVE_BUFFER_BYTES);
+/// HTTP/2 connections of one worker. Beyond it a client is refused HTTP/2: each costs `HTTP2_CONNECTION_BYTES`.
+pub const HTTP2_CONNECTIONS_MAX: usize = 4096;
+/// Streams of one HTTP/2 connection at once; what browsers and the RFC take for enough (RFC 9113 section 6.5.2: 100).
+pub const HTTP2_STREAMS_MAX: u32 = 128;
+/// Bytes of a request's body on one stream ahead of what control has taken.
+pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 128 * 1024;
+/// Bytes of all request bodies of a connection ahead of what control has taken.
+pub const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
+/// Bytes of frames received ahead of what is read, because what answers them cannot be sent.
+pub const HTTP2_UNREAD_BYTES_MAX: usize = 32 * 1024;
+/// RST_STREAM frames of a client in a second, and malformed requests. A browser that leaves a page resets what it
+/// had asked for, that is up to `HTTP2_STREAMS_MAX`.
+pub const HTTP2_RESETS_PER_SECOND_MAX: u32 = 200;
+/// SETTINGS frames in a second; clients send one or two in all, and acknowledge ours.
+pub const HTTP2_SETTINGS_PER_SECOND_MAX: u32 = 20;
+/// PING frames in a second; clients that measure bandwidth send some.
+pub const HTTP2_PINGS_PER_SECOND_MAX: u32 = 50;
+/// Empty DATA frames that end nothing and empty parts of field sections, in a second.
+pub const HTTP2_EMPTY_FRAMES_PER_SECOND_MAX: u32 = 50;
+/// Priorities and frames of unknown types in a second; browsers send one with most requests.
+pub const HTTP2_OTHER_FRAMES_PER_SECOND_MAX: u32 = 500;
+/// CONTINUATION frames of one field section, which fits one frame of the usual size.
+pub const HTTP2_CONTINUATIONS_MAX: u32 = 8;
+/// Bytes of one HTTP/2 connection at most: the windows for bodies, unread frames, the crate's read and write buffers
+/// and tables, one field section being read, and the state of each stream.
+pub const HTTP2_CONNECTION_BYTES: usize = HTTP2_CONNECTION_WINDOW_BYTES as usize
+    + HTTP2_UNREAD_BYTES_MAX
+    + 40 * 1024
+    + 2 * REQUEST_HEAD_BYTES_MAX
+    + HTTP2_STREAMS_MAX as usize * 2048;
+
+const _: () = assert!(HTTP2_RESETS_PER_SECOND_MAX >= HTTP2_STREAMS_MAX);
 /// Bytes of a configuration file.
 pub const CONFIG_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of the store: reclaim needs segments to choose from.
@@ -250,6 +282,8 @@ pub struct Shape {
     pub workers: usize,
     /// Connections of one worker.
     pub connections_max: usize,
+    /// Whether clients may speak HTTP/2.
+    pub http2: bool,
     /// Bytes of one connection slot.
     pub connection_bytes: usize,
     /// Whether any address speaks TLS.
@@ -314,6 +348,11 @@ pub fn worst_case(shape: &Shape) -> Vec<Row> {
         row("outbox of a connection", connections.max(shape.workers * OUTBOXES_READY), OUTBOX_BYTES),
         row("TLS connection in a handshake or sending", tls * connections, sealed),
         row("sealed records, buffers kept by a worker", tls * shape.workers, WIRES_KEPT_MAX * WIRE_BYTES),
+        row(
+            "HTTP/2 connection",
+            if shape.http2 { connections.min(shape.workers * HTTP2_CONNECTIONS_MAX) } else { 0 },
+            HTTP2_CONNECTION_BYTES,
+        ),
         row("receive buffers of a worker", shape.workers, RECEIVE_BUFFERS as usize * RECEIVE_BUFFER_BYTES),
         row("ring of a worker", shape.workers, ring),
         row("queue to control, full of requests", shape.workers, to_control),
@@ -351,6 +390,7 @@ mod tests {
         let shape = Shape {
             workers: 2,
             connections_max: 1000,
+            http2: false,
             connection_bytes: 256,
             tls: false,
             to_control_message_bytes: 64,
@@ -376,6 +416,8 @@ mod tests {
         assert!(sum(&Shape { workers: 3, ..shape }) > base + per_worker);
         let with_tls = sum(&Shape { tls: true, ..shape });
         assert!(with_tls >= base + 2000 * (WIRE_BYTES + TLS_INCOMING_BYTES_MAX) as u64);
+        let http2 = sum(&Shape { http2: true, ..shape }) - base;
+        assert_eq!(http2, 2 * 1000 * HTTP2_CONNECTION_BYTES as u64);
         let text = announce(&worst_case(&shape));
         assert_eq!(text.lines().count(), worst_case(&shape).len() + 1);
         assert!(text.contains("2000 × connection slots"), "{text}");

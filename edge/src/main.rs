@@ -82,6 +82,7 @@ fn serve(path: &Path, config: Config) -> Result<()> {
             listeners,
             policies: certificates.policies(),
             connections_max,
+            http2_cleartext: config.http2_cleartext,
             timeouts: config.timeouts.into(),
             reader,
             purges: purges.table(),
@@ -161,6 +162,7 @@ fn announce_memory(config: &Config, workers: usize, usage: &shard::Usage) {
     let shape = limits::Shape {
         workers,
         connections_max: config.connections_max,
+        http2: config.http2_cleartext || !config.https.is_empty(),
         connection_bytes: worker::CONNECTION_BYTES,
         tls: !config.https.is_empty(),
         to_control_message_bytes: size_of::<ToControl>(),

@@ -26,6 +26,14 @@ counters! {
     AcceptRefused "connections_refused";
     /// Connections closed.
     Closed "connections_closed";
+    /// Connections that speak HTTP/2.
+    Http2Connections "http2_connections";
+    /// Connections refused because too many speak HTTP/2.
+    Http2Refused "http2_connections_refused";
+    /// HTTP/2 connections cut off because they sent too much of what moves no request.
+    Http2Floods "http2_floods";
+    /// Requests of HTTP/2 connections.
+    Http2Requests "http2_requests";
     /// Requests with a complete head.
     Requests "requests";
     /// Answers sent from a shard.
@@ -102,6 +110,8 @@ counters! {
     TlsAes256 "tls_connections_aes_256_gcm";
     /// TLS handshakes done with ChaCha20-Poly1305.
     TlsChacha20 "tls_connections_chacha20_poly1305";
+    /// TLS handshakes done in which h2 was chosen by ALPN.
+    TlsAlpnHttp2 "tls_connections_alpn_h2";
     /// TLS handshakes done in which http/1.1 was chosen by ALPN.
     TlsAlpnHttp1 "tls_connections_alpn_http_1_1";
     /// TLS handshakes done without ALPN.

@@ -468,6 +468,8 @@ fn a_reload_names_the_sections_that_need_a_restart() {
     assert!(changed("8000", "8001").is_empty(), "origins follow a reload");
     assert!(changed("[[routes]]", "[[routes]]\npath = \"/a\"").is_empty(), "routes follow a reload");
     assert_eq!(changed("8080", "8081"), ["listen"]);
+    assert_eq!(changed("[listen]", "[listen]\nhttp2_cleartext = true"), ["listen"]);
+    assert!(changed("[listen]", "[listen]\nhttp2_cleartext = false").is_empty(), "that is the default");
     assert_eq!(changed("1GiB", "2GiB"), ["store"]);
     assert_eq!(
         changed("[store]", "[node]\ncpus = \"0\"\n[limits]\nidle_timeout = \"1s\"\n[store]"),

@@ -26,7 +26,7 @@ fn both_versions_and_every_cipher_carry_bytes_both_ways() {
         let mut server = server(&site);
         let agreed = pump(&mut client, &mut server, usize::MAX).unwrap().expect("a handshake");
         assert_eq!((agreed.cipher, agreed.tls13, agreed.resumed), (cipher, tls13, false), "{suite:?}");
-        assert_eq!(agreed.alpn, Alpn::Http1);
+        assert_eq!(agreed.alpn, Alpn::Http2);
         let body: Vec<u8> = (0..200_000_u32).map(|i| i as u8).collect();
         client.session.writer().write_all(b"request").unwrap();
         server.send(&body);

@@ -38,6 +38,7 @@ const PROGRAMS: &[Program] = &[
     Program("nsenter", "util-linux", "runs programs in namespaces", &[Demo]),
     Program("curl", "curl", "an HTTP client that is not ours", &[Demo, Test]),
     Program("openssl", "openssl", "a TLS client that is not ours", &[Test]),
+    Program("h2load", "nghttp2-client", "makes load over HTTP/2, and asks by frames", &[Bench, Test]),
     Program("wrk", "wrk", "makes load", &[Bench, Demo, Test]),
     Program("strace", "strace", "counts system calls", &[Bench, Test]),
     Program("nginx", "nginx", "the origin of the demo, a peer in the benchmark", &[Bench, Demo]),

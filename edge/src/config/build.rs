@@ -35,7 +35,7 @@ pub(super) fn build<'a>(
 
     let tls = https::tls(top.get("tls"));
 
-    let Listen { http, https, admin } = listen?;
+    let Listen { http, http2_cleartext, https, admin } = listen?;
     for (item, server) in server_addresses(&top) {
         let own = http.iter().copied().chain(https.iter().map(|entry| entry.address));
         if own.into_iter().any(|listener| reaches(listener, server)) {
@@ -47,6 +47,7 @@ pub(super) fn build<'a>(
     Some(Config {
         cpus,
         http,
+        http2_cleartext,
         https,
         tls: tls?,
         warnings: Vec::new(),
@@ -66,13 +67,14 @@ fn node_cpus(node: &Section<'_>) -> Option<Vec<usize>> {
 
 struct Listen {
     http: Vec<SocketAddr>,
+    http2_cleartext: bool,
     https: Vec<Https>,
     admin: Option<SocketAddr>,
 }
 
 fn listen(item: &Item<'_>, files: &dyn Files) -> Option<Listen> {
     const RIGHT: &str = "write a list of addresses, such as [\"0.0.0.0:8080\"]";
-    let section = item.section(&["http", "https", "admin"])?;
+    let section = item.section(&["http", "http2_cleartext", "https", "admin"])?;
     let https_item = section.get("https");
     let https = https_item.as_ref().map_or(Some(Vec::new()), |item| https::entries(item, files));
     let http = match section.get("http") {
@@ -100,7 +102,8 @@ fn listen(item: &Item<'_>, files: &dyn Files) -> Option<Listen> {
         Some(item) => Some(admin(&item, &taken)?),
         None => None,
     };
-    Some(Listen { http: http?, https: https?, admin })
+    let http2_cleartext = section.get("http2_cleartext").map_or(Some(false), |item| item.truth())?;
+    Some(Listen { http: http?, http2_cleartext, https: https?, admin })
 }
 
 fn admin(item: &Item<'_>, http: &[SocketAddr]) -> Option<SocketAddr> {

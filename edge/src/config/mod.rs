@@ -124,6 +124,8 @@ pub struct Config {
     pub cpus: Option<Vec<usize>>,
     /// Addresses that speak plain HTTP.
     pub http: Vec<SocketAddr>,
+    /// Whether clients may speak HTTP/2 there, if they know beforehand that it is spoken.
+    pub http2_cleartext: bool,
     /// Certificates, and the addresses that speak TLS with them, in the order of the file.
     pub https: Vec<Https>,
     /// What clients of TLS may agree on.
@@ -157,7 +159,13 @@ impl Config {
         let https = |config: &Config| config.https.iter().map(|entry| entry.address).collect::<BTreeSet<_>>();
         let differs = [
             ("node", self.cpus != new.cpus),
-            ("listen", self.http != new.http || self.admin != new.admin || https(self) != https(new)),
+            (
+                "listen",
+                self.http != new.http
+                    || self.http2_cleartext != new.http2_cleartext
+                    || self.admin != new.admin
+                    || https(self) != https(new),
+            ),
             ("store", self.store != new.store),
             ("xdp", self.xdp != new.xdp),
             ("limits", self.connections_max != new.connections_max || self.timeouts != new.timeouts),

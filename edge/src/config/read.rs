@@ -188,6 +188,14 @@ impl<'a> Item<'a> {
         }
     }
 
+    /// `true` or `false`.
+    pub(super) fn truth(&self) -> Option<bool> {
+        match self.value.as_bool() {
+            Some(truth) => Some(truth),
+            None => self.mismatch("write true or false"),
+        }
+    }
+
     /// A list of 1 to `max` different values that `parse` understands; `None` if any is wrong.
     pub(super) fn values<T: PartialEq>(
         &self,

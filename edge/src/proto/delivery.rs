@@ -4,6 +4,7 @@
 
 use super::answer::{Answer, Body, Length};
 use super::io::{Action, Out};
+use super::multipart::Multipart;
 use super::response;
 
 /// What becomes of the connection after a response, as its head has to say it.
@@ -63,14 +64,17 @@ pub(super) fn push_answer(answer: &Answer<'_>, framing: Framing, persistence: Pe
     }
     match &answer.body {
         Body::Stored(range) => out.actions.push(Action::StoredBody(range.clone())),
-        Body::Parts(parts) => {
-            for (text, body) in parts.parts() {
-                let start = out.bytes.len();
-                out.bytes.extend_from_slice(text);
-                out.actions.push(Action::StoredPart { text: start..out.bytes.len(), body });
-            }
-        }
+        Body::Parts(parts) => push_parts(parts, out),
         Body::None | Body::Text | Body::Streamed => {}
+    }
+}
+
+/// Queues the parts of a body of several.
+pub(super) fn push_parts(parts: &Multipart, out: &mut Out) {
+    for (text, body) in parts.parts() {
+        let start = out.bytes.len();
+        out.bytes.extend_from_slice(text);
+        out.actions.push(Action::StoredPart { text: start..out.bytes.len(), body });
     }
 }
 

@@ -20,7 +20,7 @@ use crate::limits;
 use std::ops::Range;
 
 /// Bytes of a method name; the longest registered one (UPDATEREDIRECTREF) has 17. Longer is 501.
-const METHOD_BYTES_MAX: usize = 32;
+pub(super) const METHOD_BYTES_MAX: usize = 32;
 /// Empty lines skipped before a request line.
 const EMPTY_LINES_MAX: usize = 4;
 /// A request line without its LF: method, target, version, two spaces and a CR. Longer is 414.

@@ -13,6 +13,7 @@ pub mod forwarding;
 pub mod framing;
 pub mod freshness;
 pub mod generations;
+pub mod http2;
 pub mod io;
 pub mod key;
 mod multipart;

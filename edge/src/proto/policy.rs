@@ -94,7 +94,7 @@ impl Rules<'_> {
         };
         let names = Names::new(self.certificates).ok_or("no certificate")?;
         let mut config = builder.with_cert_resolver(Arc::new(names));
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         // A store of sessions would be behind a lock that all workers share; tickets need none.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         let policy = [self.name.as_bytes(), self.client_ca.unwrap_or_default()].join(&0);

@@ -71,7 +71,7 @@ impl Marks {
         Marks(self.0 | other.0)
     }
 
-    fn of(name: &[u8]) -> Marks {
+    pub(super) fn of(name: &[u8]) -> Marks {
         // By length first: most fields of most requests are none of these.
         let candidates: &[(&[u8], Marks)] = match name.len() {
             5 => &[(b"range", Marks::RANGE)],
@@ -161,12 +161,8 @@ impl RequestHead {
         line: framing::RequestLine,
         fields: &[httparse::Header<'_>],
     ) -> Result<(), Refusal> {
-        self.bytes.clear();
+        self.begin();
         self.bytes.extend_from_slice(head);
-        self.fields.clear();
-        self.key.clear();
-        self.marks = Marks::default();
-        self.vary_missed.set(false);
         self.method_name = 0..line.method_end;
         self.target = line.target;
         self.minor_version = line.minor_version;
@@ -199,8 +195,27 @@ impl RequestHead {
         self.resolve(rules.host)
     }
 
+    /// Forgets the last request.
+    pub(super) fn begin(&mut self) {
+        self.bytes.clear();
+        self.fields.clear();
+        self.key.clear();
+        self.marks = Marks::default();
+        self.vary_missed.set(false);
+        self.minor_version = 1;
+        self.keep_alive = true;
+        self.expect_continue = false;
+    }
+
+    /// Adds bytes of a head that did not come as text, and says where they are.
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Range<u32> {
+        let start = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(bytes);
+        start..self.bytes.len() as u32
+    }
+
     /// Target and Host to host, path and key.
-    fn resolve(&mut self, host: Option<Range<u32>>) -> Result<(), Refusal> {
+    pub(super) fn resolve(&mut self, host: Option<Range<u32>>) -> Result<(), Refusal> {
         let mut key = std::mem::take(&mut self.key);
         let target = self.slice(&self.target);
         let mut authority = match &host {

@@ -61,6 +61,8 @@ pub enum Alpn {
     None,
     /// `http/1.1`
     Http1,
+    /// `h2`
+    Http2,
 }
 
 /// The bulk cipher.
@@ -293,7 +295,11 @@ impl Tls {
             return Err(Failed::Handshake(rustls::Error::HandshakeNotComplete));
         };
         let tls13 = connection.protocol_version() == Some(ProtocolVersion::TLSv1_3);
-        let alpn = if connection.alpn_protocol().is_some() { Alpn::Http1 } else { Alpn::None };
+        let alpn = match connection.alpn_protocol() {
+            Some(b"h2") => Alpn::Http2,
+            Some(_) => Alpn::Http1,
+            None => Alpn::None,
+        };
         let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
         let (secrets, kernel) = match connection.dangerous_into_kernel_connection() {
             Ok(taken) => taken,

@@ -78,6 +78,14 @@ impl Drop for Outbox {
 }
 
 impl Outbox {
+    /// Segments an empty one takes.
+    pub const SEGMENTS: usize = SEGMENTS_MAX;
+
+    /// Segments it takes now.
+    pub fn segments_free(&self) -> usize {
+        SEGMENTS_MAX.saturating_sub(self.0.segments.len())
+    }
+
     /// Whether another response (its head and a few extents) fits.
     pub fn has_room(&self) -> bool {
         self.0.head_used + HEAD_RESERVE_BYTES <= HEAD_BYTES

@@ -7,7 +7,7 @@ use super::parts::Parts;
 use super::populate::Populates;
 use super::streams::{Next, Streams};
 use super::waiting::{Lookup, Waits, is_there};
-use crate::control::mailbox::{Mailbox, Ticket, ToControl};
+use crate::control::mailbox::{Mailbox, StreamId, Ticket, ToControl};
 use crate::limits;
 use crate::proto::Now;
 use crate::proto::generations::Table;
@@ -50,13 +50,19 @@ pub struct Node {
     pub populates: Populates,
     /// Control sleeps and must be woken at the end of the turn.
     pub wake_control: bool,
-    worker: u16,
-    serial: u64,
+    /// The node stops: connections end with what they have under way.
+    pub draining: bool,
+    /// Streams of control's that HTTP/2 connections went on with; perhaps some can be let go of.
+    pub progressed: Vec<StreamId>,
+    /// Connections that speak HTTP/2.
+    pub(super) multiplexes: usize,
     pub(super) reader: Reader,
-    pub(super) purges: Arc<Table>,
     pub(super) out: Out,
     /// What the input at hand made us ask control for.
     pub(super) fetched: Option<FetchKind>,
+    worker: u16,
+    serial: u64,
+    pub(super) purges: Arc<Table>,
     /// Messages that did not fit the queue and must not be lost; new fetches are refused meanwhile.
     unsent: VecDeque<ToControl>,
     pub(super) outboxes: Vec<Outbox>,
@@ -79,12 +85,15 @@ impl Node {
             mailbox,
             cells,
             wake_control: false,
-            worker,
-            serial: 0,
+            draining: false,
+            progressed: Vec::new(),
+            multiplexes: 0,
             reader,
             purges,
             out,
             fetched: None,
+            worker,
+            serial: 0,
             unsent: VecDeque::new(),
             outboxes: (0..limits::OUTBOXES_READY).map(|_| Outbox::default()).collect(),
         }
@@ -102,7 +111,10 @@ impl Node {
 
     /// Bytes came from the peer. Taken while the session takes them, kept else.
     pub fn receive(&mut self, connection: &mut Connection, slot: u32, data: &[u8]) {
-        if !connection.stash.is_empty() {
+        if connection.undecided {
+            return self.decide(connection, slot, data);
+        }
+        if !connection.stash.is_empty() || connection.multiplex.is_some() {
             connection.stash.extend_from_slice(data);
             self.feed_stash(connection, slot);
             return;
@@ -144,6 +156,9 @@ impl Node {
 
     /// Tells the session something that carries no bytes.
     pub fn tell(&mut self, connection: &mut Connection, slot: u32, input: Input<'_>) {
+        if connection.multiplex.is_some() {
+            return self.tell_multiplex(connection, slot, &input);
+        }
         self.feed(connection, slot, input, Given::Nothing);
     }
 
@@ -232,11 +247,7 @@ impl Node {
 
     /// Counts what became of new bytes, by the actions they led to.
     fn count(&mut self, connection: &mut Connection, lookup: Lookup) {
-        let fetched = self.fetched.map(|kind| match kind {
-            FetchKind::Fill | FetchKind::Part => Counter::Misses,
-            FetchKind::Revalidate => Counter::Revalidations,
-            FetchKind::Pass => Counter::Passes,
-        });
+        let fetched = self.fetched.map(counter);
         if !lookup.done && fetched.is_none() {
             if self.out.actions.contains(&Action::Close) && !self.out.bytes.is_empty() {
                 self.cells.add(Counter::Refused, 1);
@@ -306,10 +317,11 @@ impl Node {
                 },
                 Action::Forward(range) => {
                     if let Given::Received(data) = given {
-                        self.forward(connection, slot, Bytes::copy_from_slice(&data[range.clone()]), false);
+                        let bytes = Bytes::copy_from_slice(&data[range.clone()]);
+                        self.forward_some(connection, slot, bytes, false);
                     }
                 }
-                Action::ForwardEnd => self.forward(connection, slot, Bytes::new(), true),
+                Action::ForwardEnd => self.forward_some(connection, slot, Bytes::new(), true),
                 Action::Done => self.detach(connection, slot, true),
                 Action::Close => {
                     // After `Done` nothing is left to detach; without it the request was given up.
@@ -329,51 +341,69 @@ impl Node {
     }
 
     fn fetch(&mut self, connection: &mut Connection, slot: u32, kind: FetchKind) -> bool {
+        connection.fetch = self.ask(slot, kind);
+        connection.fetch.is_some()
+    }
+
+    /// Hands the request at hand to control. `None`: there is no room.
+    pub(super) fn ask(&mut self, slot: u32, kind: FetchKind) -> Option<Fetch> {
         self.fetched = Some(kind);
         if !self.unsent.is_empty() {
-            return false;
+            return None;
         }
         self.serial += 1;
         let ticket = Ticket { worker: self.worker, slot, serial: self.serial };
         let request = Box::new(self.out.request.clone());
         match self.mailbox.to_control.push(ToControl::Fetch { ticket, kind, request }) {
             Ok(wake) => self.wake_control |= wake,
-            Err(_) => return false,
+            Err(_) => return None,
         }
-        connection.fetch = Some(Fetch { serial: self.serial, body_unacked: 0 });
-        true
+        Some(Fetch { serial: self.serial, body_unacked: 0 })
     }
 
-    fn forward(&mut self, connection: &mut Connection, slot: u32, bytes: Bytes, last: bool) {
+    fn forward_some(&mut self, connection: &mut Connection, slot: u32, bytes: Bytes, last: bool) {
         if let Some(fetch) = &mut connection.fetch {
-            fetch.body_unacked += bytes.len();
+            self.forward(fetch, slot, bytes, last);
             if fetch.body_unacked >= limits::REQUEST_BODY_WINDOW_BYTES {
                 // It is the origin that is slow; the client must not be blamed for it.
                 connection.session.hold();
             }
-            let ticket = Ticket { worker: self.worker, slot, serial: fetch.serial };
-            self.post(ToControl::Body { ticket, bytes, last });
         }
+    }
+
+    /// Hands bytes of a request's body to control.
+    pub(super) fn forward(&mut self, fetch: &mut Fetch, slot: u32, bytes: Bytes, last: bool) {
+        fetch.body_unacked += bytes.len();
+        let ticket = Ticket { worker: self.worker, slot, serial: fetch.serial };
+        self.post(ToControl::Body { ticket, bytes, last });
+    }
+
+    /// Says that a client of a passed stream has taken so many bytes.
+    pub(super) fn credit(&mut self, stream: StreamId, bytes: usize) {
+        self.post(ToControl::Credit { stream, bytes });
     }
 
     /// Ends what connects a request with control. `whole`: the response was queued to its end.
     pub fn detach(&mut self, connection: &mut Connection, slot: u32, whole: bool) {
-        let source = match connection.source {
-            // A stored body is queued on after `Done`; nobody but the shard is concerned.
-            Source::Chunks { .. } | Source::Parts if whole => connection.source,
-            _ => Source::None,
-        };
-        if let Source::Stream { id, .. } = connection.source {
-            self.streams.leave(id);
-        }
-        connection.source = source;
-        if source != Source::Parts {
+        self.release(&mut connection.source, &mut connection.fetch, slot, whole);
+        if connection.source != Source::Parts {
             connection.parts = None;
         }
-        if source == Source::None {
+        if connection.source == Source::None {
             connection.ahead = Ahead::Ready;
         }
-        if let Some(fetch) = connection.fetch.take()
+    }
+
+    /// As [`Node::detach`], for the request of one exchange.
+    pub(super) fn release(&mut self, source: &mut Source, fetch: &mut Option<Fetch>, slot: u32, whole: bool) {
+        if let Source::Stream { id, .. } = *source {
+            self.streams.leave(id);
+        }
+        // A stored body is queued on after `Done`; nobody but the shard is concerned.
+        if !(whole && matches!(source, Source::Chunks { .. } | Source::Parts)) {
+            *source = Source::None;
+        }
+        if let Some(fetch) = fetch.take()
             && !whole
         {
             let ticket = Ticket { worker: self.worker, slot, serial: fetch.serial };
@@ -425,7 +455,7 @@ impl Node {
                 connection.source = Source::Stream { id, offset: offset + bytes as u64, end };
                 self.feed(connection, slot, Input::Piece(bytes), given);
                 if self.streams.get_mut(id).is_some_and(|stream| stream.pass) {
-                    self.post(ToControl::Credit { stream: id, bytes });
+                    self.credit(id, bytes);
                 }
                 true
             }
@@ -462,6 +492,16 @@ impl Node {
     }
 }
 
+/// What becomes of a request that control is asked for in this way.
+pub(super) fn counter(kind: FetchKind) -> Counter {
+    match kind {
+        FetchKind::Fill | FetchKind::Part => Counter::Misses,
+        FetchKind::Revalidate => Counter::Revalidations,
+        FetchKind::Pass => Counter::Passes,
+    }
+}
+
+/// The connection's outbox, taken from the pool if it has none.
 pub(super) fn outbox<'a>(pool: &mut Vec<Outbox>, connection: &'a mut Connection) -> &'a mut Outbox {
     connection.outbox.get_or_insert_with(|| {
         let mut outbox = pool.pop().unwrap_or_default();

@@ -1,6 +1,7 @@
 //! One connection of a worker: a slot of its table, numbered as its direct descriptor is.
 #![forbid(unsafe_code)]
 
+use super::multiplex::Multiplex;
 use super::parts::Parts;
 use super::secure::Secure;
 use crate::control::mailbox::StreamId;
@@ -105,6 +106,10 @@ pub struct Connection {
     pub secure: Option<Box<Secure>>,
     /// What keys of requests begin with.
     pub scheme: Scheme,
+    /// The connection speaks HTTP/2; its streams have what `source` and `fetch` are for the session.
+    pub multiplex: Option<Box<Multiplex>>,
+    /// The first bytes tell which version of HTTP it speaks.
+    pub undecided: bool,
     /// Received bytes that the session would not take yet.
     pub stash: Vec<u8>,
     /// What follows the outbox.
@@ -141,6 +146,8 @@ impl Connection {
             outbox: None,
             secure: None,
             scheme: Scheme::Http,
+            multiplex: None,
+            undecided: false,
             stash: Vec::new(),
             source: Source::None,
             parts: None,
@@ -159,6 +166,7 @@ impl Connection {
     /// Whether the session may be given bytes: it wants them, and what it may answer has room.
     pub fn takes_input(&self) -> bool {
         self.phase == Phase::Open
+            && self.multiplex.is_none()
             && !self.sends_stored()
             && self.session.wants_input()
             && self.outbox.as_ref().is_none_or(Outbox::has_room)
@@ -168,6 +176,31 @@ impl Connection {
     /// Whether a stored body is not wholly queued yet.
     fn sends_stored(&self) -> bool {
         matches!(self.source, Source::Chunks { .. } | Source::Parts)
+    }
+
+    /// Whether some response of it follows this stream of control's.
+    pub fn follows(&self, stream: StreamId) -> bool {
+        match &self.multiplex {
+            Some(mux) => mux.follows(stream),
+            None => matches!(self.source, Source::Stream { id, .. } if id == stream),
+        }
+    }
+
+    /// The offset up to which all its responses have followed this stream of control's; `None`: none does.
+    pub fn offset(&self, stream: StreamId) -> Option<u64> {
+        match (&self.multiplex, self.source) {
+            (Some(mux), _) => mux.offsets(stream).min(),
+            (None, Source::Stream { id, offset, .. }) if id == stream => Some(offset),
+            _ => None,
+        }
+    }
+
+    /// Whether a request of it waits at control under this number.
+    pub fn waits(&self, serial: u64) -> bool {
+        match &self.multiplex {
+            Some(mux) => mux.waits(serial),
+            None => self.fetch.is_some_and(|fetch| fetch.serial == serial),
+        }
     }
 
     /// Whether nothing is left to send, now or later.
@@ -188,7 +221,7 @@ impl Connection {
             Phase::Open | Phase::Finishing => match (&self.secure, &self.parked) {
                 (Some(secure), _) if secure.deadline_ms != u64::MAX => secure.deadline_ms,
                 (_, Some(parked)) => parked.until_ms,
-                _ => self.session.deadline_ms(),
+                _ => self.multiplex.as_ref().map_or(self.session.deadline_ms(), |mux| mux.deadline_ms()),
             },
             Phase::Lingering { until_ms } => until_ms,
             Phase::Free | Phase::Aborted | Phase::Closing => u64::MAX,

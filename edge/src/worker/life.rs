@@ -32,10 +32,13 @@ impl Worker {
         *connection = Connection::free(Session::new(self.node.now, &self.node.timeouts()));
         connection.generation = generation;
         connection.phase = Phase::Open;
+        connection.undecided = self.http2_cleartext;
         if let Some(config) = self.listeners[number].policy.and_then(|at| self.secure.policies.get(at)) {
             let deadline_ms = connection.session.deadline_ms();
             connection.secure = Some(Box::new(Secure::new(config.clone(), deadline_ms)));
             connection.scheme = Scheme::Https;
+            // Until ALPN says which version it is.
+            connection.undecided = true;
         }
         self.open += 1;
         self.node.cells.add(Counter::Accepted, 1);
@@ -123,6 +126,9 @@ impl Worker {
     pub(super) fn advance(&mut self, slot: u32) {
         let Worker { node, table, .. } = self;
         let connection = &mut table[slot as usize];
+        if connection.multiplex.is_some() {
+            node.drive(connection, slot);
+        }
         let before = connection.source;
         while matches!(connection.phase, Phase::Open | Phase::Finishing)
             && (node.refill(connection, slot) || node.feed_stash(connection, slot))
@@ -171,12 +177,16 @@ impl Worker {
         if let Some(stream) = left_behind {
             self.let_go(stream);
         }
+        while let Some(stream) = self.node.progressed.pop() {
+            self.let_go(stream);
+        }
     }
 
     /// Keeps the receive armed while there is room for what it brings, and cancelled while there is not.
     pub(super) fn listen(&mut self, slot: u32) {
         let connection = &mut self.table[slot as usize];
         if self.end_ms.is_some()
+            && connection.multiplex.is_none()
             && connection.drained()
             && connection.fetch.is_none()
             && connection.stash.is_empty()
@@ -215,6 +225,7 @@ impl Worker {
     pub(super) fn close(&mut self, slot: u32) {
         let connection = &mut self.table[slot as usize];
         self.node.detach(connection, slot, false);
+        self.node.end_multiplex(connection, slot);
         connection.source = Source::None;
         connection.parked = None;
         connection.phase = Phase::Closing;

@@ -39,7 +39,13 @@ impl Worker {
                 };
                 let whole = (0..u64::MAX, joined.head.clone());
                 let (range, head) = part.unwrap_or(whole);
-                connection.source = Source::Stream { id: stream, offset: range.start, end: range.end };
+                let source = Source::Stream { id: stream, offset: range.start, end: range.end };
+                if connection.multiplex.is_some() {
+                    let input = Input::OriginHead(&head);
+                    self.node.answered(connection, ticket.slot, ticket.serial, Some(source), input);
+                    return self.advance(ticket.slot);
+                }
+                connection.source = source;
                 self.node.tell(connection, ticket.slot, Input::OriginHead(&head));
                 self.advance(ticket.slot);
             }
@@ -68,7 +74,11 @@ impl Worker {
                     return;
                 };
                 connection.fetch = None;
-                self.node.again(connection, ticket.slot, *request, revalidated);
+                if connection.multiplex.is_some() {
+                    self.node.answered_again(connection, ticket.slot, ticket.serial, *request, revalidated);
+                } else {
+                    self.node.again(connection, ticket.slot, *request, revalidated);
+                }
                 self.advance(ticket.slot);
             }
             ToWorker::Shard(shard) => self.node.take_shard(*shard),
@@ -77,7 +87,12 @@ impl Worker {
                     return;
                 };
                 connection.fetch = None;
-                self.node.tell(connection, ticket.slot, Input::Refused(status));
+                if connection.multiplex.is_some() {
+                    let input = Input::Refused(status);
+                    self.node.answered(connection, ticket.slot, ticket.serial, None, input);
+                } else {
+                    self.node.tell(connection, ticket.slot, Input::Refused(status));
+                }
                 self.advance(ticket.slot);
             }
             ToWorker::Policies(policies) => self.secure.policies = policies,
@@ -85,7 +100,9 @@ impl Worker {
                 let Some(connection) = waiting(&mut self.table, ticket) else {
                     return;
                 };
-                if let Some(fetch) = &mut connection.fetch {
+                if let Some(mux) = &mut connection.multiplex {
+                    mux.credit(ticket.serial, bytes);
+                } else if let Some(fetch) = &mut connection.fetch {
                     fetch.body_unacked = fetch.body_unacked.saturating_sub(bytes);
                 }
                 self.advance(ticket.slot);
@@ -105,9 +122,12 @@ impl Worker {
         };
         let mut members = std::mem::take(&mut stream.members);
         members.retain(|&slot| {
-            let follows =
-                matches!(self.table[slot as usize].source, Source::Stream { id: its, .. } if its == id);
+            let connection = &mut self.table[slot as usize];
+            let follows = connection.follows(id);
             if follows {
+                if let Some(mux) = &mut connection.multiplex {
+                    mux.resume(id);
+                }
                 self.advance(slot);
             }
             follows
@@ -124,10 +144,7 @@ impl Worker {
         let Some(stream) = self.node.streams.get_mut(id).filter(|stream| stream.unstored) else {
             return;
         };
-        let offsets = stream.members.iter().filter_map(|&slot| match self.table[slot as usize].source {
-            Source::Stream { id: its, offset, .. } if its == id => Some(offset),
-            _ => None,
-        });
+        let offsets = stream.members.iter().filter_map(|&slot| self.table[slot as usize].offset(id));
         // While its members are walked the list is empty; the walk ends with a call of this.
         match offsets.min() {
             Some(slowest) => stream.drop_below(slowest),
@@ -140,7 +157,5 @@ impl Worker {
 /// The connection that waits under this ticket, if it still does.
 fn waiting(table: &mut [Connection], ticket: Ticket) -> Option<&mut Connection> {
     let connection = table.get_mut(ticket.slot as usize)?;
-    let waits = connection.phase == Phase::Open
-        && connection.fetch.is_some_and(|fetch| fetch.serial == ticket.serial);
-    waits.then_some(connection)
+    (connection.phase == Phase::Open && connection.waits(ticket.serial)).then_some(connection)
 }

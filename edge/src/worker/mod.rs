@@ -5,9 +5,11 @@
 #![forbid(unsafe_code)]
 
 mod actions;
+mod bodies;
 mod connection;
 mod life;
 mod mail;
+mod multiplex;
 mod parts;
 mod populate;
 mod secure;
@@ -48,6 +50,8 @@ pub struct Setup {
     pub policies: Arc<Policies>,
     /// Connections it can hold.
     pub connections_max: usize,
+    /// Clients may speak HTTP/2 without TLS, if they know it before (RFC 9113 section 3.3).
+    pub http2_cleartext: bool,
     /// Timeouts of its connections.
     pub timeouts: Timeouts,
     /// Its view of the shards.
@@ -96,6 +100,7 @@ struct Worker {
     completions: Vec<Completion>,
     listeners: Vec<Listener>,
     secure: Shared,
+    http2_cleartext: bool,
     drain: Arc<AtomicBool>,
     /// Once draining: when to cut off what is still open.
     end_ms: Option<u64>,
@@ -141,6 +146,7 @@ impl Worker {
                 .map(|(socket, policy)| Listener { socket, armed: false, policy })
                 .collect(),
             secure: Shared::new(setup.policies),
+            http2_cleartext: setup.http2_cleartext,
             drain: setup.drain,
             end_ms: None,
             open: 0,
@@ -240,6 +246,7 @@ impl Worker {
             return;
         }
         self.end_ms = Some(self.node.now.mono_ms + limits::DRAIN_MS);
+        self.node.draining = true;
         for number in 0..self.listeners.len() {
             let target = Token::pack(Op::Accept, 0, number as u32);
             self.ring.cancel(target, Token::pack(Op::Unwatched, 0, 0));

@@ -14,6 +14,8 @@ pub struct Waiter {
     pub slot: u32,
     /// Which life of the slot.
     pub generation: u32,
+    /// Which of its HTTP/2 streams; 0: it has none.
+    pub stream: u32,
 }
 
 /// One run of pages, and who waits for it.
@@ -130,7 +132,7 @@ mod tests {
     }
 
     fn waiter(slot: u32) -> Waiter {
-        Waiter { slot, generation: 1 }
+        Waiter { slot, generation: 1, stream: 0 }
     }
 
     #[test]

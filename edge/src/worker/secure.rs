@@ -137,6 +137,10 @@ impl Worker {
         {
             secure.deadline_ms = u64::MAX;
             count(&self.node, agreed);
+            // What came together with the end of the handshake has told already.
+            if std::mem::take(&mut connection.undecided) && agreed.alpn == Alpn::Http2 {
+                self.node.begin_multiplex(connection);
+            }
         }
     }
 
@@ -243,6 +247,7 @@ fn count(node: &Node, agreed: Agreed) {
     add(if agreed.resumed { Counter::TlsResumed } else { Counter::TlsFull });
     add(if agreed.tls13 { Counter::Tls13 } else { Counter::Tls12 });
     add(match agreed.alpn {
+        Alpn::Http2 => Counter::TlsAlpnHttp2,
         Alpn::Http1 => Counter::TlsAlpnHttp1,
         Alpn::None => Counter::TlsAlpnNone,
     });

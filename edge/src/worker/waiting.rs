@@ -69,7 +69,7 @@ impl Node {
             waits: lookup.waits + 1,
             until_ms: self.now.mono_ms + limits::POPULATE_WAIT_MS,
         }));
-        self.populates.wait(cold, Waiter { slot, generation: connection.generation });
+        self.populates.wait(cold, Waiter { slot, generation: connection.generation, stream: 0 });
     }
 
     /// Goes on with a request that was put aside. `came`: its pages are in memory; else there is nothing to find.
@@ -172,7 +172,7 @@ impl Node {
             }
             Err(cold) => {
                 connection.ahead = Ahead::Populating;
-                self.populates.wait(cold, Waiter { slot, generation: connection.generation });
+                self.populates.wait(cold, Waiter { slot, generation: connection.generation, stream: 0 });
                 Err(Waits)
             }
         }
@@ -205,7 +205,7 @@ impl Worker {
         let came = completion.result >= 0;
         self.node.cells.add(Counter::PopulatesEnded, 1);
         self.node.cells.add(Counter::PopulateErrors, u64::from(!came));
-        for Waiter { slot, generation } in self.node.populates.ended(number, came) {
+        for Waiter { slot, generation, stream } in self.node.populates.ended(number, came) {
             let connection = &mut self.table[slot as usize];
             if connection.generation != generation
                 || !matches!(connection.phase, Phase::Open | Phase::Finishing)
@@ -215,7 +215,11 @@ impl Worker {
             if connection.ahead == Ahead::Populating {
                 connection.ahead = if came { Ahead::Ready } else { Ahead::Failed };
             }
-            self.node.unpark(connection, slot, came);
+            if stream == 0 {
+                self.node.unpark(connection, slot, came);
+            } else {
+                self.node.stream_populated(connection, slot, stream, came);
+            }
             self.advance(slot);
         }
     }

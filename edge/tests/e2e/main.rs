@@ -36,6 +36,8 @@ mod memory;
 
 mod stress;
 
+mod http2;
+
 mod operator;
 
 mod tls;

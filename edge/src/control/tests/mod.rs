@@ -77,6 +77,7 @@ fn config(directory: &Path, servers: &[String]) -> Config {
     Config {
         cpus: None,
         http: vec![],
+        http2_cleartext: false,
         https: vec![],
         tls: Default::default(),
         warnings: vec![],

@@ -1,0 +1,163 @@
+//! Between HTTP/2's messages and what an exchange takes and gives: a request becomes a [`RequestHead`] only if it
+//! could stand in HTTP/1.1 without meaning something else there, for that is how origins may be asked
+//! (RFC 9113 sections 8.2, 8.3 and 10.3).
+//!
+//! What the `h2` crate has refused before: names that are not lower case tokens, control bytes in values, fields about
+//! the connection, TE other than `trailers`, pseudo-header fields that are unknown, twice, missing or late, and a
+//! body that is not as long as Content-Length says.
+#![forbid(unsafe_code)]
+
+use crate::limits;
+use crate::proto::answer::{Answer, Length};
+use crate::proto::framing::{self, Refused, Rules};
+use crate::proto::request::{BodyLength, Marks, Method, RequestHead};
+use crate::proto::stored;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+
+/// Why a request goes no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bad {
+    /// RFC 9113 section 8.1.1: the stream is reset.
+    Malformed,
+    /// It is answered with this status.
+    Refused(u16),
+}
+
+impl From<crate::proto::request::Refusal> for Bad {
+    fn from(refusal: crate::proto::request::Refusal) -> Bad {
+        match refusal.status {
+            400 => Bad::Malformed,
+            status => Bad::Refused(status),
+        }
+    }
+}
+
+/// Fills `head` from a request. `ended`: no body follows.
+pub(super) fn read_request(head: &mut RequestHead, request: &Parts, ended: bool) -> Result<(), Bad> {
+    let method = request.method.as_str();
+    if method == "CONNECT" || method.len() > framing::METHOD_BYTES_MAX {
+        return Err(Refused::METHOD_UNKNOWN.into());
+    }
+    if request.uri.scheme_str().is_some_and(|scheme| head.scheme.prefix().strip_suffix("://") != Some(scheme))
+    {
+        // RFC 9110 section 7.4: what it asks for is not served on this connection.
+        return Err(Bad::Refused(421));
+    }
+    let path = request.uri.path_and_query().ok_or(Bad::Malformed)?.as_str();
+    let is_path = path.starts_with('/') || (path == "*" && method == "OPTIONS");
+    if !is_path || !framing::is_target(path.as_bytes()) {
+        return Err(Bad::Malformed);
+    }
+    if path.len() > limits::REQUEST_TARGET_BYTES_MAX {
+        return Err(Refused::TARGET_TOO_LONG.into());
+    }
+    if request.headers.len() >= limits::REQUEST_FIELDS_MAX {
+        return Err(Refused::TOO_MANY_FIELDS.into());
+    }
+    let authority = authority(request)?;
+
+    head.begin();
+    head.method = match method {
+        "GET" => Method::Get,
+        "HEAD" => Method::Head,
+        _ => Method::Other,
+    };
+    head.method_name = head.push(method.as_bytes());
+    head.target = head.push(path.as_bytes());
+    let name = head.push(b"host");
+    let host = head.push(authority);
+    head.fields.push((name, host.clone()));
+    let mut rules = Rules::default();
+    for (name, value) in &request.headers {
+        field(head, &mut rules, name, value)?;
+    }
+    push_cookie(head, request);
+
+    let stated = rules.body(1)?;
+    head.body = match (ended, stated) {
+        (true, _) => BodyLength::None,
+        (false, BodyLength::Bytes(bytes)) => BodyLength::Bytes(bytes),
+        (false, _) => BodyLength::Chunked,
+    };
+    head.expect_continue = rules.expect_continue && !ended;
+    Ok(head.resolve(Some(host))?)
+}
+
+/// The authority, which `Host` may repeat but not contradict (section 8.3.1).
+fn authority(request: &Parts) -> Result<&[u8], Bad> {
+    let mut hosts = request.headers.get_all(header::HOST).iter();
+    let host = hosts.next().map(HeaderValue::as_bytes);
+    if hosts.next().is_some() {
+        return Err(Bad::Malformed);
+    }
+    match (request.uri.authority().map(|authority| authority.as_str().as_bytes()), host) {
+        (Some(authority), None) => Ok(authority),
+        (None, Some(host)) => Ok(host),
+        (Some(authority), Some(host)) if authority.eq_ignore_ascii_case(host) => Ok(authority),
+        _ => Err(Bad::Malformed),
+    }
+}
+
+fn field(
+    head: &mut RequestHead,
+    rules: &mut Rules,
+    name: &HeaderName,
+    value: &HeaderValue,
+) -> Result<(), Bad> {
+    let bytes = value.as_bytes();
+    let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    if blank(bytes.first()) || blank(bytes.last()) {
+        return Err(Bad::Malformed);
+    }
+    if *name == header::HOST || *name == header::COOKIE {
+        return Ok(());
+    }
+    let name = name.as_str().as_bytes();
+    rules.field(name, bytes)?;
+    head.marks = head.marks.and(Marks::of(name));
+    let name = head.push(name);
+    let value = head.push(bytes);
+    head.fields.push((name, value));
+    Ok(())
+}
+
+/// Cookies may come one by one, and are one field for everybody else (section 8.2.3).
+fn push_cookie(head: &mut RequestHead, request: &Parts) {
+    let mut cookies = request.headers.get_all(header::COOKIE).iter();
+    let Some(first) = cookies.next() else {
+        return;
+    };
+    let name = head.push(b"cookie");
+    let mut value = head.push(first.as_bytes());
+    for cookie in cookies {
+        head.push(b"; ");
+        value.end = head.push(cookie.as_bytes()).end;
+    }
+    head.fields.push((name, value));
+}
+
+/// The head of a response. `stored`: the stored head the answer refers to. `None`: it can not be told in HTTP/2.
+pub(super) fn response(answer: &Answer<'_>, stored: &[u8], scratch: &mut Vec<u8>) -> Option<Response<()>> {
+    scratch.clear();
+    answer.push_fields(scratch);
+    if let Length::Bytes(bytes) = answer.length {
+        scratch.extend_from_slice(b"content-length: ");
+        crate::proto::response::push_number(scratch, bytes);
+        scratch.extend_from_slice(b"\r\n");
+    }
+    scratch.extend_from_slice(stored.get(answer.stored.clone()).unwrap_or_default());
+    // One allocation for all values, which are shares of it.
+    let lines = Bytes::copy_from_slice(scratch);
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::from_u16(answer.status).ok()?;
+    let fields = response.headers_mut();
+    fields.reserve(16);
+    for (name, value) in stored::fields(&lines) {
+        let name = HeaderName::from_bytes(name).ok()?;
+        let value = HeaderValue::from_maybe_shared(lines.slice_ref(value)).ok()?;
+        fields.append(name, value);
+    }
+    Some(response)
+}

@@ -1,0 +1,275 @@
+//! What the peer's frames cost, counted before the `h2` crate works on them: heads of frames alone are read.
+//! A peer that sends more of what moves no request than its bound allows is cut off (RFC 9113 section 10.5).
+#![forbid(unsafe_code)]
+
+use super::priority::Priority;
+use crate::limits;
+
+/// Bytes of the connection preface (RFC 9113 section 3.4).
+pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+const HEAD_BYTES: usize = 9;
+/// Bytes of a PRIORITY_UPDATE frame that are read: a stream's number and a short list.
+const UPDATE_BYTES_MAX: usize = 256;
+
+const DATA: u8 = 0x0;
+const HEADERS: u8 = 0x1;
+const RST_STREAM: u8 = 0x3;
+const SETTINGS: u8 = 0x4;
+const PING: u8 = 0x6;
+const WINDOW_UPDATE: u8 = 0x8;
+const CONTINUATION: u8 = 0x9;
+/// RFC 9218 section 7.1.
+const PRIORITY_UPDATE: u8 = 0x10;
+
+const END_STREAM: u8 = 0x1;
+const END_HEADERS: u8 = 0x4;
+
+/// A bound was passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Flood {
+    /// RST_STREAM frames, and streams we had to reset.
+    #[error("resets")]
+    Resets,
+    /// SETTINGS frames.
+    #[error("SETTINGS frames")]
+    Settings,
+    /// PING frames.
+    #[error("PING frames")]
+    Pings,
+    /// Frames that could carry something and did not.
+    #[error("empty frames")]
+    Empty,
+    /// Priorities and frames of unknown types.
+    #[error("frames that say nothing about requests")]
+    Other,
+    /// CONTINUATION frames of one field section.
+    #[error("CONTINUATION frames")]
+    Continuations,
+}
+
+/// Frames since the second began.
+#[derive(Default)]
+struct Counts {
+    resets: u32,
+    settings: u32,
+    pings: u32,
+    empty: u32,
+    other: u32,
+}
+
+/// What was seen since it was last asked.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    /// A stream was reset.
+    pub(super) reset: bool,
+    /// Part of a request's body came.
+    pub(super) data: bool,
+}
+
+/// Reads frame heads as they come, however they are cut.
+pub(super) struct Meter {
+    preface_left: u8,
+    head: [u8; HEAD_BYTES],
+    head_bytes: u8,
+    payload_left: u32,
+    update: Vec<u8>,
+    counts: Counts,
+    second_began_ms: u64,
+    /// When the field section that has not ended yet began; 0: there is none.
+    section_began_ms: u64,
+    continuations: u32,
+    pub(super) seen: Seen,
+    /// New priorities of streams.
+    pub(super) updates: Vec<(u32, Priority)>,
+}
+
+impl Meter {
+    pub(super) fn new() -> Self {
+        Meter {
+            preface_left: PREFACE.len() as u8,
+            head: [0; HEAD_BYTES],
+            head_bytes: 0,
+            payload_left: 0,
+            update: Vec::new(),
+            counts: Counts::default(),
+            second_began_ms: 0,
+            section_began_ms: 0,
+            continuations: 0,
+            seen: Seen::default(),
+            updates: Vec::new(),
+        }
+    }
+
+    /// When the field section under way began, monotonic milliseconds.
+    pub(super) fn section_began_ms(&self) -> Option<u64> {
+        (self.section_began_ms != 0).then_some(self.section_began_ms)
+    }
+
+    /// Counts a stream that we had to reset for what the peer sent on it.
+    pub(super) fn refused(&mut self) -> Result<(), Flood> {
+        count(&mut self.counts.resets, limits::HTTP2_RESETS_PER_SECOND_MAX, Flood::Resets)
+    }
+
+    /// Reads on. The error stands for all that follows.
+    pub(super) fn read(&mut self, mut bytes: &[u8], now_ms: u64) -> Result<(), Flood> {
+        if now_ms >= self.second_began_ms + 1000 {
+            self.second_began_ms = now_ms;
+            self.counts = Counts::default();
+        }
+        while !bytes.is_empty() {
+            if self.preface_left > 0 {
+                let taken = bytes.len().min(self.preface_left as usize);
+                self.preface_left -= taken as u8;
+                bytes = &bytes[taken..];
+            } else if self.payload_left > 0 {
+                let taken = bytes.len().min(self.payload_left as usize);
+                self.payload(&bytes[..taken]);
+                bytes = &bytes[taken..];
+            } else {
+                self.head[self.head_bytes as usize] = bytes[0];
+                self.head_bytes += 1;
+                bytes = &bytes[1..];
+                if self.head_bytes as usize == HEAD_BYTES {
+                    self.head_bytes = 0;
+                    self.frame(now_ms)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, now_ms: u64) -> Result<(), Flood> {
+        let [high, middle, low, kind, flags, ..] = self.head;
+        let bytes = u32::from_be_bytes([0, high, middle, low]);
+        self.payload_left = bytes;
+        self.update.clear();
+        let counts = &mut self.counts;
+        match kind {
+            DATA => {
+                self.seen.data = true;
+                if bytes == 0 && flags & END_STREAM == 0 {
+                    count(&mut counts.empty, limits::HTTP2_EMPTY_FRAMES_PER_SECOND_MAX, Flood::Empty)?;
+                }
+            }
+            HEADERS | CONTINUATION => {
+                if kind == HEADERS {
+                    self.continuations = 0;
+                    self.section_began_ms = now_ms;
+                } else {
+                    let most = limits::HTTP2_CONTINUATIONS_MAX;
+                    count(&mut self.continuations, most, Flood::Continuations)?;
+                }
+                if bytes == 0 {
+                    count(&mut counts.empty, limits::HTTP2_EMPTY_FRAMES_PER_SECOND_MAX, Flood::Empty)?;
+                }
+                if flags & END_HEADERS != 0 {
+                    self.section_began_ms = 0;
+                }
+            }
+            RST_STREAM => {
+                self.seen.reset = true;
+                count(&mut counts.resets, limits::HTTP2_RESETS_PER_SECOND_MAX, Flood::Resets)?;
+            }
+            SETTINGS => {
+                count(&mut counts.settings, limits::HTTP2_SETTINGS_PER_SECOND_MAX, Flood::Settings)?;
+            }
+            PING => count(&mut counts.pings, limits::HTTP2_PINGS_PER_SECOND_MAX, Flood::Pings)?,
+            WINDOW_UPDATE => {}
+            // PRIORITY, GOAWAY, PUSH_PROMISE, PRIORITY_UPDATE and whatever is not known.
+            _ => count(&mut counts.other, limits::HTTP2_OTHER_FRAMES_PER_SECOND_MAX, Flood::Other)?,
+        }
+        Ok(())
+    }
+
+    fn payload(&mut self, bytes: &[u8]) {
+        self.payload_left -= bytes.len() as u32;
+        if self.head[3] != PRIORITY_UPDATE {
+            return;
+        }
+        let room = UPDATE_BYTES_MAX.saturating_sub(self.update.len());
+        self.update.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        if self.payload_left == 0
+            && let Some((stream, field)) = self.update.split_first_chunk::<4>()
+            && let Some(priority) = Priority::parse(field)
+        {
+            self.updates.push((u32::from_be_bytes(*stream) & 0x7fff_ffff, priority));
+        }
+    }
+}
+
+fn count(counter: &mut u32, most: u32, flood: Flood) -> Result<(), Flood> {
+    *counter += 1;
+    if *counter > most { Err(flood) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+        frame.extend([kind, flags]);
+        frame.extend(stream.to_be_bytes());
+        frame.extend(payload);
+        frame
+    }
+
+    /// The verdict on `most + 1` frames within a second, that it falls on the last of them, and on none of as many in
+    /// twice the time.
+    fn check(kind: u8, payload: &[u8], most: u32, flood: Flood) {
+        let one = frame(kind, 0, 1, payload);
+        for step_ms in [0, 2 * 1000 / u64::from(most)] {
+            let mut meter = Meter::new();
+            meter.read(PREFACE, 5).unwrap();
+            for number in 1..=u64::from(most) {
+                assert_eq!(meter.read(&one, 1_000_000 + number * step_ms), Ok(()), "{flood} {number}");
+            }
+            let last = meter.read(&one, 1_000_000 + u64::from(most + 1) * step_ms);
+            assert_eq!(last, if step_ms == 0 { Err(flood) } else { Ok(()) }, "{flood}");
+        }
+    }
+
+    #[test]
+    fn every_flood_has_its_bound() {
+        check(RST_STREAM, &[0; 4], limits::HTTP2_RESETS_PER_SECOND_MAX, Flood::Resets);
+        check(SETTINGS, &[0; 6], limits::HTTP2_SETTINGS_PER_SECOND_MAX, Flood::Settings);
+        check(PING, &[0; 8], limits::HTTP2_PINGS_PER_SECOND_MAX, Flood::Pings);
+        check(DATA, b"", limits::HTTP2_EMPTY_FRAMES_PER_SECOND_MAX, Flood::Empty);
+        check(HEADERS, b"", limits::HTTP2_EMPTY_FRAMES_PER_SECOND_MAX, Flood::Empty);
+        check(2, &[0; 5], limits::HTTP2_OTHER_FRAMES_PER_SECOND_MAX, Flood::Other);
+        check(0xee, b"", limits::HTTP2_OTHER_FRAMES_PER_SECOND_MAX, Flood::Other);
+    }
+
+    #[test]
+    fn continuations_are_counted_by_section_and_a_section_knows_its_age() {
+        let mut meter = Meter::new();
+        meter.read(PREFACE, 5).unwrap();
+        for _ in 0..2 {
+            meter.read(&frame(HEADERS, 0, 1, b"x"), 7).unwrap();
+            for _ in 0..limits::HTTP2_CONTINUATIONS_MAX - 1 {
+                meter.read(&frame(CONTINUATION, 0, 1, b"x"), 9).unwrap();
+            }
+            assert_eq!(meter.section_began_ms(), Some(7));
+            meter.read(&frame(CONTINUATION, END_HEADERS, 1, b"x"), 9).unwrap();
+            assert_eq!(meter.section_began_ms(), None);
+        }
+        let more = meter.read(&frame(CONTINUATION, END_HEADERS, 1, b"x"), 9);
+        assert_eq!(more, Err(Flood::Continuations));
+    }
+
+    #[test]
+    fn updates_are_read_however_the_bytes_are_cut() {
+        let mut bytes = PREFACE.to_vec();
+        bytes.extend(frame(DATA, 0, 1, &[5; 300]));
+        bytes.extend(frame(PRIORITY_UPDATE, 0, 0, b"\0\0\0\x07u=1, i"));
+        bytes.extend(frame(PRIORITY_UPDATE, 0, 0, b"\0\0\0\x09u=\xff"));
+        bytes.extend(frame(PRIORITY_UPDATE, 0, 0, b"\0\0"));
+        bytes.extend(frame(PRIORITY_UPDATE, 0, 0, &[b'{'; 5000]));
+        for cut in [1, 2, 7, 100, bytes.len()] {
+            let mut meter = Meter::new();
+            bytes.chunks(cut).for_each(|part| meter.read(part, 1).unwrap());
+            assert_eq!(meter.updates, [(7, Priority { urgency: 1, incremental: true })], "{cut}");
+        }
+    }
+}

@@ -1,0 +1,554 @@
+//! One HTTP/2 connection (RFC 9113) as a machine: many exchanges at once, each the same as on HTTP/1.1.
+//!
+//! Frames, HPACK, stream states and flow control are the `h2` crate's, driven over a pipe in memory: it needs no
+//! runtime, and nothing here waits for a waker, because whoever has news polls. Ours are the order in which responses
+//! are sent ([`priority`]), what a request may look like ([`message`]), the floods ([`meter`]) and the deadlines.
+//!
+//! The caller, for every input: says what happened ([`Http2::receive`], [`Http2::on`] and the like); takes new requests
+//! with [`Http2::poll`] until there are none, bodies of requests with [`Http2::upload`], and streams that ended
+//! with [`Http2::gone`]; brings the bodies that [`Http2::next_body`] asks for; and sends what [`Http2::take`] yields.
+//! Of the actions it finds [`Action::Lookup`], [`Action::Fetch`], [`Action::StoredBody`], [`Action::StoredPart`],
+//! [`Action::Piece`] (bring it
+//! with [`Http2::piece`]), [`Action::Done`], and [`Action::Abort`]: this stream broke off.
+#![forbid(unsafe_code)]
+
+mod message;
+mod meter;
+mod pipe;
+mod priority;
+mod stream;
+
+pub use meter::{Flood, PREFACE};
+pub use pipe::{Piece, Record, Segment};
+pub use stream::Upload;
+
+use super::Now;
+use super::answer::{Answer, Body as Content};
+use super::delivery;
+use super::exchange::{Exchange, Next};
+use super::io::{Action, Input, Out, Timeouts};
+use crate::limits;
+use ::h2::server::{Builder, Connection, Handshake, SendResponse};
+use ::h2::{Reason, RecvStream};
+use bytes::Bytes;
+use http::Request;
+use message::Bad;
+use meter::Meter;
+use pipe::{Body, Pipe};
+use priority::{Priority, Turns};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use stream::{Outgoing, Stream, Turn};
+
+/// Bytes handed to the `h2` crate before it is made to write them: what it holds is in the order of an earlier choice.
+const UNWRITTEN_BYTES_MAX: usize = 128 * 1024;
+/// Priorities kept for streams that have not begun (RFC 9218 section 7.1).
+const EARLY_PRIORITIES_MAX: usize = 32;
+/// No deadline.
+const NEVER: u64 = u64::MAX;
+
+enum Link<R: Record> {
+    /// The preface has not come.
+    Shaking(Box<Handshake<Pipe<R>, Body<R>>>),
+    Open(Box<Connection<Pipe<R>, Body<R>>>),
+    /// Nothing more is taken; what is queued is sent.
+    Over,
+}
+
+/// Which time is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    /// For the preface, the end of a field section, or a request.
+    Idle,
+    /// For the next bytes of this stream's request.
+    Upload(u32),
+    /// For the peer to take what is sent.
+    Send,
+}
+
+/// The machine. Held by connections that speak HTTP/2 alone, for it is large: buffers of the `h2` crate included,
+/// `limits::HTTP2_CONNECTION_BYTES` at most.
+pub struct Http2<R: Record> {
+    link: Link<R>,
+    pipe: Pipe<R>,
+    meter: Meter,
+    /// By number.
+    streams: Vec<Stream<R>>,
+    gone: Vec<u32>,
+    turns: Turns,
+    early: Vec<(u32, Priority)>,
+    unwritten_bytes: usize,
+    timeouts: Timeouts,
+    now_ms: u64,
+    /// When the connection began, or the last stream ended.
+    idle_since_ms: u64,
+    /// When something was last sent, or nothing was left to send.
+    progress_ms: u64,
+    flood: Option<Flood>,
+    draining: bool,
+}
+
+impl<R: Record> Http2<R> {
+    /// A connection whose next bytes are the preface.
+    pub fn new(now: Now, timeouts: &Timeouts) -> Self {
+        let pipe = Pipe::default();
+        let mut builder = Builder::new();
+        builder
+            .initial_window_size(limits::HTTP2_STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(limits::HTTP2_STREAMS_MAX)
+            .max_header_list_size(limits::REQUEST_HEAD_BYTES_MAX as u32)
+            .max_send_buffer_size(UNWRITTEN_BYTES_MAX)
+            .max_concurrent_reset_streams(limits::HTTP2_STREAMS_MAX as usize)
+            .max_pending_accept_reset_streams(limits::HTTP2_STREAMS_MAX as usize)
+            .max_local_error_reset_streams(Some(limits::HTTP2_RESETS_PER_SECOND_MAX as usize))
+            .reset_stream_duration(Duration::from_secs(1));
+        Http2 {
+            link: Link::Shaking(Box::new(builder.handshake(pipe.clone()))),
+            pipe,
+            meter: Meter::new(),
+            streams: Vec::new(),
+            gone: Vec::new(),
+            turns: Turns::default(),
+            early: Vec::new(),
+            unwritten_bytes: 0,
+            timeouts: *timeouts,
+            now_ms: now.mono_ms,
+            idle_since_ms: now.mono_ms,
+            progress_ms: now.mono_ms,
+            flood: None,
+            draining: false,
+        }
+    }
+
+    // The connection.
+
+    /// Bytes from the peer, all of which are taken.
+    pub fn receive(&mut self, bytes: &[u8], now: Now) {
+        self.now_ms = now.mono_ms;
+        if self.flood.is_some() || matches!(self.link, Link::Over) {
+            return;
+        }
+        let read = self.meter.read(bytes, now.mono_ms);
+        self.pipe.receive(bytes);
+        for (id, priority) in self.meter.updates.drain(..) {
+            match self.streams.binary_search_by_key(&id, |stream| stream.id) {
+                Ok(at) => self.streams[at].priority = priority,
+                Err(_) if self.early.len() < EARLY_PRIORITIES_MAX => self.early.push((id, priority)),
+                Err(_) => {}
+            }
+        }
+        if let Err(flood) = read {
+            self.cut_off(flood);
+        }
+    }
+
+    /// Whether more may be received: the `h2` crate leaves bytes where they are while what answers them can not be
+    /// written.
+    pub fn wants_input(&self) -> bool {
+        self.pipe.unread_bytes() < limits::HTTP2_UNREAD_BYTES_MAX
+    }
+
+    /// The peer sends no more.
+    pub fn peer_closed(&mut self) {
+        self.pipe.end();
+    }
+
+    /// So many segments can be sent now.
+    pub fn set_room(&mut self, segments: usize) {
+        self.pipe.set_room(segments);
+    }
+
+    /// Some of what was written was sent.
+    pub fn sent(&mut self, now: Now) {
+        self.now_ms = now.mono_ms;
+        self.progress_ms = now.mono_ms;
+    }
+
+    /// Writes, and yields, what is to be sent now.
+    pub fn take(&mut self, sink: impl FnMut(Segment<'_, R>)) {
+        self.write();
+        self.pipe.take(sink);
+    }
+
+    /// Takes no more streams, and ends with the last one (RFC 9113 section 6.8).
+    pub fn drain(&mut self) {
+        if std::mem::replace(&mut self.draining, true) {
+            return;
+        }
+        match &mut self.link {
+            Link::Open(connection) => connection.graceful_shutdown(),
+            Link::Shaking(_) => self.over(),
+            Link::Over => {}
+        }
+    }
+
+    /// Whether what there is to send waits for room.
+    pub fn is_full(&self) -> bool {
+        self.pipe.is_full()
+    }
+
+    /// Whether nothing more will happen, once what is written is sent.
+    pub fn is_over(&self) -> bool {
+        matches!(self.link, Link::Over)
+    }
+
+    /// The bound that the peer passed, for the counters; told once.
+    pub fn take_flood(&mut self) -> Option<Flood> {
+        if self.is_over() { self.flood.take() } else { None }
+    }
+
+    /// Monotonic milliseconds at which [`Http2::deadline`] is due; `u64::MAX`: never.
+    pub fn deadline_ms(&self) -> u64 {
+        self.due().0
+    }
+
+    /// A deadline passed. `false`: the connection must be aborted.
+    pub fn deadline(&mut self, now: Now, out: &mut Out) -> bool {
+        self.now_ms = now.mono_ms;
+        match self.due() {
+            (at_ms, _) if at_ms > now.mono_ms => {}
+            (_, Due::Idle) => match &mut self.link {
+                Link::Open(connection) => connection.abrupt_shutdown(Reason::NO_ERROR),
+                Link::Shaking(_) | Link::Over => self.over(),
+            },
+            (_, Due::Upload(id)) => self.late(id, now, out),
+            (_, Due::Send) => return false,
+        }
+        true
+    }
+
+    fn due(&self) -> (u64, Due) {
+        let after = |since_ms: u64, ms: u64| since_ms.saturating_add(ms);
+        if let Some(began_ms) = self.meter.section_began_ms() {
+            return (after(began_ms, self.timeouts.head_ms), Due::Idle);
+        }
+        match self.link {
+            Link::Shaking(_) => return (after(self.idle_since_ms, self.timeouts.head_ms), Due::Idle),
+            Link::Over => return (after(self.progress_ms, self.timeouts.send_ms), Due::Send),
+            Link::Open(_) if self.streams.is_empty() => {
+                return (after(self.idle_since_ms, self.timeouts.idle_ms), Due::Idle);
+            }
+            Link::Open(_) => {}
+        }
+        let uploads = self.streams.iter().filter_map(|stream| {
+            let since_ms = stream.upload_since_ms()?;
+            Some((after(since_ms, self.timeouts.body_ms), Due::Upload(stream.id)))
+        });
+        let sending = (self.pipe.is_full() || self.streams.iter().any(Stream::is_held_up))
+            .then(|| (after(self.progress_ms, self.timeouts.send_ms), Due::Send));
+        uploads.chain(sending).min_by_key(|(at_ms, _)| *at_ms).unwrap_or((NEVER, Due::Send))
+    }
+
+    // Requests.
+
+    /// Reads on, and takes the next request: `out` has it, and what is to be done for it. `None`: there is no other now.
+    pub fn poll(&mut self, now: Now, out: &mut Out) -> Option<u32> {
+        self.now_ms = now.mono_ms;
+        self.unwritten_bytes = 0;
+        for stream in &mut self.streams {
+            stream.blocked = false;
+        }
+        loop {
+            let (request, respond) = self.accept()?;
+            if let Some(id) = self.request(request, respond, now, out) {
+                return Some(id);
+            }
+        }
+    }
+
+    /// Takes an input about one exchange.
+    pub fn on(&mut self, id: u32, input: Input<'_>, now: Now, out: &mut Out) {
+        let Some(at) = self.find(id) else {
+            return;
+        };
+        let stored = match &input {
+            Input::Found(Some(found)) => found.head,
+            _ => &[],
+        };
+        let stream = &mut self.streams[at];
+        stream.stalled = false;
+        let next = stream.exchange.on(input, &out.request, now);
+        self.carry_on(at, next, stored, out);
+    }
+
+    /// The next bytes of a request's body. `hold`: control has no room for more, and the peer is not late.
+    pub fn upload(&mut self, id: u32, hold: bool) -> Upload {
+        let now_ms = self.now_ms;
+        match self.find(id) {
+            Some(at) => self.streams[at].upload(hold, now_ms, &mut Context::from_waker(Waker::noop())),
+            None => Upload::Nothing,
+        }
+    }
+
+    /// A stream that has ended, whole or not: what its exchange still holds on to is to be let go of.
+    pub fn gone(&mut self) -> Option<u32> {
+        if std::mem::take(&mut self.meter.seen.reset) {
+            let mut context = Context::from_waker(Waker::noop());
+            for at in (0..self.streams.len()).rev() {
+                if self.streams[at].is_reset(&mut context) {
+                    self.remove(at);
+                }
+            }
+        }
+        self.gone.pop()
+    }
+
+    // Responses.
+
+    /// Sends what can be sent, the most urgent first, until that needs bytes which are not here: of this stream. Bring
+    /// them with [`Http2::piece`] or [`Http2::on`], or say that there are none with [`Http2::stall`].
+    pub fn next_body(&mut self) -> Option<u32> {
+        while !self.pipe.is_full() {
+            if self.unwritten_bytes >= UNWRITTEN_BYTES_MAX {
+                self.write();
+                continue;
+            }
+            let ready = self.streams.iter().filter(|stream| stream.is_ready());
+            let id = self.turns.next(ready.map(|stream| (stream.id, stream.priority)))?;
+            let at = self.find(id)?;
+            match self.streams[at].take_turn(&self.pipe) {
+                Turn::Sent { bytes, ended } => {
+                    self.turns.took(id);
+                    self.unwritten_bytes += bytes;
+                    if ended {
+                        self.remove(at);
+                    }
+                }
+                Turn::Wants => return Some(id),
+                Turn::Blocked => self.streams[at].blocked = true,
+                Turn::Gone => self.remove(at),
+            }
+        }
+        None
+    }
+
+    /// The next bytes of a response.
+    pub fn piece(&mut self, id: u32, piece: Piece<R>) {
+        if let Some(at) = self.find(id) {
+            debug_assert!(self.streams[at].piece.is_empty(), "it was asked for");
+            self.streams[at].piece = piece;
+        }
+    }
+
+    /// Nothing of this stream's response is here now; it is not asked for until [`Http2::resume`].
+    pub fn stall(&mut self, id: u32) {
+        if let Some(at) = self.find(id) {
+            self.streams[at].stalled = true;
+        }
+    }
+
+    /// There may be more of this stream's response.
+    pub fn resume(&mut self, id: u32) {
+        if let Some(at) = self.find(id) {
+            self.streams[at].stalled = false;
+        }
+    }
+
+    /// The response can not be completed: it must not look whole.
+    pub fn break_off(&mut self, id: u32) {
+        if let Some(at) = self.find(id) {
+            self.streams[at].reset(Reason::INTERNAL_ERROR);
+            self.remove(at);
+        }
+    }
+
+    // Within.
+
+    fn find(&self, id: u32) -> Option<usize> {
+        self.streams.binary_search_by_key(&id, |stream| stream.id).ok()
+    }
+
+    fn remove(&mut self, at: usize) {
+        let stream = self.streams.remove(at);
+        self.gone.push(stream.id);
+        self.idle_since_ms = self.now_ms;
+        if !self.streams.iter().any(Stream::is_held_up) {
+            self.progress_ms = self.now_ms;
+        }
+    }
+
+    fn accept(&mut self) -> Option<(Request<RecvStream>, SendResponse<Body<R>>)> {
+        let mut context = Context::from_waker(Waker::noop());
+        if let Link::Shaking(handshake) = &mut self.link {
+            match Pin::new(handshake.as_mut()).poll(&mut context) {
+                Poll::Pending => return None,
+                Poll::Ready(Ok(connection)) => self.link = Link::Open(Box::new(connection)),
+                Poll::Ready(Err(error)) => self.ended(Some(error)),
+            }
+        }
+        let Link::Open(connection) = &mut self.link else {
+            return None;
+        };
+        match connection.poll_accept(&mut context) {
+            Poll::Pending => None,
+            Poll::Ready(Some(Ok(accepted))) => Some(accepted),
+            Poll::Ready(Some(Err(error))) => {
+                self.ended(Some(error));
+                None
+            }
+            Poll::Ready(None) => {
+                self.ended(None);
+                None
+            }
+        }
+    }
+
+    /// Lets the `h2` crate write what it holds.
+    fn write(&mut self) {
+        self.unwritten_bytes = 0;
+        if let Link::Open(connection) = &mut self.link
+            && let Poll::Ready(result) = connection.poll_closed(&mut Context::from_waker(Waker::noop()))
+        {
+            self.ended(result.err());
+        }
+    }
+
+    fn ended(&mut self, error: Option<::h2::Error>) {
+        let floods = error.is_some_and(|error| {
+            tracing::debug!("HTTP/2: {error}");
+            !error.is_remote() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM)
+        });
+        if floods {
+            // The crate has bounds of its own: for streams that were reset before they were looked at, or by us.
+            self.flood.get_or_insert(Flood::Resets);
+        }
+        self.over();
+    }
+
+    fn over(&mut self) {
+        self.link = Link::Over;
+        self.gone.extend(self.streams.drain(..).map(|stream| stream.id));
+        self.progress_ms = self.now_ms;
+    }
+
+    fn cut_off(&mut self, flood: Flood) {
+        self.flood = Some(flood);
+        match &mut self.link {
+            Link::Open(connection) => connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM),
+            Link::Shaking(_) => self.over(),
+            Link::Over => {}
+        }
+    }
+
+    fn request(
+        &mut self,
+        request: Request<RecvStream>,
+        mut respond: SendResponse<Body<R>>,
+        now: Now,
+        out: &mut Out,
+    ) -> Option<u32> {
+        let id = respond.stream_id().as_u32();
+        let (parts, upload) = request.into_parts();
+        let ended = upload.is_end_stream();
+        let read = message::read_request(&mut out.request, &parts, ended);
+        if read == Err(Bad::Malformed) {
+            respond.send_reset(Reason::PROTOCOL_ERROR);
+            if let Err(flood) = self.meter.refused() {
+                self.cut_off(flood);
+            }
+            return None;
+        }
+        out.clear();
+        let mut stream = Stream::new(id, Exchange::none(), respond, (!ended).then_some(upload), now.mono_ms);
+        stream.priority = self.priority(id, &parts);
+        let at = self.streams.len();
+        let next = match read {
+            Ok(()) => stream.exchange.begin(&out.request, now),
+            Err(Bad::Refused(status)) => {
+                Next::Answer(Answer::error(status, None, parts.method == http::Method::HEAD, now))
+            }
+            Err(Bad::Malformed) => return None,
+        };
+        self.streams.push(stream);
+        self.carry_on(at, next, &[], out);
+        Some(id)
+    }
+
+    /// What a PRIORITY_UPDATE frame said weighs more than the request's own field (RFC 9218 section 7).
+    fn priority(&mut self, id: u32, request: &http::request::Parts) -> Priority {
+        let updated = self.early.iter().rev().find(|(early, _)| *early == id).map(|(_, priority)| *priority);
+        self.early.retain(|(early, _)| *early > id);
+        let field = || request.headers.get("priority").and_then(|value| Priority::parse(value.as_bytes()));
+        updated.or_else(field).unwrap_or_default()
+    }
+
+    fn carry_on(&mut self, at: usize, next: Next<'_>, stored: &[u8], out: &mut Out) {
+        match next {
+            Next::Nothing => {}
+            Next::Lookup => out.actions.push(Action::Lookup),
+            Next::Fetch(kind) => {
+                self.streams[at].fetched(out.request.expect_continue);
+                out.actions.push(Action::Fetch(kind));
+            }
+            Next::Answer(answer) => self.answer(at, &answer, stored, out),
+            Next::Piece(_) => out.actions.push(Action::Piece),
+            Next::End => {
+                out.actions.push(Action::Done);
+                self.streams[at].end();
+                self.remove(at);
+            }
+            Next::Broken => {
+                out.actions.push(Action::Abort);
+                self.streams[at].reset(Reason::INTERNAL_ERROR);
+                self.remove(at);
+            }
+        }
+    }
+
+    fn answer(&mut self, at: usize, answer: &Answer<'_>, stored: &[u8], out: &mut Out) {
+        let is_whole = !self.streams[at].exchange.is_streaming();
+        let Some(head) = message::response(answer, stored, &mut out.bytes) else {
+            return self.carry_on(at, Next::Broken, &[], out);
+        };
+        let (body, text) = match &answer.body {
+            Content::None if is_whole => (Outgoing::Owed(0), None),
+            Content::None => (Outgoing::Silent, None),
+            Content::Stored(range) => (Outgoing::Owed(range.end - range.start), None),
+            Content::Streamed => (Outgoing::Open, None),
+            Content::Parts(parts) => (Outgoing::Owed(parts.bytes()), None),
+            Content::Text => {
+                out.bytes.clear();
+                answer.push_text(&mut out.bytes);
+                (Outgoing::Owed(out.bytes.len() as u64), Some(Bytes::copy_from_slice(&out.bytes)))
+            }
+        };
+        let ended = answer.body == Content::None;
+        if !self.streams[at].answer(head, body, Piece::Bytes(text.unwrap_or_default()), ended) {
+            return self.remove(at);
+        }
+        match &answer.body {
+            Content::Stored(range) => out.actions.push(Action::StoredBody(range.clone())),
+            Content::Parts(parts) => {
+                out.bytes.clear();
+                delivery::push_parts(parts, out);
+            }
+            Content::None | Content::Text | Content::Streamed => {}
+        }
+        if is_whole {
+            out.actions.push(Action::Done);
+            if ended {
+                self.remove(at);
+            }
+        }
+    }
+
+    /// The rest of a request did not come in time.
+    fn late(&mut self, id: u32, now: Now, out: &mut Out) {
+        let Some(at) = self.find(id) else {
+            return;
+        };
+        let stream = &mut self.streams[at];
+        if stream.exchange.is_streaming() || stream.is_answered() {
+            stream.reset(Reason::CANCEL);
+        } else {
+            let answer = Answer::error(408, None, true, now);
+            if let Some(head) = message::response(&answer, &[], &mut out.bytes) {
+                stream.answer(head, Outgoing::Owed(0), Piece::Bytes(Bytes::new()), true);
+            }
+        }
+        self.remove(at);
+    }
+}

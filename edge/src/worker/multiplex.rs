@@ -1,0 +1,481 @@
+//! HTTP/2 connections of a worker: what H1 has once a connection, here each stream has. Feeds the machine of
+//! `proto::http2` and carries its actions out; its bodies are brought in `bodies`. Knows no ring and no descriptor.
+#![forbid(unsafe_code)]
+
+use super::actions::{Node, counter, outbox};
+use super::connection::{Connection, Fetch, Parked, Phase, Source};
+use super::parts::Parts;
+use super::populate::Waiter;
+use super::waiting::{Lookup, is_there};
+use crate::control::mailbox::StreamId;
+use crate::limits;
+use crate::proto::http2::{Http2, PREFACE, Piece, Record, Segment};
+use crate::proto::request::{BodyLength, RequestHead};
+use crate::proto::session::{Action, Chunks, Found, Input};
+use crate::shard::{Cold, Pinned};
+use crate::stats::Counter;
+use crate::sys::{fault, outbox::Outbox};
+
+/// What a connection that speaks HTTP/2 has beside its slot.
+pub struct Multiplex {
+    pub(super) http2: Http2<Pinned>,
+    /// Which life of the slot it is.
+    generation: u32,
+    /// By stream number.
+    pub(super) supplies: Vec<Supply>,
+}
+
+/// Where the response of one stream comes from.
+pub(super) struct Supply {
+    pub(super) id: u32,
+    pub(super) source: Source,
+    pub(super) fetch: Option<Fetch>,
+    /// What [`Source::Parts`] stands for.
+    pub(super) parts: Option<Box<Parts>>,
+    /// The request, while its lookup waits for pages of the shard.
+    parked: Option<Box<Parked>>,
+    /// The request has a body that has not come to its end.
+    pub(super) uploading: bool,
+}
+
+impl Record for Pinned {
+    fn body(&self) -> &[u8] {
+        Pinned::body(self)
+    }
+}
+
+/// What must be said to the machine before anything else.
+enum Answer {
+    None,
+    Lookup,
+    Refused(u16),
+}
+
+impl Multiplex {
+    /// When the connection has to be looked at next, monotonic milliseconds.
+    pub fn deadline_ms(&self) -> u64 {
+        let parked = self.supplies.iter().filter_map(|supply| supply.parked.as_ref());
+        parked.map(|parked| parked.until_ms).fold(self.http2.deadline_ms(), u64::min)
+    }
+
+    /// Who waits for pages of the shard on behalf of a stream.
+    pub(super) fn waiter(&self, slot: u32, id: u32) -> Waiter {
+        Waiter { slot, generation: self.generation, stream: id }
+    }
+
+    /// Whether the stream whose request control has under this number still waits.
+    pub fn waits(&self, serial: u64) -> bool {
+        self.supplies.iter().any(|supply| supply.fetch.is_some_and(|fetch| fetch.serial == serial))
+    }
+
+    /// Whether some response here follows this stream of control's.
+    pub fn follows(&self, stream: StreamId) -> bool {
+        self.offsets(stream).next().is_some()
+    }
+
+    /// How far each response has followed this stream of control's.
+    pub fn offsets(&self, stream: StreamId) -> impl Iterator<Item = u64> {
+        self.supplies.iter().filter_map(move |supply| match supply.source {
+            Source::Stream { id, offset, .. } if id == stream => Some(offset),
+            _ => None,
+        })
+    }
+
+    /// There may be more of this stream of control's.
+    pub fn resume(&mut self, stream: StreamId) {
+        for supply in &self.supplies {
+            if matches!(supply.source, Source::Stream { id, .. } if id == stream) {
+                self.http2.resume(supply.id);
+            }
+        }
+    }
+
+    /// Control has taken so many bytes of a request's body.
+    pub fn credit(&mut self, serial: u64, bytes: usize) {
+        if let Some(fetch) = self.supply_of(serial).and_then(|supply| supply.fetch.as_mut()) {
+            fetch.body_unacked = fetch.body_unacked.saturating_sub(bytes);
+        }
+    }
+
+    fn supply_of(&mut self, serial: u64) -> Option<&mut Supply> {
+        self.supplies.iter_mut().find(|supply| supply.fetch.is_some_and(|fetch| fetch.serial == serial))
+    }
+
+    pub(super) fn find(&self, id: u32) -> Option<usize> {
+        self.supplies.binary_search_by_key(&id, |supply| supply.id).ok()
+    }
+}
+
+impl Node {
+    /// The first bytes of a connection that may speak either: HTTP/2 if they are its preface
+    /// (RFC 9113 section 3.3).
+    pub(super) fn decide(&mut self, connection: &mut Connection, slot: u32, data: &[u8]) {
+        connection.stash.extend_from_slice(data);
+        let seen = connection.stash.len().min(PREFACE.len());
+        if connection.stash[..seen] != PREFACE[..seen] {
+            connection.undecided = false;
+            self.feed_stash(connection, slot);
+        } else if seen == PREFACE.len() {
+            connection.undecided = false;
+            self.begin_multiplex(connection);
+        }
+    }
+
+    /// The connection speaks HTTP/2 from its first byte on.
+    pub(super) fn begin_multiplex(&mut self, connection: &mut Connection) {
+        if self.multiplexes >= limits::HTTP2_CONNECTIONS_MAX {
+            self.cells.add(Counter::Http2Refused, 1);
+            connection.phase = Phase::Aborted;
+            return;
+        }
+        self.multiplexes += 1;
+        self.cells.add(Counter::Http2Connections, 1);
+        let http2 = Http2::new(self.now, &self.timeouts());
+        connection.multiplex =
+            Some(Box::new(Multiplex { http2, generation: connection.generation, supplies: Vec::new() }));
+    }
+
+    /// Moves everything of a connection on: what came, what was asked for, what can be sent.
+    pub(super) fn drive(&mut self, connection: &mut Connection, slot: u32) {
+        let Some(mut multiplex) = connection.multiplex.take() else {
+            return;
+        };
+        let mux = &mut *multiplex;
+        let faults = fault::count();
+        self.out.request.scheme = connection.scheme;
+        if self.draining {
+            mux.http2.drain();
+        }
+        loop {
+            if !connection.stash.is_empty() && mux.http2.wants_input() {
+                mux.http2.receive(&std::mem::take(&mut connection.stash), self.now);
+            }
+            if connection.peer_closed && connection.stash.is_empty() && !connection.peer_closed_told {
+                connection.peer_closed_told = true;
+                mux.http2.peer_closed();
+            }
+            mux.http2.set_room(connection.outbox.as_ref().map_or(Outbox::SEGMENTS, Outbox::segments_free));
+            while let Some(id) = mux.http2.poll(self.now, &mut self.out) {
+                self.begin_exchange(mux, slot, id);
+            }
+            self.drop_gone(mux, slot);
+            self.bring_uploads(mux, slot);
+            self.bring_bodies(mux, slot);
+            let was_full = mux.http2.is_full();
+            mux.http2.take(|segment| match segment {
+                Segment::Copied(bytes) => outbox(&mut self.outboxes, connection).push_copy(bytes),
+                Segment::Shared(Piece::Bytes(bytes)) => {
+                    outbox(&mut self.outboxes, connection).push_bytes(bytes);
+                }
+                Segment::Shared(Piece::Stored(pinned, range)) => {
+                    outbox(&mut self.outboxes, connection).push_record(pinned, 0..0, range);
+                }
+            });
+            self.drop_gone(mux, slot);
+            let has_room = connection.outbox.as_ref().is_none_or(Outbox::has_room);
+            if !(was_full && has_room) && (connection.stash.is_empty() || !mux.http2.wants_input()) {
+                break;
+            }
+        }
+        if let Some(flood) = mux.http2.take_flood() {
+            self.cells.add(Counter::Http2Floods, 1);
+            tracing::debug!("HTTP/2 client cut off: too many {flood}");
+        }
+        self.check_faults(connection, faults);
+        if mux.http2.is_over() && connection.phase == Phase::Open {
+            connection.phase = Phase::Finishing;
+            connection.stash = Vec::new();
+        }
+        connection.multiplex = Some(multiplex);
+    }
+
+    /// What the connection is told beside bytes.
+    pub(super) fn tell_multiplex(&mut self, connection: &mut Connection, slot: u32, input: &Input<'_>) {
+        let Some(mut multiplex) = connection.multiplex.take() else {
+            return;
+        };
+        let mux = &mut *multiplex;
+        match input {
+            Input::Sent { .. } => mux.http2.sent(self.now),
+            Input::Deadline if !mux.http2.deadline(self.now, &mut self.out) => {
+                connection.phase = Phase::Aborted;
+            }
+            Input::Deadline => self.wait_no_longer_for_streams(mux, slot),
+            _ => {}
+        }
+        connection.multiplex = Some(multiplex);
+    }
+
+    /// The disk has not answered some streams in time: the origin is asked instead.
+    fn wait_no_longer_for_streams(&mut self, mux: &mut Multiplex, slot: u32) {
+        let now_ms = self.now.mono_ms;
+        let is_late = |supply: &&Supply| supply.parked.as_ref().is_some_and(|p| p.until_ms <= now_ms);
+        while let Some(id) = mux.supplies.iter().find(is_late).map(|supply| supply.id) {
+            self.cells.add(Counter::PopulateTimeouts, 1);
+            self.unpark_stream(mux, slot, id, false);
+        }
+    }
+
+    /// Pages that a stream waits for are in memory, or cannot be had.
+    pub(super) fn stream_populated(&mut self, connection: &mut Connection, slot: u32, id: u32, came: bool) {
+        let Some(mut multiplex) = connection.multiplex.take() else {
+            return;
+        };
+        let faults = fault::count();
+        let mux = &mut *multiplex;
+        match mux.find(id).map(|at| mux.supplies[at].parked.is_some()) {
+            Some(true) => self.unpark_stream(mux, slot, id, came),
+            Some(false) if came => mux.http2.resume(id),
+            Some(false) => self.break_stream(mux, slot, id),
+            None => {}
+        }
+        self.check_faults(connection, faults);
+        connection.multiplex = Some(multiplex);
+    }
+
+    /// Goes on with the lookup of a stream's request. `came`: its pages are in memory; else there is nothing to find.
+    fn unpark_stream(&mut self, mux: &mut Multiplex, slot: u32, id: u32, came: bool) {
+        let parked = mux.find(id).and_then(|at| mux.supplies[at].parked.take());
+        let Some(parked) = parked else {
+            return;
+        };
+        let Parked { request, fresh, from_disk, waits, .. } = *parked;
+        self.out.request = request;
+        self.fetched = None;
+        let lookup = Lookup { fresh, done: false, from_disk, waits, given_up: !came };
+        self.carry_out(mux, slot, id, None, Answer::Lookup, lookup);
+    }
+
+    /// What control says about the request it has under this number.
+    pub(super) fn answered(
+        &mut self,
+        connection: &mut Connection,
+        slot: u32,
+        serial: u64,
+        joined: Option<Source>,
+        input: Input<'_>,
+    ) {
+        let Some(mut multiplex) = connection.multiplex.take() else {
+            return;
+        };
+        let faults = fault::count();
+        if let Some(supply) = multiplex.supply_of(serial) {
+            match joined {
+                Some(source) => supply.source = source,
+                None => supply.fetch = None,
+            }
+            let id = supply.id;
+            self.tell_exchange(&mut multiplex, slot, id, input, None);
+        }
+        self.check_faults(connection, faults);
+        connection.multiplex = Some(multiplex);
+    }
+
+    /// As [`Node::answered`], with the request that comes back.
+    pub(super) fn answered_again(
+        &mut self,
+        connection: &mut Connection,
+        slot: u32,
+        serial: u64,
+        request: RequestHead,
+        revalidated: bool,
+    ) {
+        self.out.request = request;
+        self.answered(connection, slot, serial, None, Input::Again { revalidated });
+    }
+
+    /// The connection ends: whatever its streams still wait for is given up.
+    pub(super) fn end_multiplex(&mut self, connection: &mut Connection, slot: u32) {
+        if let Some(mut multiplex) = connection.multiplex.take() {
+            self.multiplexes -= 1;
+            for mut supply in multiplex.supplies.drain(..) {
+                self.release(&mut supply.source, &mut supply.fetch, slot, false);
+            }
+        }
+    }
+
+    /// What was read of a record since this count may have been zeroes in the place of a page that is gone.
+    fn check_faults(&self, connection: &mut Connection, count: u64) {
+        if fault::count() != count {
+            self.cells.add(Counter::Broken, 1);
+            connection.phase = Phase::Aborted;
+        }
+    }
+
+    fn begin_exchange(&mut self, mux: &mut Multiplex, slot: u32, id: u32) {
+        self.cells.add(Counter::Requests, 1);
+        self.cells.add(Counter::Http2Requests, 1);
+        self.fetched = None;
+        let asked = self.out.actions.iter().any(|action| matches!(action, Action::Lookup | Action::Fetch(_)));
+        if !asked {
+            // Answered with an error, whole.
+            return self.cells.add(Counter::Refused, 1);
+        }
+        let uploading = self.out.request.body != BodyLength::None;
+        mux.supplies.push(Supply {
+            id,
+            source: Source::None,
+            fetch: None,
+            parts: None,
+            parked: None,
+            uploading,
+        });
+        let lookup = Lookup { fresh: true, ..Lookup::default() };
+        let answer = self.act_on(mux, slot, id, &mut None, None);
+        self.carry_out(mux, slot, id, None, answer, lookup);
+    }
+
+    pub(super) fn tell_exchange(
+        &mut self,
+        mux: &mut Multiplex,
+        slot: u32,
+        id: u32,
+        input: Input<'_>,
+        given: Option<Piece<Pinned>>,
+    ) {
+        self.out.clear();
+        mux.http2.on(id, input, self.now, &mut self.out);
+        let mut given = given;
+        let answer = self.act_on(mux, slot, id, &mut given, None);
+        self.carry_out(mux, slot, id, given, answer, Lookup::default());
+    }
+
+    /// Tells the machine what it must hear until it asks for nothing more, or has to wait for the disk.
+    fn carry_out(
+        &mut self,
+        mux: &mut Multiplex,
+        slot: u32,
+        id: u32,
+        mut given: Option<Piece<Pinned>>,
+        mut answer: Answer,
+        mut lookup: Lookup,
+    ) {
+        loop {
+            let found;
+            let has;
+            let input = match answer {
+                Answer::None => break,
+                Answer::Refused(status) => {
+                    found = None;
+                    self.cells.add(Counter::Overflows, 1);
+                    Input::Refused(status)
+                }
+                Answer::Lookup => {
+                    lookup.done = true;
+                    let purged;
+                    (found, purged) = match self.look_up(lookup) {
+                        Ok(looked_up) => looked_up,
+                        Err(cold) => return self.park_stream(mux, slot, id, cold, lookup),
+                    };
+                    let partial = found.as_ref().filter(|pinned| pinned.partial()).and_then(Pinned::chunked);
+                    let reader = &self.reader;
+                    has = move |part| partial.is_some_and(|object| is_there(reader, object, part));
+                    Input::Found(found.as_ref().map(|pinned| Found {
+                        meta: pinned.meta(),
+                        head: pinned.head(),
+                        chunks: partial.map(|_| Chunks(&has)),
+                        purged,
+                    }))
+                }
+            };
+            self.out.clear();
+            mux.http2.on(id, input, self.now, &mut self.out);
+            answer = self.act_on(mux, slot, id, &mut given, found);
+        }
+        if lookup.fresh {
+            self.cells.add(self.fetched.map_or(Counter::Hits, counter), 1);
+        }
+    }
+
+    /// Puts a stream's request aside until its pages are in memory.
+    #[cold]
+    fn park_stream(&mut self, mux: &mut Multiplex, slot: u32, id: u32, cold: Cold, lookup: Lookup) {
+        let waiter = mux.waiter(slot, id);
+        if let Some(at) = mux.find(id) {
+            mux.supplies[at].parked = Some(Box::new(Parked {
+                request: self.out.request.clone(),
+                fresh: lookup.fresh,
+                from_disk: lookup.from_disk || cold.is_absent(),
+                waits: lookup.waits + 1,
+                until_ms: self.now.mono_ms + limits::POPULATE_WAIT_MS,
+            }));
+            self.populates.wait(cold, waiter);
+        }
+    }
+
+    fn act_on(
+        &mut self,
+        mux: &mut Multiplex,
+        slot: u32,
+        id: u32,
+        given: &mut Option<Piece<Pinned>>,
+        mut found: Option<Pinned>,
+    ) -> Answer {
+        let Some(at) = mux.find(id) else {
+            return Answer::None;
+        };
+        let mut answer = Answer::None;
+        let actions = std::mem::take(&mut self.out.actions);
+        for action in &actions {
+            let Supply { source, fetch, parts, .. } = &mut mux.supplies[at];
+            match action {
+                Action::Lookup => answer = Answer::Lookup,
+                Action::Fetch(kind) => match self.ask(slot, *kind) {
+                    Some(asked) => *fetch = Some(asked),
+                    None => answer = Answer::Refused(503),
+                },
+                Action::StoredBody(range) => {
+                    if let Some(pinned) = found.take() {
+                        pinned.sending();
+                        if let Some(object) = pinned.chunked() {
+                            *source = Source::Chunks { object, offset: range.start, end: range.end };
+                        } else {
+                            let range = range.start as usize..range.end as usize;
+                            mux.http2.piece(id, Piece::Stored(pinned, range));
+                        }
+                    }
+                }
+                Action::StoredPart { text, body } => {
+                    if let Some(pinned) = found.take() {
+                        *parts = Some(Box::new(Parts::new(pinned)));
+                        *source = Source::Parts;
+                    }
+                    if let Some(parts) = parts {
+                        parts.add(&self.out.bytes[text.clone()], body.clone());
+                    }
+                }
+                Action::Piece => {
+                    if let Some(piece) = given.take() {
+                        mux.http2.piece(id, piece);
+                    }
+                }
+                Action::Done => self.release(source, fetch, slot, true),
+                Action::Abort => {
+                    self.cells.add(Counter::Broken, 1);
+                    self.release(source, fetch, slot, false);
+                }
+                Action::Write(_)
+                | Action::StoredHead(_)
+                | Action::Forward(_)
+                | Action::ForwardEnd
+                | Action::Close => debug_assert!(false, "of HTTP/1.1 alone"),
+            }
+        }
+        self.out.actions = actions;
+        answer
+    }
+
+    /// Streams that ended: most have nothing left to let go of.
+    fn drop_gone(&mut self, mux: &mut Multiplex, slot: u32) {
+        while let Some(id) = mux.http2.gone() {
+            self.drop_stream(mux, slot, id);
+        }
+    }
+
+    pub(super) fn drop_stream(&mut self, mux: &mut Multiplex, slot: u32, id: u32) {
+        if let Some(at) = mux.find(id) {
+            let mut supply = mux.supplies.remove(at);
+            self.release(&mut supply.source, &mut supply.fetch, slot, false);
+        }
+    }
+}
