@@ -256,6 +256,10 @@ const _: () = assert!(HTTP2_RESETS_PER_SECOND_MAX >= HTTP2_STREAMS_MAX);
 pub const CONFIG_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of the store: reclaim needs segments to choose from.
 pub const STORE_BYTES_MIN: u64 = 4 * SEGMENT_BYTES as u64;
+/// Bytes an object takes on average unless configured: 2 MiB of index for each GiB of store.
+pub const OBJECT_BYTES: u64 = 4096;
+/// The least that can be configured: the header of a record and a short key.
+pub const OBJECT_BYTES_MIN: u64 = 128;
 /// CPU numbers, and so workers; the size of the kernel's fixed CPU set.
 pub const CPUS_MAX: usize = 1024;
 /// Addresses the node listens on; each worker has a socket for each.

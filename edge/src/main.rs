@@ -50,6 +50,7 @@ fn serve(path: &Path, config: Config) -> Result<()> {
     let shard = |shard: &config::Shard| shard::Options {
         path: shard.path.clone(),
         size_bytes: shard.size_bytes,
+        object_bytes: shard.object_bytes,
         readers: cpus.len(),
     };
     let shards: Vec<_> = config.store.iter().map(shard).collect();

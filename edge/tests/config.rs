@@ -110,6 +110,8 @@ size = "2GiB""#, &["8:1: not TOML: duplicate key; it stands earlier in the file,
     (r#""1GiB""#, "4096", &[r#"7:8: store.size: 4096 bytes hold too few segments to reclaim one; write at least "32MiB""#]),
     (r#""1GiB""#, "-1", &["7:8: store.size: -1 is out of bounds; write a whole number from 0 to 9223372036854775807"]),
     (r#""1GiB""#, "1.5", &[r#"7:8: store.size: this is a float; write a size such as "1GiB", or bytes as a whole number"#]),
+    (r#"size = "1GiB""#, "size = \"1GiB\"\nobject_size = \"100B\"", &[r#"8:15: store.object_size: no object with its key and header takes 100 bytes; write at least "128B""#]),
+    (r#"size = "1GiB""#, "size = \"1GiB\"\nobject_size = \"4 pages\"", &[r#"8:15: store.object_size: unit "pages" is not known; write a whole number with B, KiB, MiB, GiB or TiB, such as "1GiB""#]),
     (r#"path = "/var/cache/edge"
 size = "1GiB"
 "#, "shards = []\n", &["6:10: store.shards: 0 shards; write 1 to 64 [[store.shards]]"]),
@@ -329,12 +331,13 @@ fn every_mistake_is_reported_at_its_place_with_its_remedy() {
 
 #[test]
 fn a_store_may_have_several_shards() {
-    let shards = "[[store.shards]]\npath = \"/a\"\nsize = \"1GiB\"\n[[store.shards]]\npath = \"/b\"\nsize = \"64MiB\"\n";
+    let shards = "[store]\nobject_size = \"2KiB\"\n[[store.shards]]\npath = \"/a\"\nsize = \"1GiB\"\n[[store.shards]]\npath = \"/b\"\nsize = \"64MiB\"\n";
     let text = SMALLEST.replacen("[store]\npath = \"/var/cache/edge\"\nsize = \"1GiB\"\n", shards, 1);
     let config = parse("f", text.as_bytes(), &Told).unwrap();
     let shards: Vec<_> = config.store.iter().map(|s| (s.path.to_str().unwrap(), s.size_bytes)).collect();
     assert_eq!(shards, [("/a", 1 << 30), ("/b", 64 << 20)]);
     assert_eq!(config.store_bytes(), (1 << 30) + (64 << 20));
+    assert!(config.store.iter().all(|shard| shard.object_bytes == 2048), "one figure for all");
 }
 
 #[test]
@@ -346,6 +349,7 @@ fn the_smallest_file_serves_with_documented_defaults() {
         (config.store[0].path.as_path(), config.store[0].size_bytes),
         (Path::new("/var/cache/edge"), 1 << 30)
     );
+    assert_eq!(config.store[0].object_bytes, edge::limits::OBJECT_BYTES);
     assert_eq!(config.connections_max, edge::limits::CONNECTIONS_PER_WORKER);
     assert_eq!(config.timeouts, edge::config::Timeouts::default());
     assert_eq!((config.cpus, config.xdp), (None, None));
@@ -368,6 +372,7 @@ http = ["0.0.0.0:80", "[::]:80"]
 [store]
 path = "/ok/cache"
 size = 67108864
+object_size = "1KiB"
 [limits]
 connections_max = 0x100
 head_timeout = "1s"
@@ -403,6 +408,7 @@ steering = "rps"
     assert_eq!(config.cpus, Some(vec![0, 1, 2, 6]));
     assert_eq!((config.http.len(), config.admin), (2, None));
     assert_eq!((config.store[0].size_bytes, config.connections_max), (64 << 20, 256));
+    assert_eq!(config.store[0].object_bytes, 1024);
     let t = config.timeouts;
     assert_eq!((t.head_ms, t.idle_ms, t.body_ms, t.send_ms), (1000, 120_000, 300, 4000));
     let names: Vec<&str> = config.origins.iter().map(|o| o.name.as_str()).collect();

@@ -49,7 +49,8 @@ fn lookups_allocate_nothing() {
     const ROUNDS: u32 = 20;
     let path = std::env::temp_dir().join(format!("edge-lookup-{}", std::process::id()));
     let (mut writer, readers, _) =
-        open(&[Options { path: path.clone(), size_bytes: 64 << 20, readers: 1 }]).unwrap();
+        open(&[Options { path: path.clone(), size_bytes: 64 << 20, readers: 1, ..Options::default() }])
+            .unwrap();
     let keys: Vec<(u64, Vec<u8>)> = (0..OBJECTS).map(|n| (xxh3_64(&key(n)), key(n))).collect();
     let body = Bytes::from(vec![b'x'; 1024]);
     for (hash, key) in &keys {

@@ -25,7 +25,7 @@ pub(super) fn build<'a>(
     let listen = top.require("listen", SMALLEST_LISTEN).and_then(|i| listen(&i, files));
     let store = top
         .require("store", "[store] with path = \"/var/cache/edge\" and size = \"1GiB\"")
-        .and_then(|i| store(&i.section(&["path", "size", "shards"])?));
+        .and_then(|i| store(&i.section(&["path", "size", "object_size", "shards"])?));
     let mut names = Vec::new();
     let origins_item = top.require("origins", "[origins.main] with servers = [\"http://127.0.0.1:8000\"]");
     let origins = origins_item.and_then(|i| origins(&i, &mut names, files));
@@ -141,7 +141,13 @@ fn readable_file(item: &Item<'_>, files: &dyn Files) -> Option<PathBuf> {
 
 /// One directory, or a list of shards with a directory and a size each.
 fn store(section: &Section<'_>) -> Option<Vec<Shard>> {
-    let Some(list) = section.get("shards") else { return Some(vec![shard(section)?]) };
+    let object_bytes = match section.get("object_size") {
+        None => Some(limits::OBJECT_BYTES),
+        Some(item) => object_size(&item),
+    };
+    let Some(list) = section.get("shards") else {
+        return shard(section, object_bytes).map(|shard| vec![shard]);
+    };
     for key in ["path", "size"] {
         if let Some(item) = section.get(key) {
             item.report("every shard has its own; move it into a [[store.shards]], or leave shards out");
@@ -156,7 +162,8 @@ fn store(section: &Section<'_>) -> Option<Vec<Shard>> {
     let mut shards: Vec<Shard> = Vec::new();
     let mut all_good = true;
     for item in &items {
-        let Some(shard) = item.section(&["path", "size"]).and_then(|section| shard(&section)) else {
+        let Some(shard) = item.section(&["path", "size"]).and_then(|section| shard(&section, object_bytes))
+        else {
             all_good = false;
             continue;
         };
@@ -171,7 +178,32 @@ fn store(section: &Section<'_>) -> Option<Vec<Shard>> {
     all_good.then_some(shards)
 }
 
-fn shard(section: &Section<'_>) -> Option<Shard> {
+/// Bytes an object takes on average.
+fn object_size(item: &Item<'_>) -> Option<u64> {
+    let bytes = bytes(item, "4KiB")?;
+    let min = limits::OBJECT_BYTES_MIN;
+    if bytes < min {
+        item.report(&format!(
+            "no object with its key and header takes {bytes} bytes; write at least \"{min}B\""
+        ));
+        return None;
+    }
+    Some(bytes)
+}
+
+/// A size with its unit, or a number.
+fn bytes(item: &Item<'_>, example: &str) -> Option<u64> {
+    match item.is_number() {
+        true => item.number(0..=i64::MAX as u64),
+        false => {
+            let right = format!("write a size such as \"{example}\", or bytes as a whole number");
+            item.parse(&right, value::size)
+        }
+    }
+}
+
+/// `object_bytes`: `None` if what was written for it is wrong.
+fn shard(section: &Section<'_>, object_bytes: Option<u64>) -> Option<Shard> {
     let path = section.require("path", "path = \"/var/cache/edge\"").and_then(|item| {
         let path = PathBuf::from(item.text("write a directory, such as \"/var/cache/edge\"")?);
         if !path.is_absolute() {
@@ -181,11 +213,7 @@ fn shard(section: &Section<'_>) -> Option<Shard> {
         Some(path)
     });
     let size = section.require("size", "size = \"1GiB\"").and_then(|item| {
-        let right = "write a size such as \"1GiB\", or bytes as a whole number";
-        let bytes = match item.is_number() {
-            true => item.number(0..=i64::MAX as u64)?,
-            false => item.parse(right, value::size)?,
-        };
+        let bytes = bytes(&item, "1GiB")?;
         if bytes < limits::STORE_BYTES_MIN {
             let min = limits::STORE_BYTES_MIN >> 20;
             item.report(&format!(
@@ -195,7 +223,7 @@ fn shard(section: &Section<'_>) -> Option<Shard> {
         }
         Some(bytes)
     });
-    Some(Shard { path: path?, size_bytes: size? })
+    Some(Shard { path: path?, size_bytes: size?, object_bytes: object_bytes? })
 }
 
 fn origins<'a>(item: &Item<'a>, names: &mut Vec<&'a str>, files: &dyn Files) -> Option<Vec<Origin>> {

@@ -240,6 +240,8 @@ pub struct Shard {
     pub path: PathBuf,
     /// Bytes of the shard.
     pub size_bytes: u64,
+    /// Bytes an object takes on average: what the index is sized for. One figure for all shards.
+    pub object_bytes: u64,
 }
 
 /// `[origins.NAME]`

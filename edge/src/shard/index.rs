@@ -16,11 +16,16 @@
 #![forbid(unsafe_code)]
 
 use crate::sys::atomics::AtomicU64;
+use crate::sys::table::{LINE_WORDS, Table};
+use std::io;
 use std::sync::atomic::Ordering;
 
-const BUCKET_ENTRIES: usize = 8;
+const BUCKET_ENTRIES: usize = LINE_WORDS;
 const LOCATION_BITS: u32 = 46;
 const FREQUENCY_MASK: u64 = 3 << LOCATION_BITS;
+
+/// Entries of the largest index: its buckets are numbered with 32 bits.
+pub const ENTRIES_MAX: usize = u32::MAX as usize * BUCKET_ENTRIES;
 
 /// Highest frequency an entry counts.
 pub const FREQUENCY_MAX: u64 = 3;
@@ -56,21 +61,20 @@ impl Entry {
 /// Number of a place for an entry.
 pub type Slot = usize;
 
-#[derive(Default)]
-#[repr(align(64))]
-struct Bucket([AtomicU64; BUCKET_ENTRIES]);
-
 /// The table.
 pub struct Index {
-    buckets: Box<[Bucket]>,
+    buckets: Table,
 }
 
 impl Index {
-    /// With room for at least `entries`.
-    pub fn new(entries: usize) -> Self {
+    /// With room for at least `entries`, of which there may be [`ENTRIES_MAX`].
+    ///
+    /// # Errors
+    /// There is not that much memory.
+    pub fn new(entries: usize) -> io::Result<Self> {
         let buckets = entries.div_ceil(BUCKET_ENTRIES).max(2);
-        assert!(buckets < 1 << 32);
-        Index { buckets: (0..buckets).map(|_| Bucket::default()).collect() }
+        assert!(buckets <= ENTRIES_MAX / BUCKET_ENTRIES);
+        Ok(Index { buckets: Table::new(buckets)? })
     }
 
     /// Entries it has room for.
@@ -204,7 +208,7 @@ mod tests {
 
     #[test]
     fn two_thirds_fit_before_anything_must_go() {
-        let index = Index::new(1 << 14);
+        let index = Index::new(1 << 14).unwrap();
         let mut stored = 0;
         while let Ok(slot) = index.vacancy(hash(stored)) {
             index.set(slot, Entry::new(hash(stored), stored + 1, 0));
@@ -219,7 +223,7 @@ mod tests {
 
     #[test]
     fn the_least_read_goes() {
-        let index = Index::new(16);
+        let index = Index::new(16).unwrap();
         for n in 1..=16 {
             let slot = index.vacancy(0).unwrap();
             index.set(slot, Entry::new(0, n, if n == 7 { 1 } else { 2 }));
@@ -230,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_bump_does_not_bring_back_what_was_taken_out() {
-        let index = Index::new(16);
+        let index = Index::new(16).unwrap();
         let entry = Entry::new(42, 9, 0);
         index.set(3, entry);
         index.bump(3, entry);
@@ -248,7 +252,7 @@ mod tests {
 
     #[test]
     fn tag_zero_is_not_mistaken_for_an_empty_slot() {
-        let index = Index::new(16);
+        let index = Index::new(16).unwrap();
         assert_eq!(index.candidates(0).count(), 0);
         let slot = index.vacancy(0).unwrap();
         index.set(slot, Entry::new(0, 1, 0));

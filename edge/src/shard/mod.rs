@@ -47,8 +47,28 @@ pub struct Options {
     pub path: PathBuf,
     /// Bytes of the shard file; rounded down to whole segments, at least four of them.
     pub size_bytes: u64,
+    /// Bytes an object takes on average; the index has an entry for each object of that size.
+    pub object_bytes: u64,
     /// How many readers there will be.
     pub readers: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            path: PathBuf::new(),
+            size_bytes: limits::STORE_BYTES_MIN,
+            object_bytes: limits::OBJECT_BYTES,
+            readers: 0,
+        }
+    }
+}
+
+impl Options {
+    fn index_entries(&self) -> usize {
+        let entries = self.size_bytes / self.object_bytes.max(1);
+        usize::try_from(entries).map_or(index::ENTRIES_MAX, |entries| entries.min(index::ENTRIES_MAX))
+    }
 }
 
 /// Why a store did not open.

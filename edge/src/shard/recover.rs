@@ -80,7 +80,11 @@ impl ShardFile {
         options: &Options,
         index_entries: usize,
     ) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
-        let index = Arc::new(Index::new(index_entries));
+        let index = Index::new(index_entries).map_err(|error| {
+            let what = format!("no memory for an index of {index_entries} entries ({error})");
+            failed(&options.path, &what, "raise [store] object_size, or lower size")
+        })?;
+        let index = Arc::new(index);
         let checkpoint = self.take_checkpoint(&index)?;
         let mut opened = Opened { clean: checkpoint.is_some(), ..Opened::default() };
         let scanned = match &checkpoint {
@@ -522,7 +526,8 @@ pub(super) fn open_simulated(disk: &Simulated<'_>) -> (Writer, Vec<Reader>, Open
     let map = Unserved::simulated(disk.image, shape);
     store_words(&map, &header.encode());
     let path = std::path::PathBuf::from("/nonexistent");
-    let options = Options { path: path.clone(), size_bytes: geometry.file_bytes(), readers: 1 };
+    let options =
+        Options { path: path.clone(), size_bytes: geometry.file_bytes(), readers: 1, ..Options::default() };
     let file = ShardFile { map, header, geometry, directory: path };
     file.serve(&options, disk.index_entries).expect("nothing can fail")
 }

@@ -33,9 +33,6 @@ pub(super) const SHARD_SHIFT: u32 = layout::OBJECT_BITS;
 
 const _: () = assert!(limits::SHARDS_MAX < NOWHERE as usize && limits::SHARDS_MAX <= 1 << (64 - SHARD_SHIFT));
 
-/// Bytes of store for each entry of the index: 2 MiB of index for each GiB.
-const BYTES_PER_INDEX_ENTRY: u64 = 4096;
-
 /// Which shard each place belongs to. Written by the writer, read by everybody.
 pub(super) struct Homes(Box<[AtomicU8]>);
 
@@ -131,7 +128,7 @@ type OneOpened = Result<(store::Writer, Vec<read::Reader>, Opened), OpenError>;
 
 /// Each shard on a thread of its own: their disks work at the same time.
 fn open_each(shards: &[Options], segment_bytes: usize) -> Vec<OneOpened> {
-    let open_one = |options: &Options| recover::open(options, segment_bytes, index_entries(options));
+    let open_one = |options: &Options| recover::open(options, segment_bytes, options.index_entries());
     match shards {
         [only] => vec![open_one(only)],
         several => std::thread::scope(|scope| {
@@ -140,10 +137,6 @@ fn open_each(shards: &[Options], segment_bytes: usize) -> Vec<OneOpened> {
             threads.into_iter().map(|thread| thread.join().expect("opening does not panic")).collect()
         }),
     }
-}
-
-fn index_entries(options: &Options) -> usize {
-    (options.size_bytes / BYTES_PER_INDEX_ENTRY) as usize
 }
 
 impl Writer {
@@ -230,7 +223,7 @@ impl Writer {
         if shard.writer.is_ok() {
             return Err(format!("shard {number} is in use"));
         }
-        let (options, entries) = (&shard.options, index_entries(&shard.options));
+        let (options, entries) = (&shard.options, shard.options.index_entries());
         let opened = match &shard.left {
             Some(directory) => recover::renew(options, Arc::clone(directory), segment_bytes, entries),
             None => recover::open(options, segment_bytes, entries),

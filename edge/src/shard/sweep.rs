@@ -228,7 +228,8 @@ mod tests {
     use bytes::Bytes;
 
     fn store(scratch: &Scratch) -> (Writer, Reader) {
-        let options = Options { path: scratch.path().into(), size_bytes: 32 << 20, readers: 1 };
+        let options =
+            Options { path: scratch.path().into(), size_bytes: 32 << 20, readers: 1, ..Options::default() };
         let (writer, mut readers, _) = open(std::slice::from_ref(&options)).unwrap();
         (writer, readers.remove(0))
     }

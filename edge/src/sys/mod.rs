@@ -12,4 +12,5 @@ pub mod ring;
 pub mod signals;
 pub mod socket;
 pub mod steering;
+pub mod table;
 pub mod wire;

@@ -348,7 +348,7 @@ mod tests {
         use std::os::fd::AsRawFd;
         let scratch = Scratch::new("outbox-gone");
         let path = scratch.path().to_path_buf();
-        let store = Options { path, size_bytes: limits::STORE_BYTES_MIN, readers: 2 };
+        let store = Options { path, readers: 2, ..Options::default() };
         let (mut writer, readers, _) = crate::shard::open(&[store]).unwrap();
         let body = Bytes::from(vec![b'x'; 20_000]);
         writer.put(7, b"key", &[0; 8], b"head", &[body], |_| true).unwrap();

@@ -113,7 +113,8 @@ mod tests {
     /// A store whose records are apart, reopened, so that nothing is known to be in memory.
     fn cold_store(name: &str) -> (crate::shard::scratch::Scratch, Writer, Reader) {
         let scratch = crate::shard::scratch::Scratch::new(name);
-        let options = Options { path: scratch.path().into(), size_bytes: 32 << 20, readers: 1 };
+        let options =
+            Options { path: scratch.path().into(), size_bytes: 32 << 20, readers: 1, ..Options::default() };
         let (mut writer, _, _) = open(std::slice::from_ref(&options)).unwrap();
         let body = Bytes::from(vec![7; 4 * memory_page_bytes()]);
         for number in 1..=OBJECTS {

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod idle;
+mod lookup;
 pub mod measure;
 mod origin;
 mod peers;
@@ -28,6 +29,7 @@ const EXAMPLES: &str = "Examples:
   cargo xtask bench --servers edge,null --sizes 1024 --rounds 9
   cargo xtask bench --json bench.json            also for machines
   cargo xtask bench idle                         memory of 10,000 idle connections
+  cargo xtask bench lookup                       lookups a second of one core among ten million objects
   cargo xtask bench purge                        purges by tag with a million objects stored
   cargo xtask bench syscalls                     system calls of a worker under load
   cargo xtask bench tls                          hits, handshakes and idle connections over TLS";
@@ -47,6 +49,8 @@ pub struct Options {
 enum Other {
     /// Anonymous memory of idle keep-alive connections, each of which has had one answer.
     Idle(idle::Options),
+    /// Lookups of the store among millions of small objects on one core, and what bounds them.
+    Lookup(lookup::Options),
     /// Time until a purge is acknowledged with a full store, and that it holds for the next request.
     Purge(purge::Options),
     /// System calls of edge's worker under load, by strace.
@@ -89,6 +93,7 @@ pub fn run(options: Options) -> Result<()> {
     match options.measure {
         None => hits(&options.hits),
         Some(Other::Idle(options)) => idle::run(&options),
+        Some(Other::Lookup(options)) => lookup::run(&options),
         Some(Other::Purge(options)) => purge::run(&options),
         Some(Other::Syscalls) => syscalls::run(),
         Some(Other::Tls(options)) => tls::run(&options),

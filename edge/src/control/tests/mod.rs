@@ -84,7 +84,11 @@ fn config(directory: &Path, servers: &[String]) -> Config {
         admin: Some("127.0.0.1:0".parse().unwrap()),
         connections_max: 1024,
         timeouts: Timeouts::default(),
-        store: vec![Shard { path: directory.into(), size_bytes: 256 << 20 }],
+        store: vec![Shard {
+            path: directory.into(),
+            size_bytes: 256 << 20,
+            object_bytes: limits::OBJECT_BYTES,
+        }],
         origins: vec![Origin {
             name: "main".into(),
             servers: servers.to_vec(),
@@ -110,8 +114,12 @@ fn start(workers: usize, servers: &[String]) -> (Node, Vec<Worker>) {
 }
 
 fn shards(config: &Config, readers: usize) -> Vec<shard::Options> {
-    let options =
-        |one: &Shard| shard::Options { path: one.path.clone(), size_bytes: one.size_bytes, readers };
+    let options = |one: &Shard| shard::Options {
+        path: one.path.clone(),
+        size_bytes: one.size_bytes,
+        object_bytes: one.object_bytes,
+        readers,
+    };
     config.store.iter().map(options).collect()
 }
 

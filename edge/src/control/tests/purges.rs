@@ -220,7 +220,14 @@ fn of_several_shards_each_has_the_log_and_one_is_enough() {
     let directory = Arc::new(Scratch::new());
     let mut config = config(directory.path(), &[origin.url()]);
     let paths = ["first", "second"].map(|name| directory.path().join(name));
-    config.store = paths.iter().map(|path| Shard { path: path.clone(), size_bytes: 64 << 20 }).collect();
+    config.store = paths
+        .iter()
+        .map(|path| Shard {
+            path: path.clone(),
+            size_bytes: 64 << 20,
+            object_bytes: crate::limits::OBJECT_BYTES,
+        })
+        .collect();
     let (node, mut workers) = start_in(1, config.clone(), directory.clone());
     fill(&node, &mut workers[0], &URLS);
     purge(&node, json!({ "prefix": "http://a/" }));

@@ -438,7 +438,7 @@ fn refusals_name_the_path_and_the_remedy() {
 fn a_full_file_system_is_refused_and_nothing_is_left_behind() {
     // tmpfs knows at once that so much cannot be had.
     let directory = std::path::Path::new("/dev/shm").join(format!("edge-full-{}", std::process::id()));
-    let options = Options { path: directory.clone(), size_bytes: 1 << 45, readers: 1 };
+    let options = Options { path: directory.clone(), size_bytes: 1 << 45, readers: 1, ..Options::default() };
     let text = refusal(&options);
     let left = std::fs::metadata(directory.join("shard-0")).unwrap().len();
     std::fs::remove_dir_all(&directory).unwrap();

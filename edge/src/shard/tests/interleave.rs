@@ -15,7 +15,7 @@ const KEYS: u32 = 6;
 
 fn open_small(scratch: &Scratch, readers: usize) -> (Writer, Vec<Reader>) {
     let path = scratch.path().to_path_buf();
-    let options = Options { path, size_bytes: (4 * SMALL_SEGMENT) as u64, readers };
+    let options = Options { path, size_bytes: (4 * SMALL_SEGMENT) as u64, readers, ..Options::default() };
     let (writer, readers, _) = recover::open(&options, SMALL_SEGMENT, 16).unwrap();
     (writer, readers)
 }

@@ -27,7 +27,7 @@ fn act(writer: &mut Writer, step: u32) {
 }
 
 fn child(scratch: &str) {
-    let options = Options { path: scratch.into(), size_bytes: (8 * SEGMENT) as u64, readers: 0 };
+    let options = Options { path: scratch.into(), size_bytes: (8 * SEGMENT) as u64, ..Options::default() };
     let (mut writer, ..) = open(&options);
     let done = std::fs::File::create(options.path.join("steps")).unwrap();
     for step in 1.. {

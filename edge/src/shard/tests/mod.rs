@@ -27,7 +27,12 @@ const SEGMENT: usize = 64 << 10;
 const INDEX_ENTRIES: usize = 1024;
 
 fn options(scratch: &Scratch, segments: usize) -> Options {
-    Options { path: scratch.path().to_path_buf(), size_bytes: (segments * SEGMENT) as u64, readers: 2 }
+    Options {
+        path: scratch.path().to_path_buf(),
+        size_bytes: (segments * SEGMENT) as u64,
+        readers: 2,
+        ..Options::default()
+    }
 }
 
 fn open(options: &Options) -> (Writer, Vec<Reader>, Opened) {

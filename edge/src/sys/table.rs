@@ -1,0 +1,115 @@
+//! Memory of the index: zeroed words in cache lines, on huge pages where the kernel has them, touched at the start.
+//! What the words mean is not known here.
+
+use super::atomics::AtomicU64;
+use std::ops::Deref;
+
+/// Words of a cache line.
+pub const LINE_WORDS: usize = 8;
+
+/// A cache line.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct Line(pub [AtomicU64; LINE_WORDS]);
+
+#[cfg(not(feature = "interleave"))]
+const _: () = assert!(size_of::<Line>() == 64);
+
+/// So many lines, all zero at first.
+pub struct Table(Backing);
+
+impl Deref for Table {
+    type Target = [Line];
+
+    #[inline]
+    fn deref(&self) -> &[Line] {
+        self.0.lines()
+    }
+}
+
+impl Table {
+    /// `lines` lines.
+    pub fn new(lines: usize) -> std::io::Result<Self> {
+        Backing::new(lines).map(Table)
+    }
+}
+
+#[cfg(feature = "interleave")]
+use boxed::Backing;
+#[cfg(not(feature = "interleave"))]
+use mapped::Backing;
+
+/// Under the scheduler of a test an atomic is no word of memory.
+#[cfg(feature = "interleave")]
+mod boxed {
+    use super::Line;
+
+    pub(super) struct Backing(Box<[Line]>);
+
+    impl Backing {
+        pub(super) fn new(lines: usize) -> std::io::Result<Self> {
+            Ok(Backing((0..lines).map(|_| Line::default()).collect()))
+        }
+
+        pub(super) fn lines(&self) -> &[Line] {
+            &self.0
+        }
+    }
+}
+
+#[cfg(not(feature = "interleave"))]
+mod mapped {
+    use super::Line;
+    use memmap2::{Advice, MmapOptions, MmapRaw};
+    use std::io;
+
+    /// Where a huge page may begin, on the machines that have them.
+    const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+    pub(super) struct Backing {
+        map: MmapRaw,
+        /// Bytes before the first line.
+        skipped: usize,
+        lines: usize,
+    }
+
+    impl Backing {
+        pub(super) fn new(lines: usize) -> io::Result<Self> {
+            let bytes = lines.checked_mul(size_of::<Line>()).ok_or(io::ErrorKind::OutOfMemory)?;
+            let map = MmapRaw::from(MmapOptions::new().len(bytes + HUGE_PAGE_BYTES).map_anon()?);
+            let skipped = map.as_ptr().align_offset(HUGE_PAGE_BYTES);
+            // Both are for speed alone: without them it is the same memory, in small pages that come when touched.
+            let _ = map.advise_range(Advice::HugePage, skipped, bytes);
+            let _ = map.advise_range(Advice::PopulateWrite, skipped, bytes);
+            Ok(Backing { map, skipped, lines })
+        }
+
+        #[inline]
+        pub(super) fn lines(&self) -> &[Line] {
+            // SAFETY: `skipped` leads to a multiple of a line's alignment, and as many lines as are named fit behind it.
+            // The memory is zeroed and lives as `self` does; atomics may be zero and are only changed as atomics.
+            unsafe {
+                let start = self.map.as_ptr().add(self.skipped).cast::<Line>();
+                std::slice::from_raw_parts(start, self.lines)
+            }
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+        use std::sync::atomic::Ordering::Relaxed;
+
+        #[test]
+        fn lines_are_zero_apart_and_keep_what_is_stored() {
+            for lines in [1, 3, 40_000] {
+                let backing = Backing::new(lines).unwrap();
+                assert_eq!(backing.lines().len(), lines);
+                assert!(backing.lines().iter().all(|line| line.0.iter().all(|word| word.load(Relaxed) == 0)));
+                backing.lines()[lines - 1].0[7].store(9, Relaxed);
+                assert_eq!(backing.lines()[lines - 1].0[7].load(Relaxed), 9);
+                assert!(backing.lines().as_ptr().cast::<u8>().addr().is_multiple_of(HUGE_PAGE_BYTES));
+            }
+        }
+    }
+}
