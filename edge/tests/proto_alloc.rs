@@ -1,13 +1,16 @@
 //! The hit path allocates nothing once its buffers have grown: parse, key, lookup answer, actions.
 
 mod proto_client;
+mod tls_pair;
 
 use edge::proto::request::RequestHead;
 use edge::proto::session::{Action, Found, Input, Out, Session};
 use edge::proto::stored;
+use edge::proto::tls::SEALED_BYTES_MAX;
 use proto_client::{DATE, Record, START, record, timeouts};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::io::Write;
 
 struct Counting;
 
@@ -96,4 +99,31 @@ fn a_hit_allocates_nothing() {
         }
     });
     assert_eq!(counted, 0, "allocations in {} hits", 100 * requests.len());
+}
+
+#[test]
+fn records_of_tls_allocate_nothing_once_the_handshake_is_done() {
+    let site = tls_pair::Site::new(&["a.test"]);
+    let mut client = tls_pair::Client::new(tls_pair::client_config(&site, None), "a.test");
+    let mut server = tls_pair::server(&site);
+    assert!(tls_pair::pump(&mut client, &mut server, usize::MAX).unwrap().is_some());
+    let requests: Vec<Vec<u8>> = (0..50)
+        .map(|_| {
+            client.session.writer().write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+            client.take()
+        })
+        .collect();
+    let mut room = vec![0; 4 * SEALED_BYTES_MAX];
+    let mut read = 0;
+    let counted = allocations(|| {
+        for mut request in requests {
+            server.tls.receive(&mut request, |plaintext| read += plaintext.len()).unwrap();
+            let fill = |place: &mut [u8]| {
+                place[..1000].fill(7);
+                1000
+            };
+            assert!(server.tls.seal(&mut room, fill).unwrap() > 1000);
+        }
+    });
+    assert_eq!((read, counted), (50 * 18, 0));
 }

@@ -1,4 +1,5 @@
 //! A client of rustls and our layer, joined in memory.
+#![allow(dead_code, reason = "every test that includes it uses a part")]
 
 use edge::clock::Wall;
 use edge::proto::certificate::Certificate;
