@@ -20,6 +20,7 @@ pub mod index;
 pub mod inspect;
 pub mod layout;
 pub mod left;
+mod medium;
 pub mod miniature;
 pub mod purge_log;
 mod read;

@@ -9,6 +9,7 @@ use super::layout::{
     self, FILE_WORDS, FileHeader, FileKind, Geometry, HEADER_BYTES, Header, Kind, PayloadChecksum,
     RECORD_ALIGN,
 };
+use super::medium;
 use super::read::{Find, Reader};
 use super::residency::Residency;
 use super::store::Writer;
@@ -105,7 +106,10 @@ impl ShardFile {
             Some(checkpoint) => checkpoint.segments.iter().map(|&(_, filled)| filled).collect(),
             None => scanned.iter().map(|life| life.as_ref().map_or(0, |life| life.end)).collect(),
         };
-        let residency = Residency::tracked(self.geometry.file_bytes(), memory_page_bytes());
+        let residency = match medium::stays_in_memory(&options.path) {
+            true => Residency::always(),
+            false => Residency::tracked(self.geometry.file_bytes(), memory_page_bytes()),
+        };
         let (map, pins) = self.map.serve(&filled, residency, options.readers + 1);
         let mut finds =
             pins.into_iter().map(|pins| Find { index: Arc::clone(&index), pins, geometry: self.geometry });

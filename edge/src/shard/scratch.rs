@@ -7,11 +7,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
-    /// A new empty one.
+    /// A new empty one, on a disk if there is one.
     pub(crate) fn new(name: &str) -> Self {
+        let usual = std::env::temp_dir();
+        let elsewhere = super::medium::stays_in_memory(&usual);
+        Scratch::below(if elsewhere { Path::new("/var/tmp") } else { &usual }, name)
+    }
+
+    /// A new empty one in this directory.
+    pub(crate) fn below(directory: &Path, name: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let unique = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("edge-{name}-{}-{unique}", std::process::id()));
+        let path = directory.join(format!("edge-{name}-{}-{unique}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Scratch(path)
     }

@@ -18,6 +18,28 @@ pub struct Waiter {
     pub stream: u32,
 }
 
+/// How populating a run of pages ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The pages are in memory.
+    Came,
+    /// The kernel had no memory or no time for it: another time it may do.
+    NotNow,
+    /// The file does not give them.
+    Lost,
+}
+
+impl Ended {
+    /// From what `MADV_POPULATE_READ` (Linux 5.14) returned: a page whose touch would be a SIGBUS is `EFAULT`.
+    pub fn of(result: i32) -> Self {
+        match -result {
+            ..=0 => Ended::Came,
+            libc::EFAULT | libc::EIO | libc::EHWPOISON => Ended::Lost,
+            _ => Ended::NotNow,
+        }
+    }
+}
+
 /// One run of pages, and who waits for it.
 struct Populate {
     cold: Cold,
@@ -82,12 +104,13 @@ impl Populates {
         Some((number, self.running[number as usize].as_ref()?.extent))
     }
 
-    /// Number `number` has ended; `came`: its pages are in memory. Whom to wake.
-    pub fn ended(&mut self, number: u32, came: bool) -> Vec<Waiter> {
+    /// Number `number` has ended. Whom to wake.
+    pub fn ended(&mut self, number: u32, ended: Ended) -> Vec<Waiter> {
         let Some(populate) = self.running[number as usize].take() else { return Vec::new() };
-        match came {
-            true => populate.cold.came(),
-            false => populate.cold.failed(),
+        match ended {
+            Ended::Came => populate.cold.came(),
+            Ended::NotNow => {}
+            Ended::Lost => populate.cold.failed(),
         }
         self.free.push(number);
         if let Some(next) = self.queued.pop_front() {
@@ -146,7 +169,7 @@ mod tests {
             populates.wait(cold, waiter(3));
             let (number, extent) = populates.start().unwrap();
             bytes.push(extent.bytes());
-            assert_eq!(populates.ended(number, true), [waiter(3)]);
+            assert_eq!(populates.ended(number, Ended::Came), [waiter(3)]);
         }
         assert_eq!(bytes.len(), 2, "{bytes:?}");
         assert!(bytes[0] < bytes[1]);
@@ -155,7 +178,9 @@ mod tests {
     }
 
     #[test]
-    fn those_who_want_the_same_pages_wait_for_one_read_and_a_failed_one_ends_the_use_of_its_shard() {
+    fn those_who_want_the_same_pages_wait_for_one_read_and_a_lost_page_ends_the_use_of_its_shard() {
+        let ends = [0, -libc::EIO, -libc::EHWPOISON, -libc::EINTR, -libc::EAGAIN].map(Ended::of);
+        assert_eq!(ends, [Ended::Came, Ended::Lost, Ended::Lost, Ended::NotNow, Ended::NotNow]);
         let (_scratch, _writer, reader) = cold_store("populate-shared");
         let mut populates = Populates::default();
         populates.wait(cold(&reader, 9), waiter(1));
@@ -164,7 +189,10 @@ mod tests {
         populates.ahead(cold(&reader, 9));
         let (number, _) = populates.start().unwrap();
         assert!(populates.start().is_none());
-        assert_eq!(populates.ended(number, false), [waiter(1), waiter(2)]);
+        assert_eq!(populates.ended(number, Ended::of(-libc::ENOMEM)), [waiter(1), waiter(2)]);
+        populates.wait(cold(&reader, 9), waiter(1));
+        let (number, _) = populates.start().expect("still in use");
+        assert_eq!(populates.ended(number, Ended::of(-libc::EFAULT)), [waiter(1)]);
         assert!(reader.try_lookup(hash(9), b"k", |_| true).is_ok_and(|found| found.is_none()), "out of use");
     }
 
@@ -181,7 +209,7 @@ mod tests {
         assert_eq!(started.len(), limits::POPULATES_MAX);
         let mut woken: Vec<u32> = Vec::new();
         while let Some(number) = started.pop() {
-            woken.extend(populates.ended(number, true).iter().map(|waiter| waiter.slot));
+            woken.extend(populates.ended(number, Ended::Came).iter().map(|waiter| waiter.slot));
             started.extend(populates.start().map(|(number, _)| number));
         }
         woken.sort_unstable();

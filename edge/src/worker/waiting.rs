@@ -6,7 +6,7 @@ use super::Worker;
 use super::actions::{Answer, Given, Node, outbox};
 use super::connection::{Ahead, Connection, Parked, Phase, Source};
 use super::parts::Part;
-use super::populate::Waiter;
+use super::populate::{Ended, Waiter};
 use super::token::{Op, Token};
 use crate::limits;
 use crate::proto::generations::Verdict;
@@ -202,10 +202,11 @@ impl Worker {
     }
 
     pub(super) fn populated(&mut self, number: u32, completion: Completion) {
-        let came = completion.result >= 0;
+        let ended = Ended::of(completion.result);
+        let came = ended == Ended::Came;
         self.node.cells.add(Counter::PopulatesEnded, 1);
         self.node.cells.add(Counter::PopulateErrors, u64::from(!came));
-        for Waiter { slot, generation, stream } in self.node.populates.ended(number, came) {
+        for Waiter { slot, generation, stream } in self.node.populates.ended(number, ended) {
             let connection = &mut self.table[slot as usize];
             if connection.generation != generation
                 || !matches!(connection.phase, Phase::Open | Phase::Finishing)
