@@ -11,6 +11,7 @@ mod bpf;
 mod build;
 mod check;
 mod demo;
+mod fuzz;
 mod http;
 mod machine;
 mod node;
@@ -49,6 +50,8 @@ enum Task {
     Check,
     /// Run every test.
     Test(test::Options),
+    /// Run the fuzz targets for a bounded time.
+    Fuzz(fuzz::Options),
     /// Measure what a cache hit costs, against peers and the practical limit.
     Bench(bench::Options),
     /// Replay a trace through the eviction policy and others: miss ratios.
@@ -79,6 +82,7 @@ fn run(task: Task) -> Result<()> {
         Task::Demo(options) => demo::run(&options),
         Task::Check => check::run(),
         Task::Test(options) => test::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Bench(options) => bench::run(options),
         Task::Simulate(options) => simulate::run(&options),
     }

@@ -117,18 +117,18 @@ fn drain(mut pipe: Box<dyn std::io::Read + Send>) -> std::thread::JoinHandle<Str
     })
 }
 
-/// A command whose standard output we read while it runs.
-pub struct Piped(Owned);
+/// A command that runs beside us, until its value is dropped.
+pub struct Running(Owned);
 
-impl Piped {
-    /// Starts it; its standard output must have been set to a pipe.
+impl Running {
+    /// Starts it.
     pub fn start(command: &mut Command) -> Result<Self> {
         proceed()?;
         let child = command.spawn().with_context(|| format!("start `{}`", shown(command)))?;
-        Ok(Piped(Owned(child)))
+        Ok(Running(Owned(child)))
     }
 
-    /// The pipe; once.
+    /// Its standard output, if that was set to a pipe; once.
     pub fn output(&mut self) -> Result<std::process::ChildStdout> {
         self.0.0.stdout.take().context("standard output is no pipe")
     }

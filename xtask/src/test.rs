@@ -54,7 +54,7 @@ fn stream(options: &Options, mut each: impl FnMut(&str)) -> Result<bool> {
     // The output of tests that pass is where skips are told.
     command.arg("--show-output").args(&options.filter).stdout(Stdio::piped());
     eprintln!("$ {}", process::shown(&command));
-    let mut tests = process::Piped::start(&mut command)?;
+    let mut tests = process::Running::start(&mut command)?;
     let output = tests.output()?;
     let (lines, received) = channel();
     let reader = std::thread::spawn(move || {

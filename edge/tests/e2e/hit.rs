@@ -236,6 +236,7 @@ fn ranges_of_a_large_object_cross_its_chunks() {
     origin.cacheable("/large", LARGE);
     let edge = Edge::start(origin.address());
     edge.get("/large");
+    edge.wait_stored(1.0);
     edge.get_hit("/large");
     let mut client = edge.client();
     let seed = content::seed("/large");

@@ -51,6 +51,7 @@ fn a_slow_reader_that_goes_on_is_not_cut_off() {
     let setup = Setup { limit_lines: "send_timeout = \"1s\"".into(), ..Default::default() };
     let edge = Edge::start_with(origin.address(), setup);
     edge.get("/large");
+    edge.wait_stored(1.0);
     let mut client = edge.client();
     client.send(request("GET", "/large", &[]).as_bytes());
     let (mut taken, mut paused) = (0, 0);

@@ -157,6 +157,15 @@ impl Edge {
         *self.metrics().get(name).unwrap_or_else(|| panic!("no metric {name}"))
     }
 
+    /// Waits until so many fills were published: the last byte reaches a client a moment earlier.
+    pub fn wait_stored(&self, fills: f64) {
+        let until = Instant::now() + STOP_LIMIT;
+        while self.metric("edge_fills_stored_total") < fills {
+            assert!(Instant::now() < until, "not stored");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+
     /// Sends a signal to the process.
     pub fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).expect("signalled");
