@@ -1,5 +1,6 @@
-//! `cargo xtask test`: set-up, then every test of the workspace, in memory and against the kernel. What
-//! could not run is listed at the end, so that a green result never hides it.
+//! `cargo xtask test`: set-up, then every test of the workspace, in memory and against the kernel, then those that
+//! try interleavings of the store's threads, which need a build of their own. What could not run is listed at the
+//! end, so that a green result never hides it.
 #![forbid(unsafe_code)]
 
 use crate::{build, machine, process, setup};
@@ -12,6 +13,20 @@ use std::time::Duration;
 
 /// How a test says on a line of its output that it, or a part of it, could not run.
 const SKIPPED: &str = "SKIPPED";
+
+/// All tests.
+const EVERYTHING: &[&str] = &["test", "--workspace", "--locked", "--no-fail-fast", "--", "--show-output"];
+/// The store under a scheduler that switches threads at every atomic operation.
+const INTERLEAVINGS: &[&str] = &[
+    "test",
+    "--package=edge",
+    "--features=interleave",
+    "--lib",
+    "--locked",
+    "--",
+    "--show-output",
+    "tests::interleave::",
+];
 
 const EXAMPLES: &str = "Examples:
   cargo xtask test                   everything
@@ -36,11 +51,15 @@ pub fn run(options: &Options) -> Result<()> {
     machine::raise_open_files()?;
     process::run(&mut build::cargo(&["test", "--workspace", "--locked", "--no-run"]))?;
     let mut summary = Summary::default();
-    let passed = stream(options, |line| {
+    let mut show = |line: &str| {
         if summary.read(line) {
             println!("{line}");
         }
-    })?;
+    };
+    let mut passed = stream(EVERYTHING, options.filter.as_deref(), &mut show)?;
+    if options.filter.as_ref().is_none_or(|filter| "shard::tests::interleave::".contains(filter.as_str())) {
+        passed &= stream(INTERLEAVINGS, None, &mut show)?;
+    }
     summary.print();
     if !passed || summary.failed > 0 {
         bail!("{} tests failed", summary.failed);
@@ -48,11 +67,11 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Runs the tests, hands over every line, and says whether cargo was content.
-fn stream(options: &Options, mut each: impl FnMut(&str)) -> Result<bool> {
-    let mut command = build::cargo(&["test", "--workspace", "--locked", "--no-fail-fast", "--"]);
-    // The output of tests that pass is where skips are told.
-    command.arg("--show-output").args(&options.filter).stdout(Stdio::piped());
+/// Runs tests, hands over every line, and says whether cargo was content. The output of tests that pass is where skips
+/// are told.
+fn stream(arguments: &[&str], filter: Option<&str>, mut each: impl FnMut(&str)) -> Result<bool> {
+    let mut command = build::cargo(arguments);
+    command.args(filter).stdout(Stdio::piped());
     eprintln!("$ {}", process::shown(&command));
     let mut tests = process::Running::start(&mut command)?;
     let output = tests.output()?;
