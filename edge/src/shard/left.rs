@@ -28,25 +28,24 @@ pub struct Left {
 
 const _: () = assert!(size_of::<Option<Left>>() <= crate::limits::LEFT_BYTES);
 
-/// The table.
+/// The table; empty until the first one leaves.
+#[derive(Default)]
 pub(super) struct Table(Box<[Option<Left>]>);
-
-impl Default for Table {
-    fn default() -> Self {
-        Table(vec![None; LEFT_REMEMBERED].into())
-    }
-}
 
 impl Table {
     /// One leaves.
     pub(super) fn note(&mut self, hash: u64, why: Why) {
+        if self.0.is_empty() {
+            self.0 = vec![None; LEFT_REMEMBERED].into();
+        }
         let unix_s = clock::now().unix_s;
         self.0[hash as usize % LEFT_REMEMBERED] = Some(Left { hash, unix_s, why });
     }
 
     /// What is known of this one.
     pub(super) fn get(&self, hash: u64) -> Option<Left> {
-        self.0[hash as usize % LEFT_REMEMBERED].filter(|left| left.hash == hash)
+        let place = hash as usize % LEFT_REMEMBERED;
+        self.0.get(place).copied().flatten().filter(|left| left.hash == hash)
     }
 }
 
