@@ -102,6 +102,20 @@ pub const STORE_SHARE_PER_OBJECT: u64 = 4;
 /// Seconds after the end of its freshness for which a response without a validator is kept: as long as common
 /// stale-if-error and stale-while-revalidate rules ask for.
 pub const STALE_KEPT_S: u32 = 24 * 3600;
+/// Seconds of a lifetime that an operator can set: a year, as long as origins say at most in practice.
+pub const LIFETIME_S_MAX: u32 = 365 * 86_400;
+/// Seconds a response stays fresh by the estimate from Last-Modified at most (RFC 9111 section 4.2.2): a page that
+/// was not touched for years may still change tomorrow.
+pub const HEURISTIC_LIFETIME_S_MAX: u32 = 24 * 3600;
+/// Seconds after its lifetime that a response may be served while the origin cannot be reached: long enough to mend
+/// an origin, short enough that nobody relies on it.
+pub const DISCONNECTED_STALE_S_MAX: u32 = 24 * 3600;
+/// Interim responses (102, 103) forwarded for one request; further ones are dropped.
+pub const INTERIM_RESPONSES_MAX: usize = 16;
+/// Keys for which a worker remembers that it has asked for a refresh, so that not every hit of a stale object does.
+pub const REFRESHES_REMEMBERED: usize = 64;
+/// Milliseconds before it asks again.
+pub const REFRESH_AGAIN_MS: u64 = 1_000;
 /// Keys remembered as uncacheable, so that requests for them do not queue behind each other.
 pub const UNCACHEABLE_KEYS_MAX: usize = 65_536;
 /// Nodes like this one that a request may have passed; with more it goes round and is answered 508.

@@ -137,6 +137,13 @@ counters! {
     /// Validations answered 304.
     Revalidated "revalidated";
     /// Objects removed by purges of their URL.
+    /// Hits of stale objects that are revalidated meanwhile.
+    StaleHits "stale_hits";
+    /// Stale objects asked for again without a client that waits.
+    Refreshes "refreshes";
+    /// Requests answered with a stale object because the origin failed.
+    StaleOnFailure "stale_on_origin_failure";
+    /// Objects purged.
     Purged "purged_objects";
     /// Purges put in force.
     Purges "purges";

@@ -1,6 +1,6 @@
 //! The configuration contract from outside: what is accepted, and where and how every mistake is reported.
 
-use edge::config::{Files, Route, Steering, Xdp, XdpMode, parse};
+use edge::config::{Caching, Files, Route, Steering, Xdp, XdpMode, parse};
 use proptest::prelude::*;
 use std::cell::Cell;
 use std::path::Path;
@@ -220,7 +220,22 @@ path = "/a"
     ("[[routes]]
 ", "[[routes]]
 weight = 3
-", &[r#"13:1: unknown key "weight" in routes[0]; known here: host, path, header, origin, hsts, https_redirect"#]),
+", &[r#"13:1: unknown key "weight" in routes[0]; known here: host, path, header, origin, hsts, https_redirect, ttl, ttl_override, stale_max, strip_cookie, strip_set_cookie"#]),
+    ("[[routes]]
+", "[[routes]]
+ttl = \"5\"
+stale_max = \"400d\"
+strip_cookie = \"yes\"
+", &[
+        r#"13:7: routes[0].ttl: "5" has no unit; write a whole number with s, m, h or d, such as "5m""#,
+        r#"14:13: routes[0].stale_max: "400d" is longer than a year; write at most "365d""#,
+        r#"15:16: routes[0].strip_cookie: this is a string; write true or false"#,
+    ]),
+    ("[[routes]]
+", "[[routes]]
+ttl = \"5m\"
+ttl_override = \"1h\"
+", &["13:7: routes[0].ttl: has no effect beside ttl_override; remove one of them"]),
     ("[store]", r#"[node]
 cpus = "0-x"
 [store]"#, &[r#"6:8: node.cpus: "0-x" is not a CPU number or range; write CPU numbers and ranges, such as "0-3,6""#]),
@@ -358,7 +373,14 @@ fn the_smallest_file_serves_with_documented_defaults() {
     assert_eq!(origin.connect_timeout_ms, edge::limits::CONNECT_TIMEOUT_MS);
     assert_eq!(
         config.routes,
-        [Route { host: None, path: None, header: None, origin: 0, transport: Default::default() }]
+        [Route {
+            host: None,
+            path: None,
+            header: None,
+            origin: 0,
+            transport: Default::default(),
+            caching: Default::default()
+        }]
     );
 }
 
@@ -397,6 +419,9 @@ origin = "b"
 [[routes]]
 header = "X-Service-Name: green"
 origin = "a"
+ttl = "90s"
+stale_max = "0s"
+strip_set_cookie = true
 [xdp]
 interface = "eth0"
 mode = "generic"
@@ -411,6 +436,13 @@ steering = "rps"
     assert_eq!(config.store[0].object_bytes, 1024);
     let t = config.timeouts;
     assert_eq!((t.head_ms, t.idle_ms, t.body_ms, t.send_ms), (1000, 120_000, 300, 4000));
+    let rules = Caching {
+        ttl_s: Some(90),
+        ttl_override_s: None,
+        stale_max_s: Some(0),
+        strip_cookie: false,
+        strip_set_cookie: true,
+    };
     let names: Vec<&str> = config.origins.iter().map(|o| o.name.as_str()).collect();
     assert_eq!(names, ["a", "b", "c"]);
     assert_eq!(config.origins[1].servers, ["https://b.example:443", "http://[::1]:9"]);
@@ -427,14 +459,16 @@ steering = "rps"
                 path: Some("/images/".into()),
                 header: header("Blue"),
                 origin: 1,
-                transport: Default::default()
+                transport: Default::default(),
+                caching: Caching::default()
             },
             Route {
                 host: None,
                 path: None,
                 header: header("green"),
                 origin: 0,
-                transport: Default::default()
+                transport: Default::default(),
+                caching: rules
             },
         ]
     );

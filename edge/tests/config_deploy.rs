@@ -74,7 +74,13 @@ fn every_example_in_its_comments_is_right_and_every_default_true() {
         full.host.is_some() && full.path.is_some() && full.header.is_some(),
         "every route key has an example"
     );
-    assert_eq!(all.routes.len(), 2);
+    let rules = full.caching;
+    assert!(
+        rules.ttl_s.is_some() && rules.stale_max_s.is_some() && rules.strip_cookie && rules.strip_set_cookie,
+        "every rule for caching has an example"
+    );
+    assert!(all.routes[1].caching.ttl_override_s.is_some());
+    assert_eq!(all.routes.len(), 3);
 }
 
 #[test]

@@ -3,10 +3,12 @@
 mod proto_client;
 
 use edge::proto::freshness::Storing;
-use edge::proto::session::Input;
+use edge::proto::response::OriginHead;
+use edge::proto::session::{Again, Input, Interim};
 use proptest::prelude::*;
 use proto_client::{Client, DATE, Record, START, record};
 
+const REVALIDATED: Again = Again::Revalidated { collapsed: false };
 const GET: &str = "GET /a HTTP/1.1\r\nHost: a\r\n\r\n";
 
 fn fresh() -> Record {
@@ -29,7 +31,7 @@ fn hit() {
     assert_eq!(
         client.wire(),
         format!(
-            "HTTP/1.1 200 OK\r\nAge: 7\r\nCache-Status: edge; hit\r\ncontent-length: 10\r\n{STORED_LINES}\r\n0123456789"
+            "HTTP/1.1 200 OK\r\nAge: 7\r\nCache-Status: edge; hit; ttl=53\r\ncontent-length: 10\r\n{STORED_LINES}\r\n0123456789"
         )
     );
     assert_eq!(client.log(), "Done");
@@ -112,7 +114,7 @@ fn conditions() {
         if status == 304 {
             // RFC 9110 section 15.4.5: these fields and no others of the 200.
             let want = format!(
-                "HTTP/1.1 304 Not Modified\r\nAge: 0\r\nCache-Status: edge; hit\r\ndate: {DATE}\r\ncache-control: max-age=60\r\netag: \"v1\"\r\n\r\n"
+                "HTTP/1.1 304 Not Modified\r\nAge: 0\r\nCache-Status: edge; hit; ttl=60\r\ndate: {DATE}\r\ncache-control: max-age=60\r\netag: \"v1\"\r\n\r\n"
             );
             assert_eq!(wire, want, "{fields}");
         }
@@ -129,7 +131,7 @@ fn ranges() {
     assert_eq!(
         wire,
         format!(
-            "HTTP/1.1 206 Partial Content\r\nAge: 0\r\nCache-Status: edge; hit\r\nContent-Range: bytes 2-4/10\r\nContent-Length: 3\r\n{STORED_LINES}\r\n234"
+            "HTTP/1.1 206 Partial Content\r\nAge: 0\r\nCache-Status: edge; hit; ttl=60\r\nContent-Range: bytes 2-4/10\r\nContent-Length: 3\r\n{STORED_LINES}\r\n234"
         )
     );
     // Close together: one part.
@@ -140,7 +142,7 @@ fn ranges() {
     assert_eq!(
         wire,
         format!(
-            "HTTP/1.1 416 Range Not Satisfiable\r\nAge: 0\r\nCache-Status: edge; hit\r\nDate: {DATE}\r\nContent-Range: bytes */10\r\nContent-Length: 0\r\n\r\n"
+            "HTTP/1.1 416 Range Not Satisfiable\r\nAge: 0\r\nCache-Status: edge; hit; ttl=60\r\nDate: {DATE}\r\nContent-Range: bytes */10\r\nContent-Length: 0\r\n\r\n"
         )
     );
     for (fields, status, body) in [
@@ -206,27 +208,55 @@ fn what_is_fetched_and_why() {
         )
     };
     for (name, records, later_ms, asked, kind, status) in [
-        ("nothing stored", vec![], 0, GET.to_string(), "Fill", "fwd=uri-miss; fwd-status=200"),
-        ("another variant", vec![varied()], 0, GET.into(), "Fill", "fwd=vary-miss; fwd-status=200"),
-        ("this variant", vec![varied()], 0, get("X-V:  1\r\n"), "Done", "hit"),
-        ("last fresh second", vec![fresh()], 59_000, GET.into(), "Done", "hit"),
-        ("first stale second", vec![fresh()], 60_000, GET.into(), "Revalidate", "fwd=stale; fwd-status=200"),
+        (
+            "nothing stored",
+            vec![],
+            0,
+            GET.to_string(),
+            "Fill",
+            "fwd=uri-miss; fwd-status=200; detail=no-freshness",
+        ),
+        (
+            "another variant",
+            vec![varied()],
+            0,
+            GET.into(),
+            "Fill",
+            "fwd=vary-miss; fwd-status=200; detail=no-freshness",
+        ),
+        ("this variant", vec![varied()], 0, get("X-V:  1\r\n"), "Done", "hit; ttl=60"),
+        ("last fresh second", vec![fresh()], 59_000, GET.into(), "Done", "hit; ttl=1"),
+        (
+            "first stale second",
+            vec![fresh()],
+            60_000,
+            GET.into(),
+            "Revalidate",
+            "fwd=stale; fwd-status=200; detail=no-freshness",
+        ),
         (
             "stale without validator",
             vec![unvalidated()],
             60_000,
             GET.into(),
             "Fill",
-            "fwd=stale; fwd-status=200",
+            "fwd=stale; fwd-status=200; detail=no-freshness",
         ),
-        ("no-cache stored", vec![no_cache()], 0, GET.into(), "Revalidate", "fwd=stale; fwd-status=200"),
+        (
+            "no-cache stored",
+            vec![no_cache()],
+            0,
+            GET.into(),
+            "Revalidate",
+            "fwd=stale; fwd-status=200; detail=no-freshness",
+        ),
         (
             "request no-cache",
             vec![fresh()],
             0,
             get("Cache-Control: no-cache\r\n"),
             "Revalidate",
-            "fwd=request; fwd-status=200",
+            "fwd=request; fwd-status=200; detail=no-freshness",
         ),
         (
             "request pragma",
@@ -234,7 +264,7 @@ fn what_is_fetched_and_why() {
             0,
             get("Pragma: no-cache\r\n"),
             "Revalidate",
-            "fwd=request; fwd-status=200",
+            "fwd=request; fwd-status=200; detail=no-freshness",
         ),
         (
             "pragma beside cache-control",
@@ -242,7 +272,7 @@ fn what_is_fetched_and_why() {
             0,
             get("Pragma: no-cache\r\nCache-Control: x\r\n"),
             "Done",
-            "hit",
+            "hit; ttl=60",
         ),
         (
             "request max-age",
@@ -250,16 +280,23 @@ fn what_is_fetched_and_why() {
             9_000,
             get("Cache-Control: max-age=8\r\n"),
             "Revalidate",
-            "fwd=request; fwd-status=200",
+            "fwd=request; fwd-status=200; detail=no-freshness",
         ),
-        ("request max-age kept", vec![fresh()], 9_000, get("Cache-Control: max-age=9\r\n"), "Done", "hit"),
+        (
+            "request max-age kept",
+            vec![fresh()],
+            9_000,
+            get("Cache-Control: max-age=9\r\n"),
+            "Done",
+            "hit; ttl=51",
+        ),
         (
             "request min-fresh",
             vec![fresh()],
             9_000,
             get("Cache-Control: min-fresh=52\r\n"),
             "Revalidate",
-            "fwd=request; fwd-status=200",
+            "fwd=request; fwd-status=200; detail=no-freshness",
         ),
         (
             "request min-fresh kept",
@@ -267,7 +304,7 @@ fn what_is_fetched_and_why() {
             9_000,
             get("Cache-Control: min-fresh=51\r\n"),
             "Done",
-            "hit",
+            "hit; ttl=51",
         ),
         (
             "request no-store",
@@ -277,23 +314,30 @@ fn what_is_fetched_and_why() {
             "Pass",
             "fwd=uri-miss; fwd-status=200",
         ),
-        ("request no-store, fresh", vec![fresh()], 0, get("Cache-Control: no-store\r\n"), "Done", "hit"),
+        (
+            "request no-store, fresh",
+            vec![fresh()],
+            0,
+            get("Cache-Control: no-store\r\n"),
+            "Done",
+            "hit; ttl=60",
+        ),
         (
             "authorization",
             vec![fresh()],
             0,
             get("Authorization: x\r\n"),
-            "Pass",
-            "fwd=request; fwd-status=200",
+            "Fill",
+            "fwd=request; fwd-status=200; detail=no-freshness",
         ),
-        ("authorization, public", vec![shared()], 0, get("Authorization: x\r\n"), "Done", "hit"),
+        ("authorization, public", vec![shared()], 0, get("Authorization: x\r\n"), "Done", "hit; ttl=60"),
         (
             "range, nothing stored",
             vec![],
             0,
             get("Range: bytes=0-1\r\n"),
             "Part",
-            "fwd=uri-miss; fwd-status=200",
+            "fwd=uri-miss; fwd-status=200; detail=no-freshness",
         ),
         (
             "range, stale",
@@ -301,15 +345,15 @@ fn what_is_fetched_and_why() {
             60_000,
             get("Range: bytes=0-1\r\n"),
             "Part",
-            "fwd=stale; fwd-status=200",
+            "fwd=stale; fwd-status=200; detail=no-freshness",
         ),
         (
             "condition, nothing stored",
             vec![],
             0,
             get("If-None-Match: \"x\"\r\n"),
-            "Pass",
-            "fwd=uri-miss; fwd-status=200",
+            "Fill",
+            "fwd=uri-miss; fwd-status=200; detail=no-freshness",
         ),
         (
             "condition, stale",
@@ -317,7 +361,7 @@ fn what_is_fetched_and_why() {
             60_000,
             get("If-None-Match: \"x\"\r\n"),
             "Revalidate",
-            "fwd=stale; fwd-status=200",
+            "fwd=stale; fwd-status=200; detail=no-freshness",
         ),
         (
             "body of a GET",
@@ -329,7 +373,14 @@ fn what_is_fetched_and_why() {
         ),
         ("method", vec![fresh()], 0, GET.replace("GET", "DELETE"), "Pass", "fwd=method; fwd-status=200"),
         ("only-if-cached", vec![], 0, get("Cache-Control: only-if-cached\r\n"), "Done", "none"),
-        ("only-if-cached, fresh", vec![fresh()], 0, get("Cache-Control: only-if-cached\r\n"), "Done", "hit"),
+        (
+            "only-if-cached, fresh",
+            vec![fresh()],
+            0,
+            get("Cache-Control: only-if-cached\r\n"),
+            "Done",
+            "hit; ttl=60",
+        ),
     ] {
         let got = forwarded(records, later_ms, &asked);
         assert_eq!(got, (kind.to_string(), status.to_string()), "{name}");
@@ -383,7 +434,7 @@ fn a_body_of_unknown_length_is_chunked() {
     assert_eq!(
         client.wire(),
         format!(
-            "HTTP/1.1 200 OK\r\ndate: {DATE}\r\nCache-Status: edge; fwd=uri-miss; fwd-status=200\r\nConnection: close\r\n\r\nabc"
+            "HTTP/1.1 200 OK\r\ndate: {DATE}\r\nCache-Status: edge; fwd=uri-miss; fwd-status=200; detail=no-store\r\nConnection: close\r\n\r\nabc"
         )
     );
     assert_eq!(client.log(), "Fill Done Close");
@@ -447,11 +498,12 @@ fn validated_and_filled_records_answer_once() {
     assert_eq!(client.log(), "Revalidate");
     client.records =
         vec![record(GET, 200, "Cache-Control: no-cache\nETag: \"v1\"", "0123456789", client.now.unix_s)];
-    client.again(true);
+    client.again(REVALIDATED);
     assert_eq!(client.log(), "Done");
     let wire = client.wire();
     assert!(
-        wire.contains("Cache-Status: edge; fwd=stale; fwd-status=304\r\n") && wire.ends_with("0123456789"),
+        wire.contains("Cache-Status: edge; fwd=stale; fwd-status=304; ttl=0\r\n")
+            && wire.ends_with("0123456789"),
         "{wire}"
     );
     client.send(GET);
@@ -459,29 +511,92 @@ fn validated_and_filled_records_answer_once() {
 
     // A condition of the client is judged against the validated record.
     client = Client::new(vec![fresh()]);
-    client.pass_ms(100_000).send(get("If-None-Match: \"v1\"\r\n")).again(true);
+    client.pass_ms(100_000).send(get("If-None-Match: \"v1\"\r\n")).again(REVALIDATED);
     assert!(client.wire().starts_with("HTTP/1.1 304 "));
 
     // The fill ended before this request could join it.
     client = Client::new(vec![]);
     client.send(GET).pass_ms(2_000);
     client.records = vec![record(GET, 200, "ETag: \"v1\"", "0123456789", client.now.unix_s)];
-    client.again(false);
-    assert!(client.wire().contains("Cache-Status: edge; fwd=uri-miss; stored\r\n"));
+    client.again(Again::Stored);
+    assert!(client.wire().contains("Cache-Status: edge; fwd=uri-miss; stored; ttl=0\r\n"));
     assert_eq!(client.log(), "Fill Done");
+}
+
+#[test]
+fn stale_answers_say_what_allows_them() {
+    let lines = format!("Date: {DATE}\nCache-Control: max-age=60, stale-while-revalidate=30\nETag: \"v1\"");
+    let stale = || record(GET, 200, &lines, "0123456789", START.unix_s);
+    let mut client = Client::new(vec![stale()]);
+    client.pass_ms(70_000).send(GET);
+    assert_eq!(client.log(), "Refresh Done");
+    let wire = client.wire();
+    let status = "Age: 70\r\nCache-Status: edge; hit; ttl=-10; detail=stale-while-revalidate\r\n";
+    assert!(wire.contains(status) && wire.ends_with("0123456789"), "{wire}");
+    client.send(GET.replace("GET", "HEAD"));
+    assert_eq!(client.log(), "Done", "a HEAD asks for no refresh");
+    client.wire();
+    client.pass_ms(20_000).send(GET);
+    assert_eq!(client.log(), "Revalidate", "after the window");
+
+    let mut client = Client::new(vec![fresh()]);
+    client.pass_ms(70_000).send(get("Cache-Control: max-stale=10\r\n"));
+    assert_eq!(client.log(), "Done");
+    assert!(client.wire().contains("Cache-Status: edge; hit; ttl=-10; detail=max-stale\r\n"));
+
+    let mut client = Client::new(vec![fresh()]);
+    client.pass_ms(70_000).send(GET).again(Again::OriginFailed);
+    assert_eq!(client.log(), "Revalidate Done");
+    let wire = client.wire();
+    assert!(wire.contains("Cache-Status: edge; fwd=stale; ttl=-10; detail=stale-if-error\r\n"), "{wire}");
+
+    let mut client = Client::new(vec![]);
+    client.send(GET).again(Again::OriginFailed);
+    assert!(client.wire().starts_with("HTTP/1.1 502 "), "it is gone, and so is the origin");
+}
+
+#[test]
+fn interim_responses_come_first_and_only_to_those_who_know_them() {
+    let interim = Interim { status: 103, lines: b"link: </a.css>\r\n".to_vec() };
+    let mut client = Client::new(vec![]);
+    client.send(GET).give(Input::Interim(&interim)).give(Input::Interim(&interim));
+    client.origin(204, &format!("Date: {DATE}"), Storing::Store);
+    client.give(Input::Interim(&interim)).give(Input::End);
+    let wire = client.wire();
+    let early = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n";
+    assert!(wire.starts_with(&format!("{early}{early}HTTP/1.1 204 No Content\r\n")), "{wire}");
+    assert_eq!(wire.matches("103").count(), 2, "none after the final response: {wire}");
+
+    let mut client = Client::new(vec![]);
+    client.send("GET /a HTTP/1.0\r\nHost: a\r\n\r\n").give(Input::Interim(&interim));
+    assert_eq!(client.wire(), "");
+}
+
+#[test]
+fn a_request_that_joined_says_so() {
+    let fields = proto_client::headers("Content-Length: 0");
+    let head = OriginHead::from_origin(200, &fields, Storing::Store, START.unix_s).unwrap();
+    let mut client = Client::new(vec![]);
+    client.send(GET).give(Input::OriginHead { head: &head, collapsed: true }).give(Input::End);
+    assert!(
+        client.wire().contains("Cache-Status: edge; fwd=uri-miss; fwd-status=200; stored; collapsed\r\n")
+    );
+    let mut client = Client::new(vec![fresh()]);
+    client.pass_ms(70_000).send(GET).again(Again::Revalidated { collapsed: true });
+    assert!(client.wire().contains("Cache-Status: edge; fwd=stale; fwd-status=304; collapsed; ttl=-10\r\n"));
 }
 
 #[test]
 fn looking_again_never_goes_in_circles() {
     let mut client = Client::new(vec![]);
-    client.send(GET).again(false);
+    client.send(GET).again(Again::Stored);
     assert_eq!(client.log(), "Fill Pass", "gone again: this client alone");
-    client.again(false);
+    client.again(Again::Stored);
     assert!(client.wire().starts_with("HTTP/1.1 502 "));
     assert_eq!(client.log(), "Done");
     // A record older than the request, and stale, is not what was fetched for it.
     let mut client = Client::new(vec![fresh()]);
-    client.pass_ms(100_000).send(GET).again(false);
+    client.pass_ms(100_000).send(GET).again(Again::Stored);
     assert_eq!(client.log(), "Revalidate Pass");
 }
 
@@ -738,7 +853,7 @@ proptest! {
                     4 => client.origin(200 + number % 400, if flag { "Content-Length: 3" } else { "" }, Storing::Store),
                     5 => client.piece(if flag { "abc" } else { "" }),
                     6 => client.give(if flag { Input::End } else { Input::Broken }),
-                    7 if client.fetched.is_some() => client.again(flag),
+                    7 if client.fetched.is_some() => client.again(if flag { REVALIDATED } else { Again::Stored }),
                     8 => client.give(Input::Refused(*number)),
                     _ => client.give(Input::Sent { drained: flag }),
                 };
@@ -797,7 +912,7 @@ fn several_ranges_come_as_parts() {
     let (several, whole) = wire.split_at(wire.rfind("HTTP/1.1 200").expect("the next response"));
     let slice = |from: usize, to: usize| (from, to - 1, body[from..to].to_owned());
     assert_eq!(parts(several, 1000), [slice(995, 1000), slice(0, 1), slice(500, 503)]);
-    assert!(several.contains("x-a: b\r\n") && several.contains("Cache-Status: edge; hit\r\n"));
+    assert!(several.contains("x-a: b\r\n") && several.contains("Cache-Status: edge; hit; ttl="));
     assert!(whole.ends_with(&body));
     assert_eq!(client.log(), "Done Done");
     // Conditions come first, and another representation is sent whole.
@@ -873,11 +988,11 @@ fn partial_objects() {
     client.send(get("Range: bytes=500-509\r\n"));
     client.records[0].there = Some(0..600);
     client.out.request = proto_client::request(&get("Range: bytes=500-509\r\n"));
-    client.give(Input::Again { revalidated: false });
+    client.give(Input::Again(Again::Stored));
     let wire = client.wire();
-    assert!(wire.contains("fwd=partial; stored\r\n") && wire.ends_with(&body[500..510]), "{wire}");
+    assert!(wire.contains("fwd=partial; stored; ttl=") && wire.ends_with(&body[500..510]), "{wire}");
     client.send(get("Range: bytes=700-709\r\n"));
     client.out.request = proto_client::request(&get("Range: bytes=700-709\r\n"));
-    client.give(Input::Again { revalidated: false });
+    client.give(Input::Again(Again::Stored));
     assert_eq!(client.log(), "Part Done Part Pass");
 }

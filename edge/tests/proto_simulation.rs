@@ -6,11 +6,12 @@
 
 mod proto_client;
 
-use edge::proto::freshness::{Exchange, Storing, decide, invalidates};
+use edge::proto::freshness::{Exchange, Policy, Storing, decide};
+use edge::proto::invalidation::invalidates;
 use edge::proto::range::Selected;
 use edge::proto::request::{BodyLength, RequestHead};
 use edge::proto::response::OriginHead;
-use edge::proto::session::{FetchKind, Input};
+use edge::proto::session::{Again, FetchKind, Input};
 use edge::proto::{conditional, stored, validation};
 use http::HeaderMap;
 use proto_client::{Client, Record, START, headers};
@@ -195,7 +196,7 @@ impl World {
         if let Some(mut coming) = self.coming.take() {
             if !coming.begun {
                 coming.begun = true;
-                self.client.give(Input::OriginHead(&coming.head));
+                self.client.give(Input::OriginHead { head: &coming.head, collapsed: false });
                 self.coming = Some(coming);
             } else if coming.breaks && coming.sent < coming.body.len() && self.random.one_in(3) {
                 self.broke = true;
@@ -266,17 +267,24 @@ impl World {
         if status == 304 && kind == FetchKind::Revalidate {
             let record =
                 self.client.records.iter_mut().find(|record| record.key == request.key).expect("stored");
-            let new = validation::freshen(&record.meta, &record.head, request, &fields, exchange)
-                .expect("same tag");
+            let new = validation::freshen(
+                &record.meta,
+                &record.head,
+                request,
+                &fields,
+                exchange,
+                &Policy::default(),
+            )
+            .expect("same tag");
             (record.meta, record.head) = (new.meta, new.head);
             self.client.out.request = request.clone();
-            self.client.give(Input::Again { revalidated: true }).send("");
+            self.client.give(Input::Again(Again::Revalidated { collapsed: false })).send("");
             return;
         }
         let (storing, facts) = match kind {
             FetchKind::Pass => (Storing::No("pass"), None),
             _ => {
-                let (storing, facts) = decide(request, status, &fields, exchange);
+                let (storing, facts) = decide(request, status, &fields, exchange, &Policy::default());
                 (storing, Some(facts))
             }
         };
@@ -295,7 +303,7 @@ impl World {
             // Small objects are whole before anybody joins: the client looks again.
             self.store(store);
             self.client.out.request = request.clone();
-            self.client.give(Input::Again { revalidated: false }).send("");
+            self.client.give(Input::Again(Again::Stored)).send("");
             return;
         }
         let breaks = self.random.one_in(20);
@@ -378,7 +386,7 @@ impl World {
             assert!(answer.cache_status.starts_with("edge; fwd=method"), "{answer:?}");
             return;
         }
-        let hit = answer.cache_status == "edge; hit";
+        let hit = answer.cache_status.starts_with("edge; hit; ttl=");
         assert!(!(hit && (resource.no_store || resource.max_age_s.is_none())), "{asked:?} {answer:?}");
         if let (true, Some(age_s), Some(max_age_s)) = (hit, answer.age_s, resource.max_age_s) {
             assert!(age_s < max_age_s, "{asked:?} {answer:?}");

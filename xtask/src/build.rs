@@ -28,12 +28,26 @@ pub fn cargo(arguments: &[&str]) -> Command {
 
 /// A binary of the release profile; an error when it has not been built.
 pub fn release_binary(name: &str) -> Result<PathBuf> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    let path = root().join(target).join("release").join(name);
+    let path = target().join("release").join(name);
     if !path.is_file() {
         bail!("{} is missing: `cargo xtask build` makes it", path.display());
     }
     Ok(path)
+}
+
+/// A binary with every check on; an error when it has not been built.
+pub fn debug_binary(name: &str) -> Result<PathBuf> {
+    let path = target().join("debug").join(name);
+    if !path.is_file() {
+        bail!("{} is missing: `cargo build` makes it", path.display());
+    }
+    Ok(path)
+}
+
+/// Where cargo puts what it builds.
+pub fn target() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    root().join(target)
 }
 
 /// Builds the named packages in the release profile, without set-up.

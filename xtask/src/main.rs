@@ -10,6 +10,7 @@ mod bench;
 mod bpf;
 mod build;
 mod check;
+mod conformance;
 mod demo;
 mod fuzz;
 mod http;
@@ -56,6 +57,8 @@ enum Task {
     Bench(bench::Options),
     /// Replay a trace through the eviction policy and others: miss ratios.
     Simulate(simulate::Options),
+    /// Run the public tests of HTTP caches against a node, and score them.
+    Conformance(conformance::Options),
 }
 
 fn main() -> ExitCode {
@@ -85,5 +88,6 @@ fn run(task: Task) -> Result<()> {
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Bench(options) => bench::run(options),
         Task::Simulate(options) => simulate::run(&options),
+        Task::Conformance(options) => conformance::run(&options),
     }
 }

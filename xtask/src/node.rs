@@ -6,7 +6,7 @@ use crate::build;
 use crate::process::Scratch;
 use anyhow::Result;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What differs between the nodes our tasks start.
@@ -41,12 +41,17 @@ impl Node<'_> {
         text + "[[routes]]\norigin = \"main\"\n"
     }
 
-    /// Writes the file and its store directory, and gives the command that runs the node.
+    /// Writes the file and its store directory, and gives the command that runs the release binary.
     pub fn command(&self, scratch: &Scratch, name: &str) -> Result<Command> {
+        self.command_of(&build::release_binary("edge")?, scratch, name)
+    }
+
+    /// As [`Node::command`], for another binary.
+    pub fn command_of(&self, binary: &Path, scratch: &Scratch, name: &str) -> Result<Command> {
         let store = scratch.directory(&format!("{name}-store"))?;
         let file: PathBuf =
             scratch.write(&format!("{name}.toml"), self.text(&store.display().to_string()))?;
-        let mut command = Command::new(build::release_binary("edge")?);
+        let mut command = Command::new(binary);
         command.args(["run", "--config"]).arg(file);
         Ok(command)
     }

@@ -1,8 +1,9 @@
 //! Meta bytes of any content: never a panic, whatever is asked of them.
 #![no_main]
 
-use edge::proto::freshness::{Exchange, reuse};
+use edge::proto::freshness::{Exchange, Policy};
 use edge::proto::request::RequestHead;
+use edge::proto::reuse::{Failure, may_replace, reuse};
 use edge::proto::stored::{Meta, matches};
 use edge::proto::validation;
 use http::HeaderMap;
@@ -16,10 +17,11 @@ fuzz_target!(|input: (&[u8], &[u8], u64)| {
     matches(meta, &request);
     if let Some(meta) = Meta::read(meta) {
         reuse(&meta, &request, now_s);
+        may_replace(&meta, &request, now_s, Failure::Disconnected);
         meta.etag(head);
     }
     let mut fields = HeaderMap::new();
     validation::condition(meta, head, &mut fields);
     let exchange = Exchange { request_s: now_s, response_s: now_s, purges: 0 };
-    let _ = validation::freshen(meta, head, &request, &fields, exchange);
+    let _ = validation::freshen(meta, head, &request, &fields, exchange, &Policy::default());
 });

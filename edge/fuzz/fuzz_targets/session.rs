@@ -5,7 +5,7 @@ use edge::proto::Now;
 use edge::proto::freshness::Storing;
 use edge::proto::request::RequestHead;
 use edge::proto::response::OriginHead;
-use edge::proto::session::{Action, Found, Input, Out, Session, Timeouts};
+use edge::proto::session::{Action, Again, Found, Input, Interim, Out, Session, Timeouts};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|script: Vec<(u8, u16, &[u8])>| {
@@ -30,16 +30,20 @@ fuzz_target!(|script: Vec<(u8, u16, &[u8])>| {
         };
         now.mono_ms += u64::from(number);
         let (meta, head) = bytes.split_at(usize::from(number).min(bytes.len()));
-        let input = match kind % 11 {
+        let interim = Interim { status: 103, lines: Vec::new() };
+        let input = match kind % 12 {
             0 | 1 => Input::Received(bytes),
             2 => Input::PeerClosed,
             3 => Input::Found(Some(Found { meta, head, chunks: None, purged: kind & 0x80 == 0 })),
-            4 => Input::OriginHead(&origin),
+            4 => Input::OriginHead { head: &origin, collapsed: kind & 0x80 == 0 },
             5 => Input::Piece(usize::from(number)),
             6 => Input::End,
-            7 => Input::Again { revalidated: kind & 0x80 == 0 },
+            7 if kind & 0x80 == 0 => Input::Again(Again::Revalidated { collapsed: false }),
+            7 if number % 2 == 0 => Input::Again(Again::OriginFailed),
+            7 => Input::Again(Again::Stored),
             8 => Input::Refused(number),
             9 => Input::Sent { drained: kind & 0x80 == 0 },
+            10 => Input::Interim(&interim),
             _ => Input::Deadline,
         };
         out.clear();

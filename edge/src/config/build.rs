@@ -3,7 +3,9 @@
 
 use super::problem::{Sink, nearest};
 use super::read::{Item, Section};
-use super::{Config, Files, Https, Origin, Route, Shard, Steering, Timeouts, Xdp, XdpMode, https, value};
+use super::{
+    Config, Files, Https, Origin, Route, Shard, Steering, Timeouts, Xdp, XdpMode, caching, https, value,
+};
 use crate::limits;
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -350,7 +352,19 @@ fn covers(earlier: &Route, later: &Route) -> bool {
 }
 
 fn route(item: &Item<'_>, names: &[&str]) -> Option<Route> {
-    let section = item.section(&["host", "path", "header", "origin", "hsts", "https_redirect"])?;
+    let section = item.section(&[
+        "host",
+        "path",
+        "header",
+        "origin",
+        "hsts",
+        "https_redirect",
+        "ttl",
+        "ttl_override",
+        "stale_max",
+        "strip_cookie",
+        "strip_set_cookie",
+    ])?;
     let optional = |key: &str, right: &str, parse: fn(&str) -> value::Parsed<String>| match section.get(key) {
         Some(item) => item.parse(right, parse).map(Some),
         None => Some(None),
@@ -375,7 +389,15 @@ fn route(item: &Item<'_>, names: &[&str]) -> Option<Route> {
         index
     });
     let transport = https::transport(&section);
-    Some(Route { host: host?, path: path?, header: header?, origin: origin?, transport: transport? })
+    let caching = caching::rules(&section);
+    Some(Route {
+        host: host?,
+        path: path?,
+        header: header?,
+        origin: origin?,
+        transport: transport?,
+        caching: caching?,
+    })
 }
 
 /// `{ name = "X-Service-Name", value = "a" }`, or the same as one string: `"X-Service-Name: a"`.

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod caching;
 mod https;
 mod problem;
 mod read;
@@ -274,6 +275,8 @@ pub struct Route {
     pub origin: usize,
     /// What it rules for the way clients come.
     pub transport: Transport,
+    /// What the operator rules for caching.
+    pub caching: Caching,
 }
 
 /// What a route rules for the way clients come.
@@ -283,6 +286,21 @@ pub struct Transport {
     pub hsts: Option<String>,
     /// `https_redirect`: requests without TLS are sent to the https URL.
     pub https_redirect: bool,
+}
+
+/// What a route rules for the caching of its responses. The default rules nothing: then the origin alone does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Caching {
+    /// `ttl`: lifetime in seconds where the origin gives none.
+    pub ttl_s: Option<u32>,
+    /// `ttl_override`: lifetime in seconds whatever the origin gives.
+    pub ttl_override_s: Option<u32>,
+    /// `stale_max`: seconds after its lifetime that a response may be served at most.
+    pub stale_max_s: Option<u32>,
+    /// `strip_cookie`: GETs are sent to the origin without Cookie.
+    pub strip_cookie: bool,
+    /// `strip_set_cookie`: Set-Cookie is taken out of responses to GET before they are judged.
+    pub strip_set_cookie: bool,
 }
 
 /// `[xdp]`

@@ -72,6 +72,26 @@ pub(super) fn duration_ms(text: &str) -> Parsed<u64> {
     Ok(ms)
 }
 
+/// `"5m"`: seconds of a lifetime, at most a year; `"0s"` is one too.
+pub(super) fn lifetime_s(text: &str) -> Parsed<u32> {
+    const RIGHT: &str = r#"write a whole number with s, m, h or d, such as "5m""#;
+    let Some((number, unit)) = number_and_unit(text) else {
+        return Err(format!("{text:?} is not a lifetime; {RIGHT}"));
+    };
+    let unit_s: u64 = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        "" => return Err(format!("{text:?} has no unit; {RIGHT}")),
+        _ => return Err(format!("unit {unit:?} is not known; {RIGHT}")),
+    };
+    match u32::try_from(number.saturating_mul(unit_s)) {
+        Ok(seconds) if seconds <= limits::LIFETIME_S_MAX => Ok(seconds),
+        _ => Err(format!("{text:?} is longer than a year; write at most \"365d\"")),
+    }
+}
+
 /// `"0-3,6"`: CPU numbers in ascending order.
 pub(super) fn cpus(text: &str) -> Parsed<Vec<usize>> {
     const RIGHT: &str = r#"write CPU numbers and ranges, such as "0-3,6""#;

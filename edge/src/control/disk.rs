@@ -5,7 +5,7 @@
 use super::Node;
 use crate::clock;
 use crate::limits;
-use crate::proto::freshness;
+use crate::proto::reuse;
 use crate::proto::stored::Meta;
 use crate::stats::Counter;
 use std::io;
@@ -53,7 +53,7 @@ pub(super) async fn flush(node: &Node) {
 pub(super) fn is_worth_keeping(meta: &[u8]) -> bool {
     let Some(meta) = Meta::read(meta) else { return false };
     let useful_s = meta.lifetime_s().saturating_add(limits::STALE_KEPT_S);
-    meta.has_validator() || freshness::current_age(&meta, clock::now().unix_s) < useful_s
+    meta.has_validator() || reuse::current_age(&meta, clock::now().unix_s) < useful_s
 }
 
 async fn sync(path: &Path) -> io::Result<()> {

@@ -7,10 +7,12 @@
 //! | may not                 | gets it passed through       | fetched alone, each; the key is remembered a while   |
 //! | a part, to a request for slices | see `ranged`             |                                                      |
 //! | 304 to our validation   | looks up again               | the same if it matches the record, else a fill       |
-//! | none                    | 502, 503 or 504              | the same                                             |
+//! | 500, 502, 503 or 504    | what is stored, where stale-if-error allows it, else as above | the same            |
+//! | none                    | what is stored, where that is allowed, else 502, 503 or 504   | the same            |
+//!
+//! A refresh of what was served stale has nobody who asked first.
 #![forbid(unsafe_code)]
 
-use super::Node;
 use super::mailbox::{Ticket, ToWorker};
 use super::origin::{FetchError, Outgoing, Response};
 use super::reasons::Reason;
@@ -18,6 +20,7 @@ use super::rules::{self, Selector};
 use super::sealing::{self, Filling};
 use super::uncacheable::Uncacheable;
 use super::upload::UploadBody;
+use super::{Node, Routed};
 use super::{pass, ranged, stream::Stream};
 use crate::clock;
 use crate::proto::freshness::Storing;
@@ -25,8 +28,11 @@ use crate::proto::generations::Verdict;
 use crate::proto::purge::Tags;
 use crate::proto::request::RequestHead;
 use crate::proto::response::OriginHead;
-use crate::proto::session::FetchKind;
+use crate::proto::reuse::{self, Failure};
+use crate::proto::session::{Again, FetchKind, Interim};
+use crate::proto::targeted;
 use crate::stats::Counter;
+use http::header::{self, HeaderValue};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -39,13 +45,22 @@ pub(super) struct Waiter {
     pub(super) request: Box<RequestHead>,
 }
 
+/// Whose request is sent.
+pub(super) struct Leader {
+    /// `None`: nobody waits, what is stored is refreshed.
+    pub(super) ticket: Option<Ticket>,
+    kind: FetchKind,
+    pub(super) request: Box<RequestHead>,
+}
+
 /// One fetch of one key.
 pub(super) struct Fill {
     key: Vec<u8>,
     hash: u64,
     /// Which origin, for requests that would go elsewhere must not share it.
     origin: usize,
-    /// Whether others may wait for its head. Not so where the last response could not be stored.
+    /// Whether others may wait for its head. Not so where the last response could not be stored, or where the origin
+    /// may answer to one client alone.
     shared: bool,
     /// The variant it is for, where an earlier response has told what the key varies on.
     selector: Option<Selector>,
@@ -139,6 +154,18 @@ impl Fills {
         }
     }
 
+    /// Whether a fill runs that this request could share.
+    fn runs_for(&self, request: &RequestHead, origin: usize) -> bool {
+        let by_key = self.by_key.borrow();
+        let mut fills = by_key.get(request.key.as_slice()).into_iter().flatten();
+        fills.any(|fill| match &*fill.state.borrow() {
+            _ if !fill.publish.get() => false,
+            State::Streaming(filling) => filling.takes(request),
+            State::Waiting(_) => fill.waits_for(request, origin),
+            State::Done => false,
+        })
+    }
+
     /// Lets a waiter share what already runs, or gives it back.
     fn join(&self, node: &Node, waiter: Waiter, origin: usize) -> Result<(), Waiter> {
         let by_key = self.by_key.borrow();
@@ -147,7 +174,7 @@ impl Fills {
                 _ if !fill.publish.get() => continue,
                 State::Streaming(filling) if filling.is_purged(node, fill) => continue,
                 State::Streaming(filling) if filling.reaches(&waiter.request) => {
-                    filling.join(node, waiter.ticket, &waiter.request)
+                    filling.join(node, waiter.ticket, &waiter.request, true)
                 }
                 State::Waiting(_) if fill.is_purged(node) => continue,
                 State::Waiting(waiters) if fill.waits_for(&waiter.request, origin) => {
@@ -181,7 +208,14 @@ impl Fill {
 
     fn waits_for(&self, request: &RequestHead, origin: usize) -> bool {
         let variant = self.selector.as_ref().is_none_or(|selector| selector.selects(request));
-        self.shared && self.origin == origin && variant
+        self.shared && self.origin == origin && variant && reuse::is_shareable(request)
+    }
+
+    /// Puts back those that wait on.
+    fn wait(self: &Rc<Self>, node: &Node, waiters: Vec<Waiter>) {
+        let mut waiting = node.fills.waiting.borrow_mut();
+        waiting.extend(waiters.iter().map(|waiter| (waiter.ticket, self.clone())));
+        *self.state.borrow_mut() = State::Waiting(waiters);
     }
 
     /// All who wait for its head.
@@ -209,7 +243,8 @@ pub(super) fn request(node: &Rc<Node>, waiter: Waiter) {
     // Its lookup may have come before what was published since.
     let Err(waiter) = ranged::fresh(node, waiter) else { return };
     let now_ms = clock::now().mono_ms;
-    let alone = node.fills.uncacheable.borrow_mut().contains(hash, now_ms);
+    let alone =
+        node.fills.uncacheable.borrow_mut().contains(hash, now_ms) || !reuse::is_shareable(&waiter.request);
     if waiter.kind == FetchKind::Part && waiter.request.has_range() {
         let unsliceable = node.fills.unsliceable.borrow_mut().contains(hash, now_ms);
         if alone || unsliceable || ranged::is_unaligned(&waiter.request) {
@@ -219,10 +254,34 @@ pub(super) fn request(node: &Rc<Node>, waiter: Waiter) {
     start(node, vec![waiter], origin, None, !alone);
 }
 
+/// Something stale was served that may be for a while: a fresh one is asked for, once, and nobody waits for it.
+pub(super) fn refresh(node: &Rc<Node>, request: Box<RequestHead>) {
+    let Ok((_, routed)) = node.route(&request) else { return };
+    if node.fills.runs_for(&request, routed.origin) || rules::is_fresh(node, &request) {
+        return;
+    }
+    node.cells.add(Counter::Refreshes, 1);
+    let shared = reuse::is_shareable(&request);
+    let leader = Leader { ticket: None, kind: FetchKind::Revalidate, request };
+    start_for(node, leader, Vec::new(), routed.origin, None, shared);
+}
+
 /// Starts a fill for these waiters; the first one's request is sent. `shared`: others may join before its head is there.
 fn start(node: &Rc<Node>, waiters: Vec<Waiter>, origin: usize, selector: Option<Selector>, shared: bool) {
-    let Some(leader) = waiters.first() else { return };
-    let (ticket, kind, request) = (leader.ticket, leader.kind, leader.request.clone());
+    let Some(first) = waiters.first() else { return };
+    let leader = Leader { ticket: Some(first.ticket), kind: first.kind, request: first.request.clone() };
+    start_for(node, leader, waiters, origin, selector, shared);
+}
+
+fn start_for(
+    node: &Rc<Node>,
+    leader: Leader,
+    waiters: Vec<Waiter>,
+    origin: usize,
+    selector: Option<Selector>,
+    shared: bool,
+) {
+    let request = &leader.request;
     let fill = Rc::new(Fill {
         key: request.key.clone(),
         hash: request.key_hash,
@@ -233,15 +292,14 @@ fn start(node: &Rc<Node>, waiters: Vec<Waiter>, origin: usize, selector: Option<
         publish: Cell::new(true),
         state: RefCell::new(State::Done),
     });
-    node.fills.waiting.borrow_mut().extend(waiters.iter().map(|waiter| (waiter.ticket, fill.clone())));
-    *fill.state.borrow_mut() = State::Waiting(waiters);
+    fill.wait(node, waiters);
     node.fills.list(&fill);
     let task_node = node.clone();
     node.spawn(async move {
         let node = task_node;
         node.fills.running.set(node.fills.running.get() + 1);
         tokio::select! {
-            () = run(&node, &fill, ticket, kind, &request) => {}
+            () = run(&node, &fill, &leader) => {}
             () = node.broken_off() => {}
         }
         node.fills.running.set(node.fills.running.get() - 1);
@@ -253,41 +311,48 @@ fn start(node: &Rc<Node>, waiters: Vec<Waiter>, origin: usize, selector: Option<
     });
 }
 
-async fn run(node: &Rc<Node>, fill: &Rc<Fill>, leader: Ticket, kind: FetchKind, request: &RequestHead) {
-    if let Err(error) = fetch_and_share(node, fill, leader, kind, request).await {
-        node.not_stored(fill.hash, Reason::Failed(error.status));
-        for waiter in fill.take_waiters(node) {
-            node.refuse(waiter.ticket, error.status);
-        }
+async fn run(node: &Rc<Node>, fill: &Rc<Fill>, leader: &Leader) {
+    let Err(error) = fetch_and_share(node, fill, leader).await else { return };
+    node.not_stored(fill.hash, Reason::Failed(error.status));
+    for waiter in fill.take_waiters(node) {
+        node.fail(waiter, &error);
     }
 }
 
 /// The error is what waiters are told; there is none once the head has reached them.
-async fn fetch_and_share(
-    node: &Rc<Node>,
-    fill: &Rc<Fill>,
-    leader: Ticket,
-    kind: FetchKind,
-    request: &RequestHead,
-) -> Result<(), FetchError> {
+async fn fetch_and_share(node: &Rc<Node>, fill: &Rc<Fill>, leader: &Leader) -> Result<(), FetchError> {
+    let request = &leader.request;
     let (origin, routed) = node.route(request)?;
     let mut outgoing = Outgoing::new(request)?;
-    outgoing.unconditional();
-    let conditional = kind != FetchKind::Fill && rules::condition(node, request, &mut outgoing);
-    let slices = if kind == FetchKind::Part { ranged::ask(request, &mut outgoing) } else { None };
-    let mut response = origin.fetch(&node.bounds, &outgoing, UploadBody::empty(), None).await?;
+    if fill.shared {
+        outgoing.unconditional();
+    }
+    if routed.caching.strip_cookie {
+        outgoing.fields_mut().remove(header::COOKIE);
+    }
+    let (name, value) = targeted::CAPABILITY;
+    outgoing.fields_mut().append(name, HeaderValue::from_static(value));
+    let conditional = leader.kind != FetchKind::Fill && rules::condition(node, request, &mut outgoing);
+    let slices = if leader.kind == FetchKind::Part { ranged::ask(request, &mut outgoing) } else { None };
+    let interim = |interim| node.interim(leader.ticket, interim);
+    let mut response = origin.fetch(&node.bounds, &outgoing, UploadBody::empty(), None, &interim).await?;
     super::transport::harden(node, request, &mut response.fields);
     if response.status == 304 && conditional {
-        not_modified(node, fill, request, &mut response, &routed.fields);
+        not_modified(node, fill, leader, &mut response, &routed);
+        return Ok(());
+    }
+    if let Some(failure) = Failure::of_status(response.status.as_u16())
+        && !replace(node, fill, leader, failure)
+    {
         return Ok(());
     }
     if let Some(start) = slices {
         ranged::make_whole(&mut response);
         if matches!(response.status.as_u16(), 206 | 416) {
-            return ranged::opened(node, fill, leader, request, response, &routed.fields, start);
+            return ranged::opened(node, fill, leader, response, &routed, start);
         }
     }
-    let judged = rules::judge(request, &mut response, &routed.fields)?;
+    let judged = rules::judge(request, &mut response, &routed)?;
     let fits = judged.head.body_bytes.is_none_or(|bytes| bytes <= rules::object_bytes_max(node));
     match judged.facts {
         Some(facts) if fits => {
@@ -303,18 +368,42 @@ async fn fetch_and_share(
     Ok(())
 }
 
+/// The origin has answered with an error: those who may get what is stored instead do. Says whether the error still
+/// goes to the client whose request was sent; else nobody wants it, nor does the store, which has better.
+fn replace(node: &Rc<Node>, fill: &Rc<Fill>, leader: &Leader, failure: Failure) -> bool {
+    let mut left = Vec::new();
+    let mut leads = false;
+    for waiter in fill.take_waiters(node) {
+        if rules::may_replace(node, &waiter.request, failure) {
+            node.replace(waiter);
+        } else {
+            leads |= Some(waiter.ticket) == leader.ticket;
+            left.push(waiter);
+        }
+    }
+    if leads {
+        fill.wait(node, left);
+        return true;
+    }
+    for waiter in left {
+        start(node, vec![waiter], fill.origin, None, false);
+    }
+    false
+}
+
 /// The response may be stored: all who match it share its stream, the others get fills of their variants.
-fn share(node: &Rc<Node>, fill: &Rc<Fill>, leader: Ticket, mut filling: Filling) {
+fn share(node: &Rc<Node>, fill: &Rc<Fill>, leader: &Leader, mut filling: Filling) {
     node.fills.uncacheable.borrow_mut().forget(fill.hash);
     let mut variants: Vec<(Selector, Vec<Waiter>)> = Vec::new();
     let mut far = Vec::new();
     for waiter in fill.take_waiters(node) {
-        if waiter.ticket != leader && filling.takes(&waiter.request) && !filling.reaches(&waiter.request) {
+        let leads = Some(waiter.ticket) == leader.ticket;
+        if !leads && filling.takes(&waiter.request) && !filling.reaches(&waiter.request) {
             far.push(waiter);
             continue;
         }
-        if waiter.ticket == leader || filling.takes(&waiter.request) {
-            filling.join(node, waiter.ticket, &waiter.request);
+        if leads || filling.takes(&waiter.request) {
+            filling.join(node, waiter.ticket, &waiter.request, !leads);
             continue;
         }
         match variants.iter_mut().find(|(selector, _)| selector.selects(&waiter.request)) {
@@ -332,40 +421,42 @@ fn share(node: &Rc<Node>, fill: &Rc<Fill>, leader: Ticket, mut filling: Filling)
 }
 
 /// The response may not be stored: it belongs to the one whose request was sent.
-fn not_stored(node: &Rc<Node>, fill: &Rc<Fill>, leader: Ticket, head: Arc<OriginHead>, response: Response) {
-    node.fills.uncacheable.borrow_mut().remember(fill.hash, clock::now().mono_ms);
+fn not_stored(node: &Rc<Node>, fill: &Rc<Fill>, leader: &Leader, head: Arc<OriginHead>, response: Response) {
+    // What one client's Authorization brings says nothing of what others get.
+    if reuse::is_shareable(&leader.request) {
+        node.fills.uncacheable.borrow_mut().remember(fill.hash, clock::now().mono_ms);
+    }
+    if leader.ticket.is_none() {
+        // A refresh has brought what may not be stored: what was served meanwhile has had its time.
+        node.invalidate(fill.hash, &fill.key);
+    }
     if let Storing::No(rule) = head.storing {
         node.not_stored(fill.hash, Reason::Uncacheable(rule));
     }
-    let mut leads = false;
+    let mut leads = None;
     for waiter in fill.take_waiters(node) {
-        if waiter.ticket == leader {
-            leads = true;
+        if Some(waiter.ticket) == leader.ticket {
+            leads = leader.ticket;
         } else {
             self::request(node, waiter);
         }
     }
-    if leads {
-        pass::take_over(node, leader, head, response.body);
+    if let Some(ticket) = leads {
+        pass::take_over(node, ticket, head, response.body);
     }
 }
 
 /// The stored response is good again.
-fn not_modified(
-    node: &Rc<Node>,
-    fill: &Rc<Fill>,
-    request: &RequestHead,
-    response: &mut Response,
-    routed: &[String],
-) {
-    let freshened = fill.publishes() && rules::freshen(node, request, response, routed);
+fn not_modified(node: &Rc<Node>, fill: &Rc<Fill>, leader: &Leader, response: &mut Response, routed: &Routed) {
+    let freshened = fill.publishes() && rules::freshen(node, &leader.request, response, routed);
     if freshened {
         node.cells.add(Counter::Revalidated, 1);
     }
     let mut others = Vec::new();
     for mut waiter in fill.take_waiters(node) {
         if freshened && rules::is_stored(node, &waiter.request) {
-            ranged::serve(node, waiter, true);
+            let collapsed = Some(waiter.ticket) != leader.ticket;
+            ranged::serve(node, waiter, Again::Revalidated { collapsed });
         } else {
             // The record was lost meanwhile, or is of another variant: what is needed is the whole response.
             waiter.kind = if freshened { waiter.kind } else { FetchKind::Fill };
@@ -379,8 +470,29 @@ fn not_modified(
 
 impl Node {
     /// Gives a request back to its worker, to look up again.
-    pub(super) fn again(&self, waiter: Waiter, revalidated: bool) {
+    pub(super) fn again(&self, waiter: Waiter, why: Again) {
         let Waiter { ticket, request, .. } = waiter;
-        self.outbox(ticket.worker).post(ToWorker::Again { ticket, request, revalidated });
+        self.outbox(ticket.worker).post(ToWorker::Again { ticket, request, why });
+    }
+
+    /// Has a request answered with what is stored, because the origin has failed.
+    pub(super) fn replace(&self, waiter: Waiter) {
+        self.cells.add(Counter::StaleOnFailure, 1);
+        self.again(waiter, Again::OriginFailed);
+    }
+
+    /// No response can be had: what is stored answers if it may, else an error.
+    pub(super) fn fail(&self, waiter: Waiter, error: &FetchError) {
+        match error.failure() {
+            Some(failure) if rules::may_replace(self, &waiter.request, failure) => self.replace(waiter),
+            _ => self.refuse(waiter.ticket, error.status),
+        }
+    }
+
+    /// Forwards an interim response to the client whose request was sent, if there is one.
+    pub(super) fn interim(&self, ticket: Option<Ticket>, interim: Interim) {
+        if let Some(ticket) = ticket {
+            self.outbox(ticket.worker).post(ToWorker::Interim { ticket, interim: Box::new(interim) });
+        }
     }
 }

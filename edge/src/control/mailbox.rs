@@ -11,7 +11,7 @@
 use crate::limits;
 use crate::proto::request::RequestHead;
 use crate::proto::response::OriginHead;
-use crate::proto::session::FetchKind;
+use crate::proto::session::{Again, FetchKind, Interim};
 use crate::proto::tls::Policies;
 use crate::shard::ShardReader;
 use bytes::Bytes;
@@ -45,6 +45,11 @@ pub enum ToControl {
         /// How.
         kind: FetchKind,
         /// The request. Its body, if it has one, follows as [`ToControl::Body`].
+        request: Box<RequestHead>,
+    },
+    /// This request was answered from the store with what is no longer fresh: ask for a fresh one. Nobody waits.
+    Refresh {
+        /// The request.
         request: Box<RequestHead>,
     },
     /// The next bytes of the request's body. The worker keeps to `REQUEST_BODY_WINDOW_BYTES` without credit.
@@ -96,6 +101,15 @@ pub enum ToWorker {
         stream: StreamId,
         /// Only by these bytes of it, under a head of its own; else by all, from the first.
         part: Option<(Range<u64>, Arc<OriginHead>)>,
+        /// It was fetched for another request.
+        collapsed: bool,
+    },
+    /// An interim response of the origin; the final one follows.
+    Interim {
+        /// Who waits.
+        ticket: Ticket,
+        /// The response.
+        interim: Box<Interim>,
     },
     /// The next bytes of a stream.
     Piece {
@@ -128,14 +142,14 @@ pub enum ToWorker {
         /// Which.
         stream: StreamId,
     },
-    /// The object is in the shard: look it up again.
+    /// What is in the shard may answer: look it up again.
     Again {
         /// Who.
         ticket: Ticket,
         /// Its request comes back.
         request: Box<RequestHead>,
-        /// The origin answered a validation with 304.
-        revalidated: bool,
+        /// Why.
+        why: Again,
     },
     /// A shard was opened again: to be read instead of the one with its number.
     Shard(Box<ShardReader>),

@@ -26,10 +26,11 @@ mod stream;
 mod transport;
 mod uncacheable;
 mod upload;
+mod waiting;
 mod why;
 
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Caching, Config};
 use crate::limits;
 use crate::proto::Now;
 use crate::proto::request::RequestHead;
@@ -162,10 +163,11 @@ struct Node {
     started: Now,
 }
 
-/// Where a request goes, with the fields the choice depended on.
+/// Where a request goes, with the fields the choice depended on, and what the operator rules for it.
 struct Routed {
     origin: usize,
     fields: Vec<String>,
+    caching: Caching,
 }
 
 impl Node {
@@ -229,7 +231,7 @@ impl Node {
         };
         let origin = self.origins.borrow()[routed.origin].clone();
         let fields = routed.fields.into_iter().map(str::to_owned).collect();
-        Ok((origin, Routed { origin: routed.origin, fields }))
+        Ok((origin, Routed { origin: routed.origin, fields, caching: *routed.caching }))
     }
 
     /// Removes what is stored under a key and keeps what is under way from being published. Says how many records
@@ -267,11 +269,13 @@ impl Node {
     fn take(self: &Rc<Self>, message: ToControl) {
         match message {
             ToControl::Fetch { ticket, .. } if self.draining.get() => self.refuse(ticket, 503),
+            ToControl::Refresh { .. } if self.draining.get() => {}
             ToControl::Fetch { ticket, request, .. } if transport::redirect(self, ticket, &request) => {}
             ToControl::Fetch { ticket, kind: FetchKind::Pass, request } => pass::start(self, ticket, request),
             ToControl::Fetch { ticket, kind, request } => {
                 fill::request(self, fill::Waiter { ticket, kind, request })
             }
+            ToControl::Refresh { request } => fill::refresh(self, request),
             ToControl::Body { ticket, bytes, last } => match self.passes.get(ticket) {
                 Some(pass) => pass.body(bytes, last),
                 // The response is over already: what the client still sends is taken and dropped.

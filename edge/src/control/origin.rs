@@ -4,13 +4,16 @@
 
 use super::pool::{self, ConnectError, Connector, Sender, Server};
 use super::upload::{Upload, UploadBody};
+use super::waiting;
 use crate::clock;
 use crate::config;
 use crate::limits;
 use crate::proto::forwarding;
 use crate::proto::freshness::Exchange;
 use crate::proto::request::RequestHead;
-use crate::proto::response::HeadError;
+use crate::proto::response::{self, HeadError};
+use crate::proto::reuse::Failure;
+use crate::proto::session::Interim;
 use crate::proto::validation;
 use crate::stats::{Cells, Counter};
 use bytes::{Buf, Bytes};
@@ -24,7 +27,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// Why there is no response, and what the client is told.
@@ -37,8 +40,19 @@ pub(super) struct FetchError {
 }
 
 impl FetchError {
-    fn new(status: u16, reason: impl Into<String>) -> Self {
+    pub(super) fn new(status: u16, reason: impl Into<String>) -> Self {
         FetchError { status, reason: reason.into() }
+    }
+}
+
+impl FetchError {
+    /// What it means for a stale response; `None`: it is our own or the client's fault.
+    pub(super) fn failure(&self) -> Option<Failure> {
+        match self.status {
+            502 | 504 => Some(Failure::Disconnected),
+            503 => Some(Failure::Error),
+            _ => None,
+        }
     }
 }
 
@@ -52,7 +66,7 @@ impl From<HeadError> for FetchError {
 #[derive(Clone)]
 pub(super) struct Bounds {
     running: Arc<Semaphore>,
-    waiting: Rc<Cell<usize>>,
+    pub(super) waiting: Rc<Cell<usize>>,
     cells: Arc<Cells>,
     latency: Histogram,
     /// The number of the last purge.
@@ -76,6 +90,13 @@ impl Bounds {
     pub(super) fn running(&self) -> usize {
         limits::FETCHES_RUNNING_MAX - self.running.available_permits()
     }
+}
+
+/// What is heard of a request before its response: how its body gets on, and interim responses.
+#[derive(Clone, Copy)]
+struct Told<'a> {
+    upload: Option<&'a Upload>,
+    interim: &'a dyn Fn(Interim),
 }
 
 /// A place: one for the origin, one for the node. Given back when dropped.
@@ -131,17 +152,18 @@ impl Origin {
     }
 
     /// Sends one request, once, and waits for the head of its response. Another server is tried only as long as
-    /// no byte of the request was sent.
+    /// no byte of the request was sent. `interim` is told of each interim response that is to be forwarded.
     pub(super) async fn fetch(
         &self,
         bounds: &Bounds,
         outgoing: &Outgoing,
         body: UploadBody,
         upload: Option<&Upload>,
+        interim: &dyn Fn(Interim),
     ) -> Result<Response, FetchError> {
         let place = self.place(bounds).await?;
         let started = Instant::now();
-        let fetched = self.fetch_from_any(bounds, outgoing, body, upload, place).await;
+        let fetched = self.fetch_from_any(bounds, outgoing, body, Told { upload, interim }, place).await;
         match &fetched {
             Ok(_) => bounds.latency.observe(started.elapsed().as_secs_f64()),
             Err(error) => {
@@ -159,8 +181,8 @@ impl Origin {
 
     async fn place(&self, bounds: &Bounds) -> Result<Place, FetchError> {
         // The origin's place first: one slow origin must not hold the node's places while it waits.
-        let origin = wait_for(&self.places, bounds).await?;
-        let node = wait_for(&bounds.running, bounds).await?;
+        let origin = waiting::wait_for(&self.places, bounds).await?;
+        let node = waiting::wait_for(&bounds.running, bounds).await?;
         Ok(Place { _origin: origin, _node: node })
     }
 
@@ -169,7 +191,7 @@ impl Origin {
         bounds: &Bounds,
         outgoing: &Outgoing,
         mut body: UploadBody,
-        upload: Option<&Upload>,
+        told: Told<'_>,
         place: Place,
     ) -> Result<Response, FetchError> {
         let first = self.next.get();
@@ -193,7 +215,7 @@ impl Origin {
                 };
                 let asked =
                     Exchange { request_s: clock::now().unix_s, response_s: 0, purges: bounds.purges.get() };
-                match self.send(bounds, server, sender, outgoing, body, upload).await {
+                match self.send(bounds, server, sender, outgoing, body, told).await {
                     Ok((response, sender)) => {
                         return Ok(Response::new(response, sender, server, place, outgoing, bounds, asked));
                     }
@@ -213,19 +235,35 @@ impl Origin {
         mut sender: Sender,
         outgoing: &Outgoing,
         body: UploadBody,
-        upload: Option<&Upload>,
+        Told { upload, interim }: Told<'_>,
     ) -> Result<(http::Response<Incoming>, Sender), (FetchError, Option<UploadBody>)> {
-        let request = match outgoing.request(sender.http2(), server.uri().scheme(), body) {
+        let mut request = match outgoing.request(sender.http2(), server.uri().scheme(), body) {
             Ok(request) => request,
             Err((error, body)) => return Err((error, Some(body))),
         };
+        let (sender_of_interims, mut interims) = mpsc::channel(limits::INTERIM_RESPONSES_MAX);
+        hyper::ext::on_informational(&mut request, move |response| {
+            if let Some(interim) = response::interim(response.status().as_u16(), response.headers()) {
+                // More than the bound are dropped, which the client cannot tell from their not being sent.
+                let _ = sender_of_interims.try_send(interim);
+            }
+        });
         let started = Instant::now();
         let mut deadline = started + self.first_byte_timeout;
         let answered = {
             let mut answer = std::pin::pin!(sender.send(request));
             loop {
-                if let Ok(answered) = timeout_at(deadline, &mut answer).await {
-                    break Some(answered);
+                tokio::select! {
+                    biased;
+                    Some(response) = interims.recv() => {
+                        interim(response);
+                        continue;
+                    }
+                    answered = timeout_at(deadline, &mut answer) => {
+                        if let Ok(answered) = answered {
+                            break Some(answered);
+                        }
+                    }
                 }
                 // While the client's body still moves, the origin cannot be expected to answer.
                 let moved = upload.map_or(started, Upload::progressed) + self.first_byte_timeout;
@@ -235,6 +273,9 @@ impl Origin {
                 deadline = moved;
             }
         };
+        while let Ok(response) = interims.try_recv() {
+            interim(response);
+        }
         match answered {
             Some(Ok(response)) => {
                 bounds.cells.add(Counter::OriginRequests, 1);
@@ -258,37 +299,6 @@ fn connect_failed(server: &Server, error: ConnectError) -> FetchError {
     match error {
         ConnectError::Timeout => FetchError::new(504, format!("{}: no connection in time", server.uri())),
         ConnectError::Failed(reason) => FetchError::new(502, format!("{}: {reason}", server.uri())),
-    }
-}
-
-/// Waits in the bounded line for a place.
-async fn wait_for(places: &Arc<Semaphore>, bounds: &Bounds) -> Result<OwnedSemaphorePermit, FetchError> {
-    if let Ok(place) = places.clone().try_acquire_owned() {
-        return Ok(place);
-    }
-    if bounds.waiting.get() >= limits::FETCHES_WAITING_MAX {
-        return Err(FetchError::new(503, "too many fetches wait"));
-    }
-    let _waiting = Waiting::new(&bounds.waiting);
-    match timeout(Duration::from_millis(limits::FETCH_WAIT_MS), places.clone().acquire_owned()).await {
-        Ok(Ok(place)) => Ok(place),
-        _ => Err(FetchError::new(503, "waited too long for a place")),
-    }
-}
-
-/// Counts one who waits, also when its task is dropped meanwhile.
-struct Waiting<'a>(&'a Cell<usize>);
-
-impl<'a> Waiting<'a> {
-    fn new(count: &'a Cell<usize>) -> Self {
-        count.set(count.get() + 1);
-        Waiting(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
     }
 }
 

@@ -1,20 +1,24 @@
 //! Requests passed through for one client alone: its body goes to the origin, the response comes back, both
-//! only as fast as the other side takes them. Nothing is stored; a successful unsafe method removes what was.
+//! only as fast as the other side takes them. A successful unsafe method removes what was stored; nothing is stored
+//! but the answer to a POST that says it is what a GET would get.
 #![forbid(unsafe_code)]
 
 use super::Node;
+use super::fill::Waiter;
 use super::mailbox::{StreamId, Ticket, ToWorker};
 use super::origin::{FetchError, Outgoing, ResponseBody};
 use super::reasons::Reason;
-use super::rules;
+use super::rules::{self, Judged};
 use super::stream::Stream;
 use super::upload::{Upload, UploadBody};
 use crate::limits;
 use crate::proto::forwarding;
-use crate::proto::freshness::{self, Storing};
-use crate::proto::request::{BodyLength, RequestHead};
+use crate::proto::freshness::Storing;
+use crate::proto::request::{BodyLength, Method, RequestHead};
 use crate::proto::response::OriginHead;
-use bytes::Bytes;
+use crate::proto::session::FetchKind;
+use crate::proto::{invalidation, key};
+use bytes::{Bytes, BytesMut};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -153,8 +157,15 @@ pub(super) fn start(node: &Rc<Node>, ticket: Ticket, request: Box<RequestHead>) 
                 return answer_here(&node, &pass, status, lines, body);
             }
             match fetch(&node, &pass, &request).await {
-                Ok((head, body)) => stream(&node, &pass, head, body).await,
-                Err(error) => node.refuse(ticket, error.status),
+                Ok((judged, body)) => {
+                    let store = judged.facts.is_some().then_some((&*request, &judged));
+                    stream(&node, &pass, judged.head.clone(), body, store).await;
+                }
+                Err(error) if request.method == Method::Other => node.refuse(ticket, error.status),
+                Err(error) => {
+                    let kind = FetchKind::Pass;
+                    node.fail(Waiter { ticket, kind, request }, &error);
+                }
             }
         };
         until_gone(&node, &pass, work).await;
@@ -167,7 +178,7 @@ pub(super) fn take_over(node: &Rc<Node>, ticket: Ticket, head: Arc<OriginHead>, 
     let task_node = node.clone();
     node.spawn(async move {
         let node = task_node;
-        until_gone(&node, &pass, stream(&node, &pass, head, body)).await;
+        until_gone(&node, &pass, stream(&node, &pass, head, body, None)).await;
     });
 }
 
@@ -207,7 +218,7 @@ fn open(node: &Node, pass: &Rc<Pass>, head: Arc<OriginHead>) -> Stream {
     let id = node.new_stream();
     pass.streams(node, id);
     let mut stream = Stream::new(id, head, 0, true, node.workers());
-    stream.join(node, pass.ticket, None);
+    stream.join(node, pass.ticket, None, false);
     stream
 }
 
@@ -215,28 +226,59 @@ async fn fetch(
     node: &Rc<Node>,
     pass: &Pass,
     request: &RequestHead,
-) -> Result<(Arc<OriginHead>, ResponseBody), FetchError> {
-    let (origin, _) = node.route(request)?;
+) -> Result<(Judged, ResponseBody), FetchError> {
+    let (origin, routed) = node.route(request)?;
     let outgoing = Outgoing::new(request)?;
     let body = match &pass.upload {
         Some(upload) => UploadBody::streamed(upload.clone(), request.body),
         None => UploadBody::empty(),
     };
-    let mut response = origin.fetch(&node.bounds, &outgoing, body, pass.upload.as_deref()).await?;
+    let interim = |interim| node.interim(Some(pass.ticket), interim);
+    let mut response = origin.fetch(&node.bounds, &outgoing, body, pass.upload.as_deref(), &interim).await?;
     super::transport::harden(node, request, &mut response.fields);
-    if freshness::invalidates(request, response.status.as_u16()) {
+    let status = response.status.as_u16();
+    if invalidation::invalidates(request, status) {
         node.invalidate(request.key_hash, &request.key);
         node.not_stored(request.key_hash, Reason::Invalidated);
+        for key in invalidation::named_keys(request, &response.fields) {
+            node.invalidate(key::hash(&key), &key);
+        }
     }
-    Ok((rules::passed(&response)?, response.body))
+    if request.method == Method::Head && status == 200 {
+        rules::freshen_by_head(node, request, &mut response, &routed);
+    }
+    // The answer to a POST may be what a GET would get (RFC 9110 section 9.3.3); larger ones are not kept.
+    let fits = |head: &OriginHead| head.body_bytes.is_some_and(|bytes| bytes <= limits::CHUNK_BYTES as u64);
+    let judged = match request.method_name() == "POST" {
+        true => rules::judge(request, &mut response, &routed)?,
+        false => Judged { head: rules::passed(&response)?, facts: None },
+    };
+    let judged = match judged.facts.is_some() && fits(&judged.head) {
+        true => judged,
+        false => Judged { head: rules::unstored(&judged.head, "pass"), facts: None },
+    };
+    Ok((judged, response.body))
 }
 
-async fn stream(node: &Rc<Node>, pass: &Rc<Pass>, head: Arc<OriginHead>, mut body: ResponseBody) {
+/// `store`: the response is stored, too, once it is whole.
+async fn stream(
+    node: &Rc<Node>,
+    pass: &Rc<Pass>,
+    head: Arc<OriginHead>,
+    mut body: ResponseBody,
+    store: Option<(&RequestHead, &Judged)>,
+) {
     let stream = RefCell::new(open(node, pass, head));
-    let result = pump(node, pass, &stream, &mut body).await;
+    let mut kept = store.map(|_| BytesMut::new());
+    let result = pump(node, pass, &stream, &mut body, kept.as_mut()).await;
     let mut stream = stream.borrow_mut();
     match result {
-        Ok(()) => stream.end(node),
+        Ok(()) => {
+            if let (Some((request, judged)), Some(kept)) = (store, kept) {
+                rules::store(node, request, judged, kept.freeze());
+            }
+            stream.end(node);
+        }
         Err(reason) => {
             tracing::debug!(reason, "passed response broken off");
             stream.broken(node);
@@ -249,8 +291,12 @@ async fn pump(
     pass: &Pass,
     stream: &RefCell<Stream>,
     body: &mut ResponseBody,
+    mut kept: Option<&mut BytesMut>,
 ) -> Result<(), String> {
     while let Some(mut bytes) = body.next().await.map_err(|error| error.reason)? {
+        if let Some(kept) = &mut kept {
+            kept.extend_from_slice(&bytes);
+        }
         while !bytes.is_empty() {
             let piece = bytes.split_to(bytes.len().min(PIECE_BYTES_MAX));
             let window_bytes = limits::PASS_WINDOW_BYTES - piece.len();

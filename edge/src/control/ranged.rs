@@ -12,21 +12,22 @@
 //! A part can be kept if it may be stored as a 200 could, says the complete length, and has a strong validator.
 #![forbid(unsafe_code)]
 
-use super::Node;
-use super::fill::{self, Fill, Waiter};
-use super::mailbox::Ticket;
+use super::fill::{self, Fill, Leader, Waiter};
 use super::origin::{FetchError, Outgoing, Response};
 use super::pass::{self, Pass};
 use super::rules::{self, Selector};
 use super::slices::{self, Object, Reading, SliceError};
 use super::stream::Stream;
+use super::{Node, Routed};
 use crate::clock;
 use crate::limits;
-use crate::proto::freshness::{self, Storing};
+use crate::proto::freshness::Storing;
 use crate::proto::partial::{self, ContentRange, Validator};
 use crate::proto::range::{self, Selected, Spec};
 use crate::proto::request::RequestHead;
 use crate::proto::response::OriginHead;
+use crate::proto::reuse;
+use crate::proto::session::Again;
 use crate::proto::stored::Meta;
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderValue, RANGE};
@@ -101,12 +102,12 @@ fn disguise(response: &mut Response, complete_bytes: u64) {
 pub(super) fn opened(
     node: &Rc<Node>,
     fill: &Rc<Fill>,
-    leader: Ticket,
-    request: &RequestHead,
+    leader: &Leader,
     mut response: Response,
-    routed: &[String],
+    routed: &Routed,
     start: u64,
 ) -> Result<(), FetchError> {
+    let request = &leader.request;
     let sent = (response.status, response.fields.clone());
     if let Some((part, complete_bytes, validator)) = keepable(node, request, &response, start) {
         disguise(&mut response, complete_bytes);
@@ -124,7 +125,7 @@ pub(super) fn opened(
         }
     }
     (response.status, response.fields) = sent;
-    not_kept(node, fill, leader, request, response)
+    not_kept(node, fill, leader, response)
 }
 
 /// What of a 206 can begin a partial object: its bytes, the complete length, and its validator.
@@ -147,11 +148,11 @@ fn keepable(
 }
 
 /// All who wait are answered from the partial object, if it is theirs.
-fn share(node: &Rc<Node>, fill: &Rc<Fill>, leader: Ticket, selector: &Selector) {
+fn share(node: &Rc<Node>, fill: &Rc<Fill>, leader: &Leader, selector: &Selector) {
     node.fills.sliceable(fill);
     for waiter in fill.take_waiters(node) {
-        if waiter.ticket == leader || selector.selects(&waiter.request) {
-            serve(node, waiter, false);
+        if Some(waiter.ticket) == leader.ticket || selector.selects(&waiter.request) {
+            serve(node, waiter, Again::Stored);
         } else {
             fill::request(node, waiter);
         }
@@ -162,28 +163,27 @@ fn share(node: &Rc<Node>, fill: &Rc<Fill>, leader: Ticket, selector: &Selector) 
 fn not_kept(
     node: &Rc<Node>,
     fill: &Rc<Fill>,
-    leader: Ticket,
-    request: &RequestHead,
+    leader: &Leader,
     mut response: Response,
 ) -> Result<(), FetchError> {
     if response.status == 206 {
         node.fills.not_sliceable(fill);
     }
     let mut head = rules::passed(&response)?;
-    if let Some((range, part)) = cut(request, &response, &head) {
+    if let Some((range, part)) = cut(&leader.request, &response, &head) {
         response.body.cut(range.start, range.end - range.start);
         head = part;
     }
-    let mut leads = false;
+    let mut leads = None;
     for waiter in fill.take_waiters(node) {
-        if waiter.ticket == leader {
-            leads = true;
+        if Some(waiter.ticket) == leader.ticket {
+            leads = leader.ticket;
         } else {
             fill::request(node, waiter);
         }
     }
-    if leads {
-        pass::take_over(node, leader, head, response.body);
+    if let Some(ticket) = leads {
+        pass::take_over(node, ticket, head, response.body);
     }
     Ok(())
 }
@@ -213,13 +213,13 @@ pub(super) fn fresh(node: &Rc<Node>, waiter: Waiter) -> Result<(), Waiter> {
     if !rules::is_fresh(node, &waiter.request) {
         return Err(waiter);
     }
-    serve(node, waiter, false);
+    serve(node, waiter, Again::Stored);
     Ok(())
 }
 
 /// Answers a request by what is stored for it, fetched on its behalf or validated.
-pub(super) fn serve(node: &Rc<Node>, waiter: Waiter, revalidated: bool) {
-    let Some(record) = rules::partial(node, &waiter.request) else { return node.again(waiter, revalidated) };
+pub(super) fn serve(node: &Rc<Node>, waiter: Waiter, why: Again) {
+    let Some(record) = rules::partial(node, &waiter.request) else { return node.again(waiter, why) };
     let (Some(meta), Some(validator)) = (Meta::read(&record.meta), Validator::of_lines(&record.head)) else {
         return pass::start(node, waiter.ticket, waiter.request);
     };
@@ -229,13 +229,13 @@ pub(super) fn serve(node: &Rc<Node>, waiter: Waiter, revalidated: bool) {
         Selected::Whole => 0..complete_bytes,
         Selected::Part(part) => part.clone(),
         // Said by the worker; parts are fetched with the client's own request if they are not there.
-        Selected::Unsatisfiable => return node.again(waiter, revalidated),
+        Selected::Unsatisfiable => return node.again(waiter, why),
         Selected::Parts(_) => return pass::start(node, waiter.ticket, waiter.request),
     };
     let chunks = (wanted.start / CHUNK) as u32..wanted.end.div_ceil(CHUNK) as u32;
     let few = chunks.len() <= limits::SLICES_LOOKED_UP_MAX;
     if few && chunks.clone().all(|chunk| node.writer().has_chunk(record.object, chunk)) {
-        return node.again(waiter, revalidated);
+        return node.again(waiter, why);
     }
     if wanted.end - wanted.start > rules::object_bytes_max(node) {
         return pass::start(node, waiter.ticket, waiter.request);
@@ -247,7 +247,7 @@ pub(super) fn serve(node: &Rc<Node>, waiter: Waiter, revalidated: bool) {
         status: meta.status(),
         lines: record.head.get(meta.lines_offset()..record.head.len() - 2).unwrap_or_default().to_vec(),
         body_bytes: Some(complete_bytes),
-        age_s: Some(u64::from(freshness::current_age(&meta, clock::now().unix_s))),
+        age_s: Some(u64::from(reuse::current_age(&meta, clock::now().unix_s))),
         storing: Storing::Store,
     };
     let (range, head) = part(&whole, selected, complete_bytes).unwrap_or((wanted, Arc::new(whole)));
@@ -295,7 +295,7 @@ async fn send(
     let id = node.new_stream();
     pass.streams(node, id);
     let stream = RefCell::new(Stream::new(id, head.clone(), object.number(), true, node.workers()));
-    stream.borrow_mut().join(node, pass.ticket(), Some((range.clone(), head)));
+    stream.borrow_mut().join(node, pass.ticket(), Some((range.clone(), head)), false);
     let mut sent = range.start;
     for chunk in first..=last {
         if let Err(error) = slices::obtain(node, object, request, chunk, last).await {

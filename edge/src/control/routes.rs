@@ -1,7 +1,7 @@
 //! Which origin a request goes to: the first route that matches.
 #![forbid(unsafe_code)]
 
-use crate::config::Route;
+use crate::config::{Caching, Route};
 use crate::proto::request::RequestHead;
 
 /// Where a request goes.
@@ -16,6 +16,8 @@ pub(super) struct Routed<'a> {
     pub(super) hsts: Option<&'a str>,
     /// Requests without TLS are sent to the https URL.
     pub(super) https_redirect: bool,
+    /// What the route rules.
+    pub(super) caching: &'a Caching,
 }
 
 /// The first route whose host (without port, any case), path prefix and header all match; `None`: 404.
@@ -37,8 +39,13 @@ pub(super) fn find<'a>(routes: &'a [Route], request: &RequestHead) -> Option<Rou
                 continue;
             }
         }
-        let (hsts, https_redirect) = (route.transport.hsts.as_deref(), route.transport.https_redirect);
-        return Some(Routed { hsts, https_redirect, origin: route.origin, fields });
+        return Some(Routed {
+            hsts: route.transport.hsts.as_deref(),
+            https_redirect: route.transport.https_redirect,
+            origin: route.origin,
+            fields,
+            caching: &route.caching,
+        });
     }
     None
 }

@@ -1,21 +1,23 @@
 //! Where control asks `proto` what a response means, and the store what it has. Knows no connection.
 #![forbid(unsafe_code)]
 
-use super::Node;
 use super::origin::{Outgoing, Response};
+use super::{Node, Routed};
 use crate::clock;
+use crate::config::Caching;
 use crate::limits;
 use crate::proto::conditional;
-use crate::proto::freshness::{self, Facts, Reuse, Storing};
+use crate::proto::freshness::{self, Exchange, Facts, Policy, Storing};
 use crate::proto::generations::Verdict;
 use crate::proto::range::Selected;
 use crate::proto::request::RequestHead;
 use crate::proto::response::{HeadError, OriginHead};
+use crate::proto::reuse::{self, Failure, Reuse};
 use crate::proto::stored::{self, Meta};
-use crate::proto::validation;
+use crate::proto::validation::{self, Freshened, Unusable};
 use crate::shard::PutError;
 use bytes::Bytes;
-use http::header::{HeaderValue, VARY};
+use http::header::{HeaderMap, HeaderValue, SET_COOKIE, VARY};
 use std::sync::Arc;
 
 /// What a response is to the cache.
@@ -31,17 +33,25 @@ pub(super) struct Judged {
 pub(super) fn judge(
     request: &RequestHead,
     response: &mut Response,
-    routed: &[String],
+    routed: &Routed,
 ) -> Result<Judged, HeadError> {
-    for name in routed {
+    for name in &routed.fields {
         if let Ok(name) = HeaderValue::from_str(name) {
             response.fields.append(VARY, name);
         }
     }
+    if routed.caching.strip_set_cookie {
+        response.fields.remove(SET_COOKIE);
+    }
     let status = response.status.as_u16();
-    let (storing, facts) = freshness::decide(request, status, &response.fields, response.exchange);
+    let policy = policy(&routed.caching);
+    let (storing, facts) = freshness::decide(request, status, &response.fields, response.exchange, &policy);
     let head = OriginHead::from_origin(status, &response.fields, storing, response.exchange.response_s)?;
     Ok(Judged { head: Arc::new(head), facts: (storing == Storing::Store).then_some(facts) })
+}
+
+fn policy(caching: &Caching) -> Policy {
+    Policy { ttl_s: caching.ttl_s, ttl_override_s: caching.ttl_override_s, stale_max_s: caching.stale_max_s }
 }
 
 /// The head of a response that is passed on without being stored.
@@ -115,7 +125,17 @@ pub(super) fn is_fresh(node: &Node, request: &RequestHead) -> bool {
     let Some(record) = writer.lookup(request.key_hash, &request.key, accept) else { return false };
     let now_s = clock::now().unix_s;
     Meta::read(record.meta())
-        .is_some_and(|meta| matches!(freshness::reuse(&meta, request, now_s), Reuse::Fresh { .. }))
+        .is_some_and(|meta| matches!(reuse::reuse(&meta, request, now_s), Reuse::Fresh { .. }))
+}
+
+/// Whether what is stored may answer this request although it is not fresh, now that the origin has failed.
+pub(super) fn may_replace(node: &Node, request: &RequestHead, failure: Failure) -> bool {
+    let accept = |meta: &[u8]| stored::matches(meta, request);
+    let writer = node.writer.borrow();
+    let Some(record) = writer.lookup(request.key_hash, &request.key, accept) else { return false };
+    let now_s = clock::now().unix_s;
+    Meta::of_record(record.meta(), record.head())
+        .is_some_and(|meta| reuse::may_replace(&meta, request, now_s, failure))
 }
 
 /// Makes a request conditional on what is stored. `false`: nothing with a validator is.
@@ -127,26 +147,47 @@ pub(super) fn condition(node: &Node, request: &RequestHead, outgoing: &mut Outgo
 }
 
 /// Updates what is stored by a 304. `false`: it could not be, and the whole response has to be asked for.
-pub(super) fn freshen(
-    node: &Node,
-    request: &RequestHead,
-    response: &mut Response,
-    routed: &[String],
-) -> bool {
+pub(super) fn freshen(node: &Node, request: &RequestHead, response: &mut Response, routed: &Routed) -> bool {
     if response.fields.contains_key(VARY) {
-        for name in routed.iter().filter_map(|name| HeaderValue::from_str(name).ok()) {
+        for name in routed.fields.iter().filter_map(|name| HeaderValue::from_str(name).ok()) {
             response.fields.append(VARY, name);
         }
     }
+    if routed.caching.strip_set_cookie {
+        response.fields.remove(SET_COOKIE);
+    }
+    update(node, request, response, routed, validation::freshen).is_ok()
+}
+
+/// Updates what is stored by the answer to a HEAD, or removes it where that shows it to be outdated
+/// (RFC 9111 section 4.3.5).
+pub(super) fn freshen_by_head(node: &Node, request: &RequestHead, response: &mut Response, routed: &Routed) {
+    let updated = update(node, request, response, routed, validation::freshen_by_head);
+    if updated == Err(Some(Unusable::OtherValidator)) {
+        node.invalidate(request.key_hash, &request.key);
+    }
+}
+
+type Update = fn(&[u8], &[u8], &RequestHead, &HeaderMap, Exchange, &Policy) -> Result<Freshened, Unusable>;
+
+/// The error is `None` where nothing is stored, or it could not be stored again.
+fn update(
+    node: &Node,
+    request: &RequestHead,
+    response: &Response,
+    routed: &Routed,
+    update: Update,
+) -> Result<(), Option<Unusable>> {
     let accept = |meta: &[u8]| accepts(node, request, meta);
     let (hash, key) = (request.key_hash, request.key.as_slice());
     // A record is held only until the next call that stores, so a whole body is copied: at most one chunk.
     let (freshened, partial, body) = {
         let writer = node.writer.borrow();
-        let Some(record) = writer.lookup(hash, key, accept) else { return false };
-        let update = (&response.fields, response.exchange);
-        let freshened = validation::freshen(record.meta(), record.head(), request, update.0, update.1);
-        let Ok(freshened) = freshened else { return false };
+        let record = writer.lookup(hash, key, accept).ok_or(None)?;
+        let policy = policy(&routed.caching);
+        let freshened =
+            update(record.meta(), record.head(), request, &response.fields, response.exchange, &policy)
+                .map_err(Some)?;
         let body = match record.chunked() {
             Some(object) => Err((object, record.object_bytes())),
             None => Ok(Bytes::copy_from_slice(record.body())),
@@ -160,10 +201,21 @@ pub(super) fn freshen(
         Err((object, bytes)) if partial => writer.put_partial(hash, key, meta, head, object, bytes, accept),
         Err((object, bytes)) => writer.put_chunked(hash, key, meta, head, object, bytes, accept),
     };
-    if let Err(error) = &put {
+    put.map_err(|error| {
         tracing::warn!(%error, "validated response could not be stored again");
+        None
+    })
+}
+
+/// Stores a response whose body is here whole, such as the answer to a POST.
+pub(super) fn store(node: &Node, request: &RequestHead, judged: &Judged, body: Bytes) {
+    let Some(facts) = &judged.facts else { return };
+    let (head, meta) = record(&judged.head, facts, request, body.len() as u64);
+    let accept = |meta: &[u8]| stored::matches(meta, request);
+    let (hash, key) = (request.key_hash, request.key.as_slice());
+    if let Err(error) = node.writer.borrow_mut().put(hash, key, &meta, &head, &[body], accept) {
+        tracing::warn!(%error, "object served and not stored");
     }
-    put.is_ok()
 }
 
 /// The head record of a partial object.

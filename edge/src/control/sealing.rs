@@ -13,11 +13,13 @@ use super::rules::{self, Selector};
 use super::slices::{self, SliceError};
 use super::stream::{self, Stream};
 use crate::limits;
+use crate::proto::conditional;
 use crate::proto::freshness::Facts;
 use crate::proto::generations::Verdict;
 use crate::proto::partial::Validator;
 use crate::proto::request::RequestHead;
 use crate::proto::response::OriginHead;
+use crate::proto::reuse;
 use crate::proto::stored::Meta;
 use crate::shard::PutError;
 use crate::stats::Counter;
@@ -74,7 +76,7 @@ impl Filling {
 
     /// Whether this response answers the request, and still can from its first byte.
     pub(super) fn takes(&self, request: &RequestHead) -> bool {
-        self.stream.joinable() && self.selector.selects(request)
+        self.stream.joinable() && self.selector.selects(request) && reuse::may_join(self.facts.flags, request)
     }
 
     /// Whether a purge names it that came after it was asked for.
@@ -82,10 +84,17 @@ impl Filling {
         self.selector.judge(node, fill.key().1) != Verdict::Valid
     }
 
-    /// Lets a request be answered by it.
-    pub(super) fn join(&mut self, node: &Node, ticket: Ticket, request: &RequestHead) {
-        let part = self.part(request);
-        self.stream.join(node, ticket, part);
+    /// Lets a request be answered by it. `collapsed`: it was fetched for another one.
+    pub(super) fn join(&mut self, node: &Node, ticket: Ticket, request: &RequestHead, collapsed: bool) {
+        if !conditional::is_current(request, &self.facts, &self.head.lines) {
+            let part = self.part(request);
+            return self.stream.join(node, ticket, part, collapsed);
+        }
+        // The client has this very representation: it is told so, and the fill goes on without it.
+        let head = Arc::new(self.head.not_modified());
+        let mut told = Stream::new(node.new_stream(), head, 0, true, node.workers());
+        told.join(node, ticket, None, collapsed);
+        told.end(node);
     }
 
     /// Takes bytes in: sends them on, and seals full chunks as soon as it is known that more follows.

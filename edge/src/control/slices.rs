@@ -368,7 +368,7 @@ pub(super) async fn remainder(
     let mut outgoing = Outgoing::new(request)?;
     outgoing.unconditional();
     validator.ask_for(start, end, outgoing.fields_mut());
-    let response = origin.fetch(&node.bounds, &outgoing, UploadBody::empty(), None).await?;
+    let response = origin.fetch(&node.bounds, &outgoing, UploadBody::empty(), None, &|_| {}).await?;
     match response.status.as_u16() {
         206 => {}
         200 | 412 | 416 => return Err(SliceError::Changed),

@@ -62,8 +62,9 @@ impl Stream {
         self.object
     }
 
-    /// Lets a request be answered by this stream: by a part of it, or by all.
-    pub(super) fn join(&mut self, node: &Node, ticket: Ticket, part: Option<Part>) {
+    /// Lets a request be answered by this stream: by a part of it, or by all. `collapsed`: the response was fetched for
+    /// another one.
+    pub(super) fn join(&mut self, node: &Node, ticket: Ticket, part: Option<Part>, collapsed: bool) {
         let outbox = node.outbox(ticket.worker);
         let link = &mut self.links[usize::from(ticket.worker)];
         if *link == Link::None {
@@ -78,7 +79,7 @@ impl Stream {
             });
         }
         match *link {
-            Link::Open => outbox.post(ToWorker::Join { ticket, stream: self.id, part }),
+            Link::Open => outbox.post(ToWorker::Join { ticket, stream: self.id, part, collapsed }),
             _ => outbox.post(ToWorker::Refused { ticket, status: 503 }),
         }
     }

@@ -32,7 +32,7 @@ pub(super) fn redirect(node: &Node, ticket: Ticket, request: &RequestHead) -> bo
         storing: Storing::No("https-redirect"),
     };
     let mut stream = Stream::new(node.new_stream(), Arc::new(head), 0, true, node.workers());
-    stream.join(node, ticket, None);
+    stream.join(node, ticket, None, false);
     stream.end(node);
     true
 }

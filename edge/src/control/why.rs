@@ -5,12 +5,11 @@
 use super::reasons::Reason;
 use super::{Node, routes};
 use crate::clock;
-use crate::proto::cache_control::ResponseControl;
-use crate::proto::freshness;
 use crate::proto::generations::Verdict;
 use crate::proto::key;
 use crate::proto::purge::{self, Class};
 use crate::proto::request::RequestHead;
+use crate::proto::reuse;
 use crate::proto::stored::{self, Flags, Meta};
 use crate::shard::inspect::Inspected;
 use crate::shard::left::Why;
@@ -88,7 +87,7 @@ impl Variant {
     /// `None`: its meta bytes cannot be read, so nothing ever uses it.
     fn new(node: &Node, key: &[u8], record: &Inspected, now_s: u64) -> Option<Self> {
         let meta = Meta::read(&record.meta)?;
-        let age_s = freshness::current_age(&meta, now_s);
+        let age_s = reuse::current_age(&meta, now_s);
         let state = match node.purges.judge_record(key, &record.meta) {
             Verdict::Gone => State::Purged,
             Verdict::Stale => State::PurgedSoftly,
@@ -112,7 +111,7 @@ impl Variant {
             "stored": date(meta.response_s()),
             "age_s": age_s,
             "lifetime_s": meta.lifetime_s(),
-            "lifetime_from": lifetime_from(&record.head),
+            "lifetime_from": meta.basis().word(),
             "fresh_until": date(fresh_until_s),
             "validator": meta.has_validator(),
             "always_validated": meta.flags().has(Flags::NO_CACHE),
@@ -124,24 +123,6 @@ impl Variant {
             "frequency": record.frequency,
         });
         Some(Variant { state, shown })
-    }
-}
-
-/// What the lifetime was reckoned from, as far as the stored head says.
-fn lifetime_from(head: &[u8]) -> &'static str {
-    let values = |wanted: &'static [u8]| {
-        let lines = stored::fields(head).filter(move |(name, _)| name.eq_ignore_ascii_case(wanted));
-        lines.map(|(_, value)| value)
-    };
-    let control = ResponseControl::read(values(b"cache-control"));
-    if control.s_maxage.is_some() {
-        "s-maxage"
-    } else if control.max_age.is_some() {
-        "max-age"
-    } else if values(b"expires").next().is_some() {
-        "expires"
-    } else {
-        "none"
     }
 }
 

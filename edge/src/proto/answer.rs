@@ -4,14 +4,15 @@
 #![forbid(unsafe_code)]
 
 use super::Now;
+use super::cache_status;
 use super::conditional;
-use super::freshness::Storing;
 use super::io::{Chunks, FetchKind, Found};
 use super::multipart::Multipart;
 use super::range::Selected;
 use super::request::{Method, RequestHead};
 use super::response::{self, Forwarded, OriginHead};
-use super::stored::{self, Meta};
+use super::reuse::Allowance;
+use super::stored::Meta;
 use std::ops::Range;
 
 /// How a stored response came to be usable, for Cache-Status.
@@ -19,8 +20,21 @@ use std::ops::Range;
 pub(super) enum Source {
     /// It was there and fresh.
     Hit,
-    /// It was stored, or validated, on behalf of this request.
-    Fetched { forwarded: Forwarded, revalidated: bool },
+    /// It was there, and may be used although it is not fresh.
+    Stale(Allowance),
+    /// It was stored on behalf of this request.
+    Fetched { forwarded: Forwarded },
+    /// It was validated on behalf of this request, or of one that it joined.
+    Revalidated { forwarded: Forwarded, collapsed: bool },
+}
+
+/// How a response that comes from the origin was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fetched {
+    pub(super) forwarded: Forwarded,
+    pub(super) kind: FetchKind,
+    /// For another request, which this one has joined.
+    pub(super) collapsed: bool,
 }
 
 /// The length of the content, as the head has to tell it.
@@ -60,14 +74,16 @@ pub(super) struct Answer<'a> {
     /// the empty line that ends the head.
     pub(super) stored: Range<usize>,
     pub(super) body: Body,
+    /// The response was stale, and the origin has to be asked for a fresh one meanwhile.
+    pub(super) refresh: bool,
     fields: Fields<'a>,
 }
 
 /// What the fields are written from.
 #[derive(Debug)]
 enum Fields<'a> {
-    Stored { source: Source, age_s: u32, part: Part<'a> },
-    Origin { head: &'a OriginHead, forwarded: Forwarded, kind: FetchKind },
+    Stored { source: Source, age_s: u32, lifetime_s: u32, part: Part<'a> },
+    Origin { head: &'a OriginHead, fetched: Fetched },
     Own { forwarded: Option<Forwarded>, unix_s: u64 },
 }
 
@@ -103,7 +119,9 @@ impl<'a> Answer<'a> {
         source: Source,
         now: Now,
     ) -> Answer<'a> {
-        let complete_bytes = meta.body_bytes();
+        // A HEAD cannot fill, so it leaves the asking to the next GET.
+        let refresh = source == Source::Stale(Allowance::WhileRevalidate) && request.method == Method::Get;
+        let (complete_bytes, lifetime_s) = (meta.body_bytes(), meta.lifetime_s());
         let lines = meta.lines_offset().min(found.head.len())..found.head.len();
         let (status, length, stored, range, part) = if conditional::not_modified(request, meta, &found) {
             (304, Length::None, 0..0, 0..0, Part::NotModified { head: found.head })
@@ -120,9 +138,9 @@ impl<'a> Answer<'a> {
                 Selected::Parts(parts) => {
                     let lines = &found.head[lines];
                     let parts = Multipart::new(&request.key, lines, &parts, complete_bytes, now);
-                    let fields = Fields::Stored { source, age_s, part: Part::Several { lines } };
+                    let fields = Fields::Stored { source, age_s, lifetime_s, part: Part::Several { lines } };
                     let (length, body) = (Length::Bytes(parts.bytes()), Body::Parts(Box::new(parts)));
-                    return Answer { status: 206, length, stored: 0..0, body, fields };
+                    return Answer { status: 206, length, stored: 0..0, body, refresh, fields };
                 }
                 Selected::Whole => {
                     let range = whole_body(request.method, meta);
@@ -131,16 +149,12 @@ impl<'a> Answer<'a> {
             }
         };
         let body = if range.is_empty() { Body::None } else { Body::Stored(range) };
-        Answer { status, length, stored, body, fields: Fields::Stored { source, age_s, part } }
+        let fields = Fields::Stored { source, age_s, lifetime_s, part };
+        Answer { status, length, stored, body, refresh, fields }
     }
 
     /// The head of a fetched response, its body to follow.
-    pub(super) fn from_origin(
-        head: &'a OriginHead,
-        forwarded: Forwarded,
-        kind: FetchKind,
-        head_only: bool,
-    ) -> Answer<'a> {
+    pub(super) fn from_origin(head: &'a OriginHead, fetched: Fetched, head_only: bool) -> Answer<'a> {
         let has_body = response::may_have_body(head.status);
         let length = match head.body_bytes {
             _ if !has_body => Length::None,
@@ -149,8 +163,8 @@ impl<'a> Answer<'a> {
             None => Length::Open,
         };
         let body = if has_body && !head_only { Body::Streamed } else { Body::None };
-        let fields = Fields::Origin { head, forwarded, kind };
-        Answer { status: head.status, length, stored: 0..0, body, fields }
+        let fields = Fields::Origin { head, fetched };
+        Answer { status: head.status, length, stored: 0..0, body, refresh: false, fields }
     }
 
     /// An answer of our own. `forwarded`: the origin was asked, for this reason.
@@ -163,7 +177,7 @@ impl<'a> Answer<'a> {
         let body = if head_only { Body::None } else { Body::Text };
         let length = Length::Bytes(response::text_bytes(status));
         let fields = Fields::Own { forwarded, unix_s: now.unix_s };
-        Answer { status, length, stored: 0..0, body, fields }
+        Answer { status, length, stored: 0..0, body, refresh: false, fields }
     }
 
     /// Whether pieces of a body follow.
@@ -175,30 +189,25 @@ impl<'a> Answer<'a> {
     #[inline]
     pub(super) fn push_fields(&self, out: &mut Vec<u8>) {
         match &self.fields {
-            Fields::Stored { source, age_s, part } => {
+            Fields::Stored { source, age_s, lifetime_s, part } => {
                 response::push_age(out, u64::from(*age_s));
-                match *source {
-                    Source::Hit => response::push_hit(out),
-                    Source::Fetched { forwarded, revalidated } => {
-                        response::push_fetched(out, forwarded, revalidated);
-                    }
-                }
+                cache_status::push_stored(out, *source, *age_s, *lifetime_s);
                 part.push_fields(out);
                 if let (Part::Several { lines }, Body::Parts(parts)) = (part, &self.body) {
                     parts.push_fields(out, lines);
                 }
             }
-            Fields::Origin { head, forwarded, kind } => {
+            Fields::Origin { head, fetched } => {
                 out.extend_from_slice(&head.lines);
                 if let Some(age_s) = head.age_s {
                     response::push_age(out, age_s);
                 }
-                let stored = *kind != FetchKind::Pass && head.storing == Storing::Store;
-                response::push_forwarded(out, *forwarded, head.status, stored);
+                cache_status::push_fetched(out, *fetched, head.status, head.storing);
             }
             Fields::Own { forwarded, unix_s } => {
                 response::push_date(out, *unix_s);
-                response::push_own(out, self.status, *forwarded);
+                cache_status::push_own(out, *forwarded);
+                response::push_own(out, self.status);
             }
         }
     }
@@ -221,7 +230,7 @@ impl Part<'_> {
                 response::push_date(out, *unix_s);
                 response::push_content_range(out, None, *complete_bytes);
             }
-            Part::NotModified { head } => push_validation_fields(out, head),
+            Part::NotModified { head } => response::push_validation_fields(out, head),
         }
     }
 }
@@ -257,14 +266,4 @@ impl Missing {
 fn whole_body(method: Method, meta: &Meta<'_>) -> Range<u64> {
     let has_body = method == Method::Get && response::may_have_body(meta.status());
     0..if has_body { meta.body_bytes() } else { 0 }
-}
-
-/// The fields a 304 must carry if the 200 had them (RFC 9110 section 15.4.5), and no others.
-fn push_validation_fields(out: &mut Vec<u8>, head: &[u8]) {
-    const NAMES: [&str; 6] = ["cache-control", "content-location", "date", "etag", "expires", "vary"];
-    for (name, value) in stored::fields(head) {
-        if NAMES.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes())) {
-            response::push_line(out, name, value);
-        }
-    }
 }

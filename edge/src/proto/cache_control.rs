@@ -28,9 +28,15 @@ pub struct ResponseControl {
     pub max_age: Option<u32>,
     /// s-maxage in seconds.
     pub s_maxage: Option<u32>,
+    /// must-understand
+    pub must_understand: bool,
+    /// stale-while-revalidate in seconds (RFC 5861 section 3).
+    pub stale_while_revalidate: Option<u32>,
+    /// stale-if-error in seconds (RFC 5861 section 4).
+    pub stale_if_error: Option<u32>,
 }
 
-/// What a request's Cache-Control says. max-stale is not read: it permits, and we never use the permission.
+/// What a request's Cache-Control says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RequestControl {
     /// no-store
@@ -43,6 +49,10 @@ pub struct RequestControl {
     pub max_age: Option<u32>,
     /// min-fresh in seconds.
     pub min_fresh: Option<u32>,
+    /// max-stale in seconds; without an argument any staleness is taken.
+    pub max_stale: Option<u32>,
+    /// stale-if-error in seconds (RFC 5861 section 4).
+    pub stale_if_error: Option<u32>,
 }
 
 impl ResponseControl {
@@ -59,6 +69,13 @@ impl ResponseControl {
                 _ if name.eq_ignore_ascii_case(b"proxy-revalidate") => control.proxy_revalidate = true,
                 _ if name.eq_ignore_ascii_case(b"max-age") => take(&mut control.max_age, argument),
                 _ if name.eq_ignore_ascii_case(b"s-maxage") => take(&mut control.s_maxage, argument),
+                _ if name.eq_ignore_ascii_case(b"must-understand") => control.must_understand = true,
+                _ if name.eq_ignore_ascii_case(b"stale-while-revalidate") => {
+                    take(&mut control.stale_while_revalidate, argument);
+                }
+                _ if name.eq_ignore_ascii_case(b"stale-if-error") => {
+                    take(&mut control.stale_if_error, argument);
+                }
                 _ => {}
             }
         }
@@ -80,6 +97,13 @@ impl RequestControl {
                 _ if name.eq_ignore_ascii_case(b"min-fresh") => {
                     let asked = argument.and_then(seconds).unwrap_or(SECONDS_MAX);
                     control.min_fresh = Some(control.min_fresh.map_or(asked, |other| other.max(asked)));
+                }
+                _ if name.eq_ignore_ascii_case(b"max-stale") && argument.is_none() => {
+                    control.max_stale = Some(control.max_stale.unwrap_or(SECONDS_MAX));
+                }
+                _ if name.eq_ignore_ascii_case(b"max-stale") => take(&mut control.max_stale, argument),
+                _ if name.eq_ignore_ascii_case(b"stale-if-error") => {
+                    take(&mut control.stale_if_error, argument);
                 }
                 _ => {}
             }
@@ -214,6 +238,9 @@ mod tests {
         let control = response(&["public, must-revalidate", "proxy-revalidate, s-maxage=5"]);
         assert!(control.public && control.must_revalidate && control.proxy_revalidate);
         assert_eq!(control.s_maxage, Some(5));
+        let control = response(&["must-understand, stale-while-revalidate=3, Stale-If-Error=x"]);
+        assert!(control.must_understand);
+        assert_eq!((control.stale_while_revalidate, control.stale_if_error), (Some(3), Some(0)));
     }
 
     #[test]
@@ -222,6 +249,10 @@ mod tests {
         assert_eq!(read("max-age=x").max_age, Some(0));
         assert_eq!(read("min-fresh=5, min-fresh=9").min_fresh, Some(9));
         assert_eq!(read("min-fresh=x").min_fresh, Some(SECONDS_MAX));
+        assert_eq!(read("max-stale").max_stale, Some(SECONDS_MAX));
+        assert_eq!(read("max-stale=7").max_stale, Some(7));
+        assert_eq!(read("max-stale=x").max_stale, Some(0));
+        assert_eq!(read("stale-if-error=9").stale_if_error, Some(9));
         assert!(
             read("no-cache").no_cache && read("no-store").no_store && read("only-if-cached").only_if_cached
         );

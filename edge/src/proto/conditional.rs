@@ -2,26 +2,46 @@
 //! If-Match and If-Unmodified-Since are the origin's to judge and never come here.
 #![forbid(unsafe_code)]
 
+use super::freshness::Facts;
 use super::io::Found;
 use super::range::{self, Selected};
 use super::request::{Marks, Method, RequestHead};
-use super::stored::Meta;
+use super::stored::{self, Meta};
+
+const CONDITIONS: Marks = Marks::IF_NONE_MATCH.and(Marks::IF_MODIFIED_SINCE);
 
 /// Whether the client already has this representation: answer 304 (RFC 9110 section 13.2.2).
 pub(super) fn not_modified(request: &RequestHead, meta: &Meta<'_>, found: &Found<'_>) -> bool {
+    // Most requests have none.
+    request.marks.has(CONDITIONS)
+        && has_current(request, meta.status(), meta.etag(found.head), meta.last_modified_s())
+}
+
+/// As [`not_modified`], of a response with this status and these validators, which is being stored.
+pub fn is_current(request: &RequestHead, facts: &Facts, lines: &[u8]) -> bool {
+    let etag = stored::fields(lines).find(|(name, _)| name.eq_ignore_ascii_case(b"etag"));
+    let etag = etag.map(|(_, value)| value);
+    request.marks.has(CONDITIONS) && has_current(request, facts.status, etag, facts.last_modified_s)
+}
+
+fn has_current(
+    request: &RequestHead,
+    status: u16,
+    etag: Option<&[u8]>,
+    last_modified_s: Option<u64>,
+) -> bool {
     // Conditions count only for what would be a success without them (RFC 9110 section 13.2.1).
-    if !(200..300).contains(&meta.status()) {
+    if !(200..300).contains(&status) {
         return false;
     }
     if request.marks.has(Marks::IF_NONE_MATCH) {
         // It takes precedence: If-Modified-Since beside it is not looked at.
-        let etag = meta.etag(found.head);
         return request.field_all("if-none-match").any(|list| lists(list, etag));
     }
     if request.marks.has(Marks::IF_MODIFIED_SINCE) {
         let mut values = request.field_all("if-modified-since");
         if let (Some(value), None) = (values.next(), values.next()) {
-            return match (super::parse_date(value), meta.last_modified_s()) {
+            return match (super::parse_date(value), last_modified_s) {
                 (Some(since_s), Some(modified_s)) => modified_s <= since_s,
                 _ => false,
             };

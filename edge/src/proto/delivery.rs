@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::answer::{Answer, Body, Length};
-use super::io::{Action, Out};
+use super::io::{Action, Interim, Out};
 use super::multipart::Multipart;
 use super::response;
 
@@ -76,6 +76,15 @@ pub(super) fn push_parts(parts: &Multipart, out: &mut Out) {
         out.bytes.extend_from_slice(text);
         out.actions.push(Action::StoredPart { text: start..out.bytes.len(), body });
     }
+}
+
+/// Queues an interim response; HTTP/1.0 knows none (RFC 9110 section 15.2).
+pub(super) fn push_interim(interim: &Interim, out: &mut Out) {
+    let start = out.bytes.len();
+    push_status(&mut out.bytes, interim.status);
+    out.bytes.extend_from_slice(&interim.lines);
+    out.bytes.extend_from_slice(b"\r\n");
+    out.actions.push(Action::Write(start..out.bytes.len()));
 }
 
 /// Queues the next piece of a body.

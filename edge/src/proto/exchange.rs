@@ -4,20 +4,21 @@
 //! | stage     | input      | then                                                                     |
 //! |-----------|------------|--------------------------------------------------------------------------|
 //! | (begin)   |            | GET/HEAD: Lookup; else Fetch(Pass)                                       |
-//! | Lookup    | Found      | fresh: Answer from the record; stale: Fetch(Revalidate); none: Fetch(Fill) |
+//! | Lookup    | Found      | usable: Answer from the record; stale: Fetch(Revalidate); none: Fetch(Fill) |
+//! | Waiting   | Interim    | handed on                                                                |
 //! | Waiting   | OriginHead | Answer, its body to follow                                               |
-//! | Waiting   | Again      | Lookup once more: the object is in the shard now                         |
+//! | Waiting   | Again      | Lookup once more: the object is in the shard now, or must do             |
 //! | Waiting   | Refused    | Answer of our own                                                        |
 //! | Streaming | Piece, End | handed on, as long as they agree with the head                           |
 //! | Streaming | Broken     | Broken: a broken body must never look whole                              |
 #![forbid(unsafe_code)]
 
 use super::Now;
-use super::answer::{Answer, Missing, Source};
-use super::freshness::{self, Reuse};
-use super::io::{FetchKind, Found, Input};
+use super::answer::{Answer, Fetched, Missing, Source};
+use super::io::{Again, FetchKind, Found, Input, Interim};
 use super::request::{BodyLength, Marks, Method, RequestHead};
 use super::response::{Forwarded, OriginHead};
+use super::reuse::{self, Allowance, Reuse};
 use super::stored::Meta;
 
 /// What the connection has to do next.
@@ -31,6 +32,8 @@ pub(super) enum Next<'a> {
     Fetch(FetchKind),
     /// Send this. It is the whole response, unless [`Exchange::is_streaming`] holds then.
     Answer(Answer<'a>),
+    /// Send this before the response, if the client's protocol knows it.
+    Interim(&'a Interim),
     /// Send the piece of the body that was announced: so many bytes, at least one.
     Piece(usize),
     /// The response is whole.
@@ -75,9 +78,8 @@ pub(super) struct Exchange {
     forwarded: Forwarded,
     kind: FetchKind,
     head_only: bool,
-    /// It was looked up again already.
-    again: bool,
-    revalidated: bool,
+    /// Why it was looked up again, if it was.
+    again: Option<Again>,
 }
 
 impl Exchange {
@@ -91,8 +93,7 @@ impl Exchange {
             forwarded: Forwarded::Bypass,
             kind: FetchKind::Pass,
             head_only: false,
-            again: false,
-            revalidated: false,
+            again: None,
         }
     }
 
@@ -116,8 +117,11 @@ impl Exchange {
         match (input, self.stage) {
             (Input::Found(found), Stage::Lookup) => self.found(found, request, now),
             (Input::Found(found), Stage::LookupAgain) => self.found_again(found, request, now),
-            (Input::OriginHead(head), Stage::Waiting) => Next::Answer(self.origin_head(head)),
-            (Input::Again { revalidated }, Stage::Waiting) => self.look_again(revalidated, now),
+            (Input::OriginHead { head, collapsed }, Stage::Waiting) => {
+                Next::Answer(self.origin_head(head, collapsed))
+            }
+            (Input::Interim(interim), Stage::Waiting) => Next::Interim(interim),
+            (Input::Again(why), Stage::Waiting) => self.look_again(why, now),
             (Input::Refused(status), Stage::Waiting) => self.refused(status, now),
             (Input::End | Input::Broken, Stage::Waiting) => self.refused(502, now),
             (Input::Piece(bytes), Stage::Streaming) => self.piece(bytes),
@@ -144,7 +148,7 @@ impl Exchange {
 
     /// Whether the request is looked at a second time, after a fetch.
     pub(super) fn was_fetched(&self) -> bool {
-        self.again
+        self.again.is_some()
     }
 
     // Answers from the store.
@@ -158,16 +162,26 @@ impl Exchange {
             let forwarded = if vary { Forwarded::VaryMiss } else { Forwarded::UriMiss };
             return self.missed(request, forwarded, false, now);
         };
-        match freshness::reuse(&meta, request, now.unix_s).unless(found.purged) {
-            Reuse::Fresh { .. } if Missing::of(request, &found, &meta) != Missing::None => {
+        let is_partial = Missing::of(request, &found, &meta) != Missing::None;
+        match reuse::reuse(&meta, request, now.unix_s).unless(found.purged) {
+            Reuse::Fresh { .. } if is_partial => {
                 self.lacks(request, Missing::of(request, &found, &meta), now)
+            }
+            Reuse::Allowed { .. } if is_partial => {
+                self.missed(request, Forwarded::Stale, reuse::may_validate(&meta, request), now)
             }
             Reuse::Fresh { age_s } => {
                 self.stage = Stage::Over;
                 Next::Answer(Answer::from_store(request, found, &meta, age_s, Source::Hit, now))
             }
-            Reuse::Stale => self.missed(request, Forwarded::Stale, meta.has_validator(), now),
-            Reuse::Request => self.missed(request, Forwarded::Request, meta.has_validator(), now),
+            Reuse::Allowed { age_s, by } => {
+                self.stage = Stage::Over;
+                Next::Answer(Answer::from_store(request, found, &meta, age_s, Source::Stale(by), now))
+            }
+            Reuse::Stale => self.missed(request, Forwarded::Stale, reuse::may_validate(&meta, request), now),
+            Reuse::Request => {
+                self.missed(request, Forwarded::Request, reuse::may_validate(&meta, request), now)
+            }
         }
     }
 
@@ -179,7 +193,7 @@ impl Exchange {
         validator: bool,
         now: Now,
     ) -> Next<'static> {
-        match freshness::fetch_kind(request, validator) {
+        match reuse::fetch_kind(request, validator) {
             Some(kind) => self.fetch(kind, forwarded),
             None => self.error(504, None, now),
         }
@@ -188,41 +202,54 @@ impl Exchange {
     /// A partial object could answer, but not all that is asked for is there. Several ranges go to the origin as they
     /// are.
     fn lacks(&mut self, request: &RequestHead, missing: Missing, now: Now) -> Next<'static> {
-        match freshness::missing_kind(request) {
+        match reuse::missing_kind(request) {
             Some(_) if missing == Missing::Ranges => self.fetch(FetchKind::Pass, Forwarded::Partial),
             Some(kind) => self.fetch(kind, Forwarded::Partial),
             None => self.error(504, None, now),
         }
     }
 
-    fn look_again(&mut self, revalidated: bool, now: Now) -> Next<'static> {
-        if self.again {
+    fn look_again(&mut self, why: Again, now: Now) -> Next<'static> {
+        if self.again.is_some() {
             return self.refused(502, now);
         }
-        self.again = true;
-        self.revalidated = revalidated;
+        self.again = Some(why);
         self.stage = Stage::LookupAgain;
         Next::Lookup
     }
 
-    /// What was fetched for this request answers it even if it may not be reused without validation.
-    /// If it is gone again, this client alone is served from the origin.
+    /// What was fetched for this request answers it even if it may not be reused without validation; and so does
+    /// what control has found good enough now that the origin fails. If it is gone again, this client alone is
+    /// served from the origin.
     fn found_again<'a>(&mut self, found: Option<Found<'a>>, request: &RequestHead, now: Now) -> Next<'a> {
+        let forwarded = self.forwarded;
         let usable = found.and_then(|found| {
             let meta = Meta::of_record(found.meta, found.head)?;
-            let fetched = self.revalidated || meta.response_s() >= self.asked_s;
-            match freshness::reuse(&meta, request, now.unix_s).unless(found.purged) {
-                Reuse::Fresh { .. } => Some((found, meta)),
-                Reuse::Stale | Reuse::Request => fetched.then_some((found, meta)),
-            }
+            let is_fresh =
+                matches!(reuse::reuse(&meta, request, now.unix_s).unless(found.purged), Reuse::Fresh { .. });
+            let source = match self.again {
+                // It came while this request was on its way: nothing was asked for it.
+                Some(Again::Stored) if is_fresh && self.kind != FetchKind::Part => Source::Hit,
+                Some(Again::Stored) => Source::Fetched { forwarded },
+                Some(Again::Revalidated { collapsed }) => Source::Revalidated { forwarded, collapsed },
+                Some(Again::OriginFailed) => Source::Stale(Allowance::IfError),
+                None => return None,
+            };
+            let usable = match source {
+                Source::Fetched { .. } => is_fresh || meta.response_s() >= self.asked_s,
+                _ => true,
+            };
+            let is_there = Missing::of(request, &found, &meta) == Missing::None;
+            (usable && is_there).then_some((found, meta, source))
         });
-        let usable = usable.filter(|(found, meta)| Missing::of(request, found, meta) == Missing::None);
-        let Some((found, meta)) = usable else {
-            return self.fetch(FetchKind::Pass, self.forwarded);
+        let Some((found, meta, source)) = usable else {
+            return match self.again {
+                Some(Again::OriginFailed) => self.refused(502, now),
+                _ => self.fetch(FetchKind::Pass, forwarded),
+            };
         };
         self.stage = Stage::Over;
-        let age_s = freshness::current_age(&meta, now.unix_s);
-        let source = Source::Fetched { forwarded: self.forwarded, revalidated: self.revalidated };
+        let age_s = reuse::current_age(&meta, now.unix_s);
         Next::Answer(Answer::from_store(request, found, &meta, age_s, source, now))
     }
 
@@ -235,8 +262,9 @@ impl Exchange {
         Next::Fetch(kind)
     }
 
-    fn origin_head<'a>(&mut self, head: &'a OriginHead) -> Answer<'a> {
-        let answer = Answer::from_origin(head, self.forwarded, self.kind, self.head_only);
+    fn origin_head<'a>(&mut self, head: &'a OriginHead, collapsed: bool) -> Answer<'a> {
+        let fetched = Fetched { forwarded: self.forwarded, kind: self.kind, collapsed };
+        let answer = Answer::from_origin(head, fetched, self.head_only);
         (self.announced, self.owed_bytes) = match head.body_bytes {
             _ if !answer.is_streamed() => (Announced::NoBody, 0),
             Some(bytes) => (Announced::Counted, bytes),

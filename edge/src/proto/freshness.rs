@@ -2,31 +2,44 @@
 //!
 //! The reasoning, in the order the questions are asked:
 //!
-//! *May it be stored?* Only what answers a GET, whole: not 206 (a part) and not 304 (an update). Never
-//! against `no-store` or `private`, never with `Vary: *`, and to a request with Authorization only if the
-//! origin said that the answer may be shared (`public`, `s-maxage`, `must-revalidate`). It must be of use:
-//! fresh for some time, or with a validator so that it can be checked at the origin instead of sent again.
-//! Set-Cookie does not matter by itself: origins that set cookies on shared answers say `private`, or err.
+//! *Whose word counts?* CDN-Cache-Control, if it is there and valid, for it speaks to us alone, and then neither
+//! Cache-Control nor Expires (RFC 9213). Else Surrogate-Control, then those. What the operator has ruled for a route ([`Policy`]) comes
+//! before both where it says "override", and after both where it fills a gap; it never undoes a prohibition.
 //!
-//! *For how long is it fresh?* As long as the origin said: s-maxage, else max-age, else Expires − Date.
-//! There is no default and no guess from Last-Modified: what the origin did not call fresh is validated
-//! each time. What cannot be read (a bad number, a bad date, two values that differ) counts as stale,
-//! for the mistake costs one question to the origin, and the other mistake serves wrong content.
+//! *May it be stored?* Only what answers a GET, whole: not 206 (a part) and not 304 (an update); or what answers
+//! a POST that names its own address in Content-Location and says how long it is fresh (RFC 9110 section 9.3.3).
+//! Never against `no-store` or `private`, never with `Vary: *`, and to a request with Authorization only if the
+//! origin said that the answer may be shared (`public`, `s-maxage`, `must-revalidate`). `must-understand` takes
+//! the place of `no-store` for statuses whose meaning we know, and forbids storing the others. Field names after
+//! `private` and `no-cache` are not looked at: both count for the whole response, which is stricter than asked.
+//! It must be of use: fresh for some time, or with a validator so that it can be checked at the origin instead of
+//! sent again. Set-Cookie does not matter by itself: origins that set cookies on shared answers say `private`, or
+//! err; an operator who knows better strips the field.
 //!
-//! *How old is it?* The larger of what its Date implies and what its Age says plus the time the exchange
-//! took, when it came; then the time it stayed here. The client gets that as Age.
+//! *For how long is it fresh?* As long as the origin said: s-maxage, else max-age, else Expires − Date. Where it
+//! said nothing, a tenth of the time since Last-Modified, up to a day, for statuses that RFC 9110 section 15.1
+//! lists or that are `public`, and never with Set-Cookie: an estimate, but the origin's own date is its ground.
+//! Without that date there is no lifetime: no default exists. What cannot be read (a bad number, a bad date, two
+//! values that differ) counts as stale, for the mistake costs one question to the origin, and the other mistake
+//! serves wrong content.
 //!
-//! *May it answer this request?* If it is fresh and neither side asked for validation. A stale one never
-//! does; stale-while-revalidate, stale-if-error, targeted fields (CDN-Cache-Control), must-understand and
-//! heuristics belong into [`decide`] and [`reuse`], which are the only places that judge.
+//! *How old is it?* The larger of what its Date implies and what its Age says plus the time the exchange took,
+//! when it came; then the time it stayed here. The client gets that as Age.
+//!
+//! *May it answer this request?* If it is fresh and neither side asked for validation. A stale one only where
+//! somebody allows it and nobody forbids it: never with no-cache, must-revalidate, proxy-revalidate or s-maxage,
+//! nor to a request that asks for less; but within stale-while-revalidate, while we ask the origin again; within
+//! the request's max-stale; within stale-if-error when the origin fails; and for a while when no answer at all
+//! can be had from it (RFC 9111 section 4.2.4: disconnected). The operator's `stale_max` cuts all of these.
 #![forbid(unsafe_code)]
 
-use super::cache_control::{RequestControl, ResponseControl, SECONDS_MAX, seconds};
-use super::io::FetchKind;
+use super::cache_control::{ResponseControl, SECONDS_MAX, seconds};
 use super::purge::TagSet;
-use super::range::Spec;
 use super::request::{Marks, Method, RequestHead};
-use super::stored::{Flags, Meta};
+use super::reuse::request_control;
+use super::stored::Flags;
+use super::{invalidation, targeted};
+use crate::limits;
 use http::HeaderMap;
 use http::header;
 
@@ -39,8 +52,74 @@ pub enum Storing {
     No(&'static str),
 }
 
+/// What the operator has ruled for the responses of a route. The default rules nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Lifetime in seconds where the origin gives none, in place of the estimate from Last-Modified.
+    pub ttl_s: Option<u32>,
+    /// Lifetime in seconds whatever the origin gives; no-store, private and no-cache stay in force.
+    pub ttl_override_s: Option<u32>,
+    /// The most seconds after its lifetime that a response may be served, whatever allows it.
+    pub stale_max_s: Option<u32>,
+}
+
+/// What a lifetime was reckoned from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Basis {
+    /// Nothing: it is never fresh.
+    #[default]
+    None,
+    /// Cache-Control: s-maxage.
+    SMaxage,
+    /// Cache-Control: max-age.
+    MaxAge,
+    /// Expires.
+    Expires,
+    /// A targeted field (RFC 9213).
+    Targeted,
+    /// Last-Modified (RFC 9111 section 4.2.2).
+    Heuristic,
+    /// The route's `ttl`.
+    Ttl,
+    /// The route's `ttl_override`.
+    TtlOverride,
+}
+
+impl Basis {
+    const ALL: [Basis; 8] = [
+        Basis::None,
+        Basis::SMaxage,
+        Basis::MaxAge,
+        Basis::Expires,
+        Basis::Targeted,
+        Basis::Heuristic,
+        Basis::Ttl,
+        Basis::TtlOverride,
+    ];
+
+    /// From its number in stored meta bytes; an unknown number is none.
+    pub fn of(number: u8) -> Basis {
+        Basis::ALL.get(usize::from(number)).copied().unwrap_or_default()
+    }
+
+    /// As operators know it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Basis::None => "none",
+            Basis::SMaxage => "s-maxage",
+            Basis::MaxAge => "max-age",
+            Basis::Expires => "expires",
+            Basis::Targeted => "cdn-cache-control",
+            Basis::Heuristic => "last-modified",
+            Basis::Ttl => "ttl",
+            Basis::TtlOverride => "ttl_override",
+        }
+    }
+}
+
 /// What is known of a response that is being stored; becomes meta bytes by `stored::encode`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Status code.
     pub status: u16,
@@ -52,6 +131,10 @@ pub struct Facts {
     pub initial_age_s: u32,
     /// Freshness lifetime, seconds.
     pub lifetime_s: u32,
+    /// What the lifetime was reckoned from.
+    pub basis: Basis,
+    /// How long after its lifetime it may be served, in seconds.
+    pub stale: StaleWindows,
     /// Last-Modified, Unix seconds.
     pub last_modified_s: Option<u64>,
     /// Date, Unix seconds.
@@ -62,6 +145,19 @@ pub struct Facts {
     pub purges: u64,
     /// What its origin tagged it with, for purges.
     pub tags: TagSet,
+    /// Content-Language, lower case, if it is one language.
+    pub language: Option<String>,
+}
+
+/// For how many seconds after its lifetime a response may be served, by what allows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StaleWindows {
+    /// While it is revalidated (RFC 5861 section 3).
+    pub while_revalidate_s: u32,
+    /// When the origin answers with an error, or not at all (RFC 5861 section 4).
+    pub if_error_s: u32,
+    /// When the origin cannot be reached (RFC 9111 section 4.2.4).
+    pub disconnected_s: u32,
 }
 
 /// When an exchange with the origin began and when its head came, Unix seconds.
@@ -85,29 +181,55 @@ pub fn decide(
     status: u16,
     fields: &HeaderMap,
     exchange: Exchange,
+    policy: &Policy,
 ) -> (Storing, Facts) {
-    let control = ResponseControl::read(values(fields, header::CACHE_CONTROL));
+    let may_answer_get = request.method == Method::Get
+        || (request.method_name() == "POST" && invalidation::names_target(request, fields));
+    let (storing, facts) = decide_update(request, status, fields, exchange, policy);
+    match storing {
+        _ if !may_answer_get => (Storing::No("method"), facts),
+        // The estimate is not for answers to POST.
+        Storing::Store if request.method != Method::Get && !facts.basis.is_explicit() => {
+            (Storing::No("method"), facts)
+        }
+        _ => (storing, facts),
+    }
+}
+
+/// As [`decide`], for fields that update what is stored already, whatever the method of the request.
+pub(super) fn decide_update(
+    request: &RequestHead,
+    status: u16,
+    fields: &HeaderMap,
+    exchange: Exchange,
+    policy: &Policy,
+) -> (Storing, Facts) {
+    let targeted = targeted::read(fields);
+    let control = targeted.unwrap_or_else(|| ResponseControl::read(values(fields, header::CACHE_CONTROL)));
     let (vary, vary_star) = vary_names(fields);
     let date_s = single_date(fields, header::DATE);
+    let source = Source { fields, control: &control, is_targeted: targeted.is_some(), status, policy };
+    let (lifetime_s, basis) = source.lifetime(date_s, exchange);
+    let must_revalidate = control.must_revalidate || control.proxy_revalidate || control.s_maxage.is_some();
     let facts = Facts {
         status,
         flags: Flags::default()
             .with(Flags::NO_CACHE, control.no_cache)
-            .with(
-                Flags::MUST_REVALIDATE,
-                control.must_revalidate || control.proxy_revalidate || control.s_maxage.is_some(),
-            )
+            .with(Flags::MUST_REVALIDATE, must_revalidate)
             .with(Flags::SHARED, control.public || control.must_revalidate || control.s_maxage.is_some()),
         response_s: exchange.response_s,
         initial_age_s: initial_age(fields, date_s, exchange),
-        lifetime_s: lifetime(fields, &control, date_s, exchange).unwrap_or(0),
+        lifetime_s,
+        basis,
+        stale: source.stale(lifetime_s),
         last_modified_s: single_date(fields, header::LAST_MODIFIED),
         date_s,
         vary,
         purges: exchange.purges,
         tags: TagSet::of(fields),
+        language: language(fields),
     };
-    let storing = match forbidden(request, status, &control, &facts, vary_star) {
+    let storing = match forbidden(request, &control, &facts, vary_star) {
         Some(rule) => Storing::No(rule),
         None => worth(fields, &control, &facts),
     };
@@ -117,17 +239,17 @@ pub fn decide(
 /// The rule that forbids storing.
 fn forbidden(
     request: &RequestHead,
-    status: u16,
     control: &ResponseControl,
     facts: &Facts,
     vary_star: bool,
 ) -> Option<&'static str> {
     let asked = request_control(request);
-    if request.method != Method::Get {
-        Some("method")
-    } else if !(200..=999).contains(&status) || matches!(status, 206 | 304) {
+    let understood = is_understood(facts.status);
+    if !(200..=999).contains(&facts.status) || matches!(facts.status, 206 | 304) {
         Some("status")
-    } else if control.no_store {
+    } else if control.must_understand && !understood {
+        Some("must-understand")
+    } else if control.no_store && !control.must_understand {
         Some("no-store")
     } else if control.private {
         Some("private")
@@ -144,40 +266,94 @@ fn forbidden(
     }
 }
 
+/// Whether we know what a status means for a cache (RFC 9111 section 5.2.2.3): those RFC 9110 defines, but for parts
+/// and updates.
+fn is_understood(status: u16) -> bool {
+    let known = http::StatusCode::from_u16(status).is_ok_and(|status| status.canonical_reason().is_some());
+    known && !matches!(status, 206 | 304)
+}
+
+/// Statuses whose freshness may be estimated (RFC 9110 section 15.1).
+fn is_heuristic(status: u16) -> bool {
+    matches!(status, 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
+}
+
 /// Whether storing could ever serve a request.
 fn worth(fields: &HeaderMap, control: &ResponseControl, facts: &Facts) -> Storing {
     let validator = fields.contains_key(header::ETAG) || facts.last_modified_s.is_some();
-    let explicit = control.public
-        || control.max_age.is_some()
-        || control.s_maxage.is_some()
-        || fields.contains_key(header::EXPIRES);
-    // Without explicit freshness only these may be stored (RFC 9111 section 3; RFC 9110 section 15.1).
-    let by_status = matches!(facts.status, 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501);
-    if facts.lifetime_s > facts.initial_age_s && (validator || !control.no_cache) {
+    let explicit = control.public || facts.basis.is_explicit();
+    let useful_s = u64::from(facts.lifetime_s) + u64::from(facts.stale.while_revalidate_s);
+    if useful_s > u64::from(facts.initial_age_s) && (validator || !control.no_cache) {
         Storing::Store
     } else if !validator {
         Storing::No("no-freshness")
-    } else if explicit || by_status {
+    } else if explicit || is_heuristic(facts.status) {
         Storing::Store
     } else {
         Storing::No("status")
     }
 }
 
-/// RFC 9111 section 4.2.1; `None`: the origin did not say.
-fn lifetime(
-    fields: &HeaderMap,
-    control: &ResponseControl,
-    date_s: Option<u64>,
-    exchange: Exchange,
-) -> Option<u32> {
-    if let Some(seconds) = control.s_maxage.or(control.max_age) {
-        return Some(seconds);
+impl Basis {
+    /// Whether the origin or the operator gave the lifetime, be it 0.
+    fn is_explicit(self) -> bool {
+        !matches!(self, Basis::None | Basis::Heuristic)
     }
-    fields.contains_key(header::EXPIRES).then(|| {
-        let expires_s = single_date(fields, header::EXPIRES).unwrap_or(0);
-        clamp(expires_s.saturating_sub(date_s.unwrap_or(exchange.response_s)))
-    })
+}
+
+/// Where lifetimes come from.
+struct Source<'a> {
+    fields: &'a HeaderMap,
+    control: &'a ResponseControl,
+    is_targeted: bool,
+    status: u16,
+    policy: &'a Policy,
+}
+
+impl Source<'_> {
+    /// RFC 9111 section 4.2.1.
+    fn lifetime(&self, date_s: Option<u64>, exchange: Exchange) -> (u32, Basis) {
+        let named = |basis| if self.is_targeted { Basis::Targeted } else { basis };
+        if let Some(ttl_s) = self.policy.ttl_override_s {
+            return (ttl_s, Basis::TtlOverride);
+        }
+        if let Some(seconds) = self.control.s_maxage {
+            return (seconds, named(Basis::SMaxage));
+        }
+        if let Some(seconds) = self.control.max_age {
+            return (seconds, named(Basis::MaxAge));
+        }
+        let date_s = date_s.unwrap_or(exchange.response_s);
+        if self.fields.contains_key(header::EXPIRES) && !self.is_targeted {
+            let expires_s = single_date(self.fields, header::EXPIRES).unwrap_or(0);
+            return (clamp(expires_s.saturating_sub(date_s)), Basis::Expires);
+        }
+        if !is_heuristic(self.status) && !self.control.public {
+            return (0, Basis::None);
+        }
+        if let Some(ttl_s) = self.policy.ttl_s {
+            return (ttl_s, Basis::Ttl);
+        }
+        match single_date(self.fields, header::LAST_MODIFIED) {
+            Some(modified_s) if !self.fields.contains_key(header::SET_COOKIE) => {
+                let tenth_s = date_s.saturating_sub(modified_s) / 10;
+                (clamp(tenth_s).min(limits::HEURISTIC_LIFETIME_S_MAX), Basis::Heuristic)
+            }
+            _ => (0, Basis::None),
+        }
+    }
+
+    /// What the response itself allows, within what the operator does.
+    fn stale(&self, lifetime_s: u32) -> StaleWindows {
+        let most_s = self.policy.stale_max_s.unwrap_or(SECONDS_MAX);
+        let window_s = |said: Option<u32>| said.unwrap_or(0).min(most_s);
+        let disconnected_s = if lifetime_s > 0 { limits::DISCONNECTED_STALE_S_MAX } else { 0 };
+        StaleWindows {
+            while_revalidate_s: window_s(self.control.stale_while_revalidate),
+            if_error_s: window_s(self.control.stale_if_error),
+            disconnected_s: window_s(Some(disconnected_s)),
+        }
+    }
 }
 
 /// RFC 9111 section 4.2.3.
@@ -211,6 +387,15 @@ fn single_date(fields: &HeaderMap, name: header::HeaderName) -> Option<u64> {
     dates.all(|other| other == Some(first)).then_some(first)
 }
 
+/// Content-Language, if it is one.
+fn language(fields: &HeaderMap) -> Option<String> {
+    let mut values = values(fields, header::CONTENT_LANGUAGE);
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let text = str::from_utf8(value).ok()?.trim();
+    let is_tag = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    (!text.is_empty() && text.bytes().all(is_tag)).then(|| text.to_ascii_lowercase())
+}
+
 /// Names of Vary in order without repetition, and whether `*` was among them.
 fn vary_names(fields: &HeaderMap) -> (Vec<String>, bool) {
     let mut names: Vec<String> = values(fields, header::VARY)
@@ -222,114 +407,6 @@ fn vary_names(fields: &HeaderMap) -> (Vec<String>, bool) {
     names.dedup();
     let star = names.iter().any(|name| name == "*");
     (names, star)
-}
-
-/// What a request says of caching: Cache-Control, or Pragma where there is none (RFC 9111 section 5.4).
-pub(super) fn request_control(request: &RequestHead) -> RequestControl {
-    if request.marks.has(Marks::CACHE_CONTROL) {
-        return RequestControl::read(request.field_all("cache-control"));
-    }
-    let pragma = request.marks.has(Marks::PRAGMA)
-        && request.field_all("pragma").any(|value| super::framing::list_has(value, "no-cache"));
-    RequestControl { no_cache: pragma, ..RequestControl::default() }
-}
-
-/// Whether a stored response may answer a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reuse {
-    /// It may, with this age in seconds.
-    Fresh {
-        /// Current age (RFC 9111 section 4.2.3).
-        age_s: u32,
-    },
-    /// It is not fresh, or wants validation every time.
-    Stale,
-    /// It is fresh, but the request does not take it (its Cache-Control, or Authorization).
-    Request,
-}
-
-impl Reuse {
-    /// The same, unless a soft purge has ended the response's time.
-    pub(super) fn unless(self, purged: bool) -> Reuse {
-        match self {
-            Reuse::Fresh { .. } if purged => Reuse::Stale,
-            other => other,
-        }
-    }
-}
-
-/// Current age of a stored response in seconds (RFC 9111 section 4.2.3).
-pub fn current_age(meta: &Meta<'_>, now_s: u64) -> u32 {
-    let resident_s = now_s.saturating_sub(meta.response_s());
-    clamp(resident_s.saturating_add(u64::from(meta.initial_age_s())))
-}
-
-/// Judges a stored response for a request (RFC 9111 section 4).
-pub fn reuse(meta: &Meta<'_>, request: &RequestHead, now_s: u64) -> Reuse {
-    let age_s = current_age(meta, now_s);
-    if meta.flags().has(Flags::NO_CACHE) || age_s >= meta.lifetime_s() {
-        return Reuse::Stale;
-    }
-    if request.marks.has(Marks::AUTHORIZATION) && !meta.flags().has(Flags::SHARED) {
-        return Reuse::Request;
-    }
-    if request.marks.has(Marks::CACHE_CONTROL.and(Marks::PRAGMA)) {
-        let control = request_control(request);
-        let left_s = meta.lifetime_s() - age_s;
-        if control.no_cache
-            || control.max_age.is_some_and(|most_s| age_s > most_s)
-            || control.min_fresh.is_some_and(|least_s| left_s < least_s)
-        {
-            return Reuse::Request;
-        }
-    }
-    Reuse::Fresh { age_s }
-}
-
-/// Whom to ask when nothing stored can answer: whether the answer may be shared with others and stored.
-/// `validator`: something stored can be validated. `None`: the request wants no answer but from the store.
-pub(super) fn fetch_kind(request: &RequestHead, validator: bool) -> Option<FetchKind> {
-    const CONDITIONS: Marks = Marks::IF_NONE_MATCH.and(Marks::IF_MODIFIED_SINCE);
-    let control = request_control(request);
-    if control.only_if_cached {
-        return None;
-    }
-    let alone = request.method != Method::Get || control.no_store || request.marks.has(Marks::AUTHORIZATION);
-    Some(if alone {
-        FetchKind::Pass
-    } else if request.marks.has(Marks::RANGE.and(Marks::IF_RANGE)) {
-        let plain = !request.marks.has(CONDITIONS.and(Marks::IF_RANGE));
-        let mut values = request.field_all("range").map(super::range::single);
-        match (values.next().flatten(), values.next()) {
-            (Some(Spec::Closed(..) | Spec::Open(_)), None) if plain => FetchKind::Part,
-            _ => FetchKind::Pass,
-        }
-    } else if validator {
-        // The client's own conditions are judged against the record once it is validated.
-        FetchKind::Revalidate
-    } else if request.marks.has(CONDITIONS) {
-        FetchKind::Pass
-    } else {
-        FetchKind::Fill
-    })
-}
-
-/// As [`fetch_kind`], for a request that a stored partial object could answer if all of it were there.
-pub(super) fn missing_kind(request: &RequestHead) -> Option<FetchKind> {
-    let control = request_control(request);
-    let alone = control.no_store || request.marks.has(Marks::AUTHORIZATION);
-    match control.only_if_cached {
-        true => None,
-        false if alone => Some(FetchKind::Pass),
-        false => Some(FetchKind::Part),
-    }
-}
-
-/// Whether this response to this request makes what is stored under its key invalid (RFC 9111 section 4.4):
-/// a method that is not known to be safe, answered without error.
-pub fn invalidates(request: &RequestHead, status: u16) -> bool {
-    let safe = ["GET", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "REPORT", "SEARCH", "QUERY", "PRI"];
-    (200..400).contains(&status) && !safe.contains(&request.method_name())
 }
 
 #[cfg(test)]
@@ -352,7 +429,8 @@ mod tests {
         let mut head = RequestHead::default();
         let (method, fields) = request.split_once(' ').unwrap_or((request, ""));
         head.parse(format!("{method} / HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes()).unwrap().unwrap();
-        decide(&head, status, &headers(lines), Exchange { request_s: NOW_S, response_s: NOW_S, purges: 0 })
+        let exchange = Exchange { request_s: NOW_S, response_s: NOW_S, purges: 0 };
+        decide(&head, status, &headers(lines), exchange, &Policy::default())
     }
 
     #[test]
@@ -400,8 +478,39 @@ mod tests {
             ("GET", 302, &[NOW, "ETag: \"x\""], No("status")),
             ("GET", 503, &[NOW, modified], No("status")),
             ("GET", 503, &[NOW, modified, "Cache-Control: max-age=0"], Store),
+            // A status nobody calls cacheable, with Last-Modified: public allows the estimate, nothing else does.
+            ("GET", 599, &[NOW, modified], No("status")),
+            ("GET", 599, &[NOW, modified, "Cache-Control: public"], Store),
+            ("GET", 201, &[NOW, modified], No("status")),
+            ("GET", 200, &[NOW, "Cache-Control: no-store, must-understand, max-age=60"], Store),
+            (
+                "GET",
+                599,
+                &[NOW, "Cache-Control: no-store, must-understand, max-age=60"],
+                No("must-understand"),
+            ),
+            ("GET", 599, &[NOW, "Cache-Control: must-understand, max-age=60"], No("must-understand")),
+            ("GET", 200, &[NOW, "Cache-Control: max-age=0, stale-while-revalidate=9"], Store),
+            // CDN-Cache-Control takes the place of Cache-Control and Expires, if it is valid.
+            ("GET", 200, &[NOW, "Cache-Control: no-store", "CDN-Cache-Control: max-age=60"], Store),
+            ("GET", 200, &[NOW, fresh, "CDN-Cache-Control: no-store"], No("no-store")),
+            ("GET", 200, &[NOW, fresh, "CDN-Cache-Control: private"], No("private")),
+            ("GET", 200, &[NOW, fresh, "CDN-Cache-Control: no-cache"], No("no-freshness")),
+            ("GET", 200, &[NOW, fresh, "CDN-Cache-Control: max-age=0"], No("no-freshness")),
+            ("GET", 200, &[NOW, fresh, "CDN-Cache-Control: max-age=0, &&"], Store),
+            ("GET", 200, &[NOW, "Cache-Control: no-store", "CDN-Cache-Control: &&"], No("no-store")),
+            (
+                "GET",
+                200,
+                &[NOW, "Expires: Tue, 14 Nov 2023 22:14:20 GMT", "CDN-Cache-Control: x"],
+                No("no-freshness"),
+            ),
             ("HEAD", 200, &[NOW, fresh], No("method")),
             ("POST", 200, &[NOW, fresh], No("method")),
+            ("POST", 200, &[NOW, fresh, "Content-Location: /"], Store),
+            ("POST", 200, &[NOW, fresh, "Content-Location: /other"], No("method")),
+            ("POST", 200, &[NOW, modified, "Content-Location: /"], No("method")),
+            ("PUT", 200, &[NOW, fresh, "Content-Location: /"], No("method")),
             ("GET Cache-Control: no-store\r\n", 200, &[NOW, fresh], No("request-no-store")),
             ("GET Authorization: x\r\n", 200, &[NOW, fresh], No("authorization")),
             ("GET Authorization: x\r\n", 200, &[NOW, "Cache-Control: max-age=60, public"], Store),
@@ -448,6 +557,24 @@ mod tests {
             (&["Date: Tue, 14 Nov 2023 22:13:10 GMT", "Age: 5"], 0, 10),
             (&[NOW, "Age: 30, 40"], 0, 30),
             (&[NOW, "Age: x"], 0, 0),
+            (&[NOW, "Age: 7200.0"], 0, 0),
+            (&[NOW, "Age: 7200", "Age: 0"], 0, 7200),
+            // A tenth of the time since Last-Modified, where nothing explicit is said; at most a day.
+            (&[NOW, "Last-Modified: Tue, 14 Nov 2023 22:11:40 GMT"], 10, 0),
+            (&[NOW, "Last-Modified: Mon, 14 Nov 2011 22:11:40 GMT"], 86_400, 0),
+            (&[NOW, "Last-Modified: Tue, 14 Nov 2023 23:11:40 GMT"], 0, 0),
+            (&[NOW, "Last-Modified: Tue, 14 Nov 2023 22:11:40 GMT", "Set-Cookie: a=b"], 0, 0),
+            (&[NOW, "Last-Modified: Tue, 14 Nov 2023 22:11:40 GMT", "Expires: 0"], 0, 0),
+            (&[NOW, "Last-Modified: Tue, 14 Nov 2023 22:11:40 GMT", "Cache-Control: max-age=x"], 0, 0),
+            (&[NOW, "Cache-Control: max-age=5, s-maxage=6", "CDN-Cache-Control: max-age=7"], 7, 0),
+            (&[NOW, "Cache-Control: max-age=5", "CDN-Cache-Control: max-age=\"7\""], 0, 0),
+            // Expires counts from Date, even where Date is wrong.
+            (&["Date: Tue, 14 Nov 2023 22:20:00 GMT", "Expires: Tue, 14 Nov 2023 22:18:20 GMT"], 0, 0),
+            (
+                &["Date: Tue, 14 Nov 2023 22:13:30 GMT", "Expires: Tue, 14 Nov 2023 22:13:40 GMT", "Age: 15"],
+                10,
+                15,
+            ),
             (&[NOW, "Age: -1"], 0, 0),
             (&[NOW, "Age: 99999999999999999999"], 0, 1 << 31),
             (&[NOW, "Cache-Control: max-age=99999999999999999999"], 1 << 31, 0),
@@ -460,7 +587,8 @@ mod tests {
         let mut head = RequestHead::default();
         head.parse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
         let exchange = Exchange { request_s: NOW_S - 4, response_s: NOW_S, purges: 0 };
-        assert_eq!(decide(&head, 200, &headers(&[NOW, "Age: 30"]), exchange).1.initial_age_s, 34);
+        let facts = decide(&head, 200, &headers(&[NOW, "Age: 30"]), exchange, &Policy::default()).1;
+        assert_eq!(facts.initial_age_s, 34);
     }
 
     #[test]
@@ -470,20 +598,67 @@ mod tests {
     }
 
     #[test]
-    fn unsafe_methods_invalidate() {
+    fn what_the_operator_rules() {
+        let policy = Policy { ttl_s: Some(50), ttl_override_s: None, stale_max_s: Some(5) };
+        let forced = Policy { ttl_override_s: Some(70), ..policy };
+        let swr = "Cache-Control: max-age=60, stale-while-revalidate=9, stale-if-error=3";
+        let modified = "Last-Modified: Tue, 14 Nov 2023 20:00:00 GMT";
+        type Case<'a> = (&'a Policy, u16, &'a [&'a str], (u32, Basis), Storing);
+        let table: &[Case<'_>] = &[
+            (&policy, 200, &[NOW], (50, Basis::Ttl), Storing::Store),
+            (&policy, 200, &[NOW, modified], (50, Basis::Ttl), Storing::Store),
+            (&policy, 404, &[NOW], (50, Basis::Ttl), Storing::Store),
+            (&policy, 503, &[NOW], (0, Basis::None), Storing::No("no-freshness")),
+            (&policy, 200, &[NOW, swr], (60, Basis::MaxAge), Storing::Store),
+            (
+                &policy,
+                200,
+                &[NOW, "Cache-Control: max-age=0"],
+                (0, Basis::MaxAge),
+                Storing::No("no-freshness"),
+            ),
+            (&forced, 200, &[NOW, swr], (70, Basis::TtlOverride), Storing::Store),
+            (&forced, 503, &[NOW], (70, Basis::TtlOverride), Storing::Store),
+            (&forced, 200, &[NOW, "Cache-Control: max-age=0"], (70, Basis::TtlOverride), Storing::Store),
+            (
+                &forced,
+                200,
+                &[NOW, "Cache-Control: no-store"],
+                (70, Basis::TtlOverride),
+                Storing::No("no-store"),
+            ),
+            (
+                &forced,
+                200,
+                &[NOW, "Cache-Control: private"],
+                (70, Basis::TtlOverride),
+                Storing::No("private"),
+            ),
+            (
+                &forced,
+                200,
+                &[NOW, "Cache-Control: no-cache"],
+                (70, Basis::TtlOverride),
+                Storing::No("no-freshness"),
+            ),
+        ];
         let mut head = RequestHead::default();
-        for (method, status, want) in [
-            ("POST", 200, true),
-            ("PUT", 201, true),
-            ("DELETE", 204, true),
-            ("M-SEARCH", 302, true),
-            ("POST", 404, false),
-            ("POST", 500, false),
-            ("GET", 200, false),
-            ("OPTIONS", 200, false),
-        ] {
-            head.parse(format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).unwrap();
-            assert_eq!(invalidates(&head, status), want, "{method} {status}");
+        head.parse(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let exchange = Exchange { request_s: NOW_S, response_s: NOW_S, purges: 0 };
+        for (policy, status, lines, lifetime, storing) in table {
+            let (got, facts) = decide(&head, *status, &headers(lines), exchange, policy);
+            assert_eq!(((facts.lifetime_s, facts.basis), got), (*lifetime, *storing), "{policy:?} {lines:?}");
         }
+        let (_, facts) = decide(&head, 200, &headers(&[NOW, swr]), exchange, &policy);
+        let windows = StaleWindows { while_revalidate_s: 5, if_error_s: 3, disconnected_s: 5 };
+        assert_eq!(facts.stale, windows, "within stale_max");
+    }
+
+    #[test]
+    fn a_basis_survives_its_number() {
+        for (number, basis) in Basis::ALL.into_iter().enumerate() {
+            assert_eq!((Basis::of(number as u8), basis as usize), (basis, number));
+        }
+        assert_eq!(Basis::of(99), Basis::None);
     }
 }

@@ -16,7 +16,14 @@ pub enum Input<'a> {
     /// The answer to [`Action::Lookup`], in the same call chain: `out.request` is still the request.
     Found(Option<Found<'a>>),
     /// The head of the response that was fetched.
-    OriginHead(&'a OriginHead),
+    OriginHead {
+        /// It.
+        head: &'a OriginHead,
+        /// It was fetched for another request, which this one has joined.
+        collapsed: bool,
+    },
+    /// An interim response of the origin (102 or 103); the final one is still to come.
+    Interim(&'a Interim),
     /// So many body bytes of the fetched response are next.
     Piece(usize),
     /// The fetched response ended whole.
@@ -24,10 +31,7 @@ pub enum Input<'a> {
     /// The fetched response broke off.
     Broken,
     /// The object is in the shard now: look it up again. The worker has put the request back into `out.request`.
-    Again {
-        /// Whether the origin answered the validation with 304.
-        revalidated: bool,
-    },
+    Again(Again),
     /// Control (or a full queue) refused the fetch with this status.
     Refused(u16),
     /// Queued bytes were sent; `drained`: all of them.
@@ -47,6 +51,29 @@ impl std::fmt::Debug for Chunks<'_> {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_str("Chunks")
     }
+}
+
+/// Why a request is looked up once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// The object is in the shard now.
+    Stored,
+    /// The origin answered a validation with 304.
+    Revalidated {
+        /// The validation was another request's, which this one has joined.
+        collapsed: bool,
+    },
+    /// The origin failed, and what is stored may answer although it is not fresh.
+    OriginFailed,
+}
+
+/// An interim response (RFC 9110 section 15.2), on its way to the one client whose request was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interim {
+    /// 102 or 103.
+    pub status: u16,
+    /// End-to-end field lines, `name: value\r\n` each, without the closing empty line.
+    pub lines: Vec<u8>,
 }
 
 /// A record that was found under the key and whose Vary matches.
@@ -83,6 +110,8 @@ pub enum Action {
     },
     /// Hand `out.request` to control.
     Fetch(FetchKind),
+    /// `out.request` was answered with a stale response: have control ask the origin for a fresh one.
+    Refresh,
     /// Queue the piece announced by [`Input::Piece`].
     Piece,
     /// Hand these bytes of the input (a part of the request's body) to control.
@@ -100,13 +129,13 @@ pub enum Action {
 /// What control is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FetchKind {
-    /// A plain GET that others may share and that may be stored.
+    /// A GET whose response may be stored, and shared if it may be.
     Fill,
     /// As [`FetchKind::Fill`], but a stale record with a validator is there: ask conditionally.
     Revalidate,
     /// A part of the object, or what is missing of a partial one: others may share it, and it may be stored.
     Part,
-    /// For this client alone: other methods, other Ranges, conditionals, Authorization, no-store.
+    /// For this client alone: other methods, other Ranges, no-store.
     Pass,
 }
 

@@ -5,8 +5,10 @@
 mod answer;
 pub mod body;
 pub mod cache_control;
+mod cache_status;
 pub mod certificate;
 pub mod conditional;
+mod date;
 mod delivery;
 mod exchange;
 pub mod forwarding;
@@ -14,6 +16,7 @@ pub mod framing;
 pub mod freshness;
 pub mod generations;
 pub mod http2;
+pub mod invalidation;
 pub mod io;
 pub mod key;
 mod multipart;
@@ -24,12 +27,15 @@ pub mod range;
 pub mod records;
 pub mod request;
 pub mod response;
+pub mod reuse;
 pub mod session;
 pub mod stored;
+pub mod targeted;
 pub mod tickets;
 pub mod tls;
 mod traffic;
 pub mod validation;
+mod vary;
 
 /// A reading of both clocks, taken once a turn by the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -40,8 +46,4 @@ pub struct Now {
     pub unix_s: u64,
 }
 
-/// An HTTP-date (RFC 9110 section 5.6.7, all three forms) in seconds since the Unix epoch.
-pub(crate) fn parse_date(value: &[u8]) -> Option<u64> {
-    let time = httpdate::parse_http_date(str::from_utf8(value).ok()?).ok()?;
-    time.duration_since(std::time::UNIX_EPOCH).ok().map(|since| since.as_secs())
-}
+pub(crate) use date::parse as parse_date;

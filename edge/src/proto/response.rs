@@ -4,6 +4,8 @@
 
 use super::framing;
 use super::freshness::{self, Storing};
+use super::io::Interim;
+use super::stored;
 use crate::limits;
 use http::header::{self, HeaderMap};
 use std::io::Write;
@@ -82,6 +84,44 @@ impl OriginHead {
     }
 }
 
+/// What an origin's interim response becomes for the client; `None`: it is not forwarded. 100 answers our own
+/// request, and 101 would make a tunnel.
+pub fn interim(status: u16, fields: &HeaderMap) -> Option<Interim> {
+    if !matches!(status, 102 | 103) {
+        return None;
+    }
+    let listed = |name: &str| {
+        fields.get_all(header::CONNECTION).iter().any(|value| framing::list_has(value.as_bytes(), name))
+    };
+    let mut lines = Vec::new();
+    for (name, value) in fields {
+        let bytes = name.as_str().as_bytes();
+        if !framing::is_hop_by_hop(bytes) && *name != header::CONTENT_LENGTH && !listed(name.as_str()) {
+            push_line(&mut lines, bytes, value.as_bytes());
+        }
+    }
+    (lines.len() <= limits::RESPONSE_HEAD_BYTES_MAX).then_some(Interim { status, lines })
+}
+
+impl OriginHead {
+    /// The head of a 304 to a client that has this representation already (RFC 9110 section 15.4.5).
+    pub fn not_modified(&self) -> OriginHead {
+        let mut lines = Vec::new();
+        push_validation_fields(&mut lines, &self.lines);
+        OriginHead { status: 304, lines, body_bytes: None, age_s: self.age_s, storing: self.storing }
+    }
+}
+
+/// The fields a 304 must carry if the 200 had them (RFC 9110 section 15.4.5), and no others.
+pub(super) fn push_validation_fields(out: &mut Vec<u8>, head: &[u8]) {
+    const NAMES: [&str; 6] = ["cache-control", "content-location", "date", "etag", "expires", "vary"];
+    for (name, value) in stored::fields(head) {
+        if NAMES.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes())) {
+            push_line(out, name, value);
+        }
+    }
+}
+
 /// Whether a response of this status can have a body (RFC 9112 section 6.3).
 pub fn may_have_body(status: u16) -> bool {
     status >= 200 && !matches!(status, 204 | 304)
@@ -107,49 +147,8 @@ pub(super) enum Forwarded {
     Partial,
 }
 
-impl Forwarded {
-    fn word(self) -> &'static [u8] {
-        match self {
-            Forwarded::Bypass => b"bypass",
-            Forwarded::Method => b"method",
-            Forwarded::UriMiss => b"uri-miss",
-            Forwarded::VaryMiss => b"vary-miss",
-            Forwarded::Request => b"request",
-            Forwarded::Stale => b"stale",
-            Forwarded::Partial => b"partial",
-        }
-    }
-}
-
-/// Cache-Status of an answer that was there and fresh.
-#[inline]
-pub(super) fn push_hit(out: &mut Vec<u8>) {
-    out.extend_from_slice(b"Cache-Status: edge; hit\r\n");
-}
-
-/// Cache-Status of a response that was stored or validated on behalf of this very request.
-pub(super) fn push_fetched(out: &mut Vec<u8>, forwarded: Forwarded, revalidated: bool) {
-    out.extend_from_slice(b"Cache-Status: edge; fwd=");
-    out.extend_from_slice(forwarded.word());
-    out.extend_from_slice(if revalidated { b"; fwd-status=304\r\n" } else { b"; stored\r\n" });
-}
-
-/// Cache-Status of a response that comes from the origin.
-pub(super) fn push_forwarded(out: &mut Vec<u8>, forwarded: Forwarded, status: u16, stored: bool) {
-    out.extend_from_slice(b"Cache-Status: edge; fwd=");
-    out.extend_from_slice(forwarded.word());
-    out.extend_from_slice(b"; fwd-status=");
-    push_number(out, u64::from(status));
-    out.extend_from_slice(if stored { b"; stored\r\n" } else { b"\r\n" });
-}
-
 /// The fields of an answer of our own.
-pub(super) fn push_own(out: &mut Vec<u8>, status: u16, forwarded: Option<Forwarded>) {
-    if let Some(forwarded) = forwarded {
-        out.extend_from_slice(b"Cache-Status: edge; fwd=");
-        out.extend_from_slice(forwarded.word());
-        out.extend_from_slice(b"\r\n");
-    }
+pub(super) fn push_own(out: &mut Vec<u8>, status: u16) {
     if status == 503 {
         out.extend_from_slice(b"Retry-After: 1\r\n");
     }

@@ -28,7 +28,7 @@ use super::framing;
 use super::request::BodyLength;
 use crate::limits;
 
-pub use super::io::{Action, Chunks, FetchKind, Found, Input, Out, Timeouts};
+pub use super::io::{Action, Again, Chunks, FetchKind, Found, Input, Interim, Out, Timeouts};
 
 /// Responses queued and not yet sent before further pipelined requests are left unread.
 const PIPELINED_MAX: u8 = 16;
@@ -219,6 +219,12 @@ impl Session {
             Next::Lookup => out.actions.push(Action::Lookup),
             Next::Fetch(kind) => self.fetch(kind, now, out),
             Next::Answer(answer) => self.answer(&answer, now, out),
+            Next::Interim(interim) => {
+                if self.minor_version > 0 {
+                    delivery::push_interim(interim, out);
+                    self.queued(now, out);
+                }
+            }
             Next::Piece(bytes) => {
                 delivery::push_piece(self.framing, bytes, out);
                 self.queued(now, out);
@@ -252,6 +258,9 @@ impl Session {
         // Of a body that is not wanted any more, the end is not waited for.
         self.keep_alive &= !is_whole || self.body.ended();
         delivery::push_answer(answer, self.framing, self.persistence(), out);
+        if answer.refresh {
+            out.actions.push(Action::Refresh);
+        }
         self.queued(now, out);
         if is_whole {
             self.finish(now, out);

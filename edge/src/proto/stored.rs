@@ -21,20 +21,24 @@
 //! | 62     | 2     | number of fields named by Vary                                            |
 //! | 64     | 8     | sequence number of the last purge before the response was asked for       |
 //! | 72     | 2     | number of tags; all ones: too many to be kept                             |
-//! | 74     | 6     | zeroes                                                                    |
-//! | 80     | …     | 8 for each tag: its hash                                                  |
-//! |        | …     | for each field of Vary: length of name (2), name, length of value (4; all ones: absent), value |
+//! | 74     | 1     | what the lifetime was reckoned from, see [`Basis`]                        |
+//! | 75     | 1     | zero                                                                      |
+//! | 76     | 4     | seconds after its lifetime it may be served while it is revalidated        |
+//! | 80     | 4     | the same when the origin answers with an error                            |
+//! | 84     | 4     | the same when the origin cannot be reached                                |
+//! | 88     | …     | 8 for each tag: its hash                                                  |
+//! |        | …     | for each field named by Vary an entry, see `vary`                         |
 #![forbid(unsafe_code)]
 
-use super::freshness::Facts;
+use super::freshness::{Basis, Facts, StaleWindows};
 use super::purge::Tags;
 use super::request::RequestHead;
+use super::vary;
 
 /// Version of the layout; other versions are treated as not stored.
-pub const VERSION: u8 = 2;
-const FIXED_BYTES: usize = 80;
+pub const VERSION: u8 = 3;
+const FIXED_BYTES: usize = 88;
 const NONE: u64 = u64::MAX;
-const ABSENT: u32 = u32::MAX;
 const CONTENT_LENGTH: &[u8] = b"content-length: ";
 
 /// Rules of reuse that came with the response. A set of bits.
@@ -174,37 +178,29 @@ impl<'a> Meta<'a> {
         self.tags
     }
 
-    /// Name and normalised value of the fields Vary names; the inner `None`: the request had none.
+    /// Name and value of the fields Vary names, without blanks around commas; the inner `None`: the request had none.
     pub fn vary(&self) -> impl Iterator<Item = Option<(&'a str, Option<&'a [u8]>)>> {
-        let mut rest = self.vary;
-        let count = u16::from_le_bytes(self.at::<62, 2>());
-        (0..count).map(move |_| {
-            let name_len = usize::from(u16::from_le_bytes(take::<2>(&mut rest)?));
-            let name = str::from_utf8(rest.split_off(..name_len)?).ok()?;
-            let value = match u32::from_le_bytes(take::<4>(&mut rest)?) {
-                ABSENT => None,
-                len => Some(rest.split_off(..len as usize)?),
-            };
-            Some((name, value))
-        })
+        vary::entries(self.vary, u16::from_le_bytes(self.at::<62, 2>()))
+    }
+
+    /// How long after its lifetime it may be served.
+    pub fn stale(&self) -> StaleWindows {
+        StaleWindows {
+            while_revalidate_s: u32::from_le_bytes(self.at::<76, 4>()),
+            if_error_s: u32::from_le_bytes(self.at::<80, 4>()),
+            disconnected_s: u32::from_le_bytes(self.at::<84, 4>()),
+        }
+    }
+
+    /// What the lifetime was reckoned from.
+    pub fn basis(&self) -> Basis {
+        Basis::of(self.fixed[74])
     }
 
     /// Whether the stored response was selected by the same field values (RFC 9111 section 4.1).
     pub fn selects(&self, request: &RequestHead) -> bool {
-        self.vary().all(|entry| match entry {
-            Some((name, Some(value))) => {
-                present(request, name) && value.iter().copied().eq(normalised(request, name))
-            }
-            Some((name, None)) => !present(request, name),
-            None => false,
-        })
+        vary::selects(self.vary, u16::from_le_bytes(self.at::<62, 2>()), request)
     }
-}
-
-fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
-    let (first, after) = rest.split_first_chunk::<N>()?;
-    *rest = after;
-    Some(*first)
 }
 
 /// Whether a record may answer this request as far as Vary is concerned. Remembers in the request that a
@@ -238,20 +234,7 @@ pub fn head(status: u16, body_bytes: u64, lines: &[u8]) -> Vec<u8> {
 
 /// Meta bytes for a response with these facts, got by `request`, whose stored head is `head` (from [`head`]).
 pub fn encode(facts: &Facts, request: &RequestHead, head: &[u8], body_bytes: u64) -> Vec<u8> {
-    let mut vary = Vec::new();
-    for name in &facts.vary {
-        vary.extend_from_slice(&(name.len() as u16).to_le_bytes());
-        vary.extend_from_slice(name.as_bytes());
-        let at = vary.len();
-        vary.extend_from_slice(&ABSENT.to_le_bytes());
-        if present(request, name) {
-            vary.extend(normalised(request, name));
-            let bytes = (vary.len() - at - 4) as u32;
-            vary[at..at + 4].copy_from_slice(&bytes.to_le_bytes());
-        }
-    }
-    // 0 is kept for "without Vary".
-    let variant = if facts.vary.is_empty() { 0 } else { super::key::hash(&vary).max(1) };
+    let (variant, vary) = vary::encode(facts, request);
     let lines_offset = lines_offset(head);
     let etag = span(head, b"etag");
     let fits = u16::try_from(etag.1).unwrap_or(0);
@@ -274,7 +257,10 @@ pub fn encode(facts: &Facts, request: &RequestHead, head: &[u8], body_bytes: u64
     meta.extend_from_slice(&(facts.vary.len() as u16).to_le_bytes());
     meta.extend_from_slice(&facts.purges.to_le_bytes());
     meta.extend_from_slice(&tags.to_le_bytes());
-    meta.extend_from_slice(&[0; 6]);
+    meta.extend_from_slice(&[facts.basis as u8, 0]);
+    meta.extend_from_slice(&facts.stale.while_revalidate_s.to_le_bytes());
+    meta.extend_from_slice(&facts.stale.if_error_s.to_le_bytes());
+    meta.extend_from_slice(&facts.stale.disconnected_s.to_le_bytes());
     debug_assert_eq!(meta.len(), FIXED_BYTES);
     meta.extend(hashes);
     meta.extend_from_slice(&vary);
@@ -303,25 +289,6 @@ pub fn fields(lines: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
-fn present(request: &RequestHead, name: &str) -> bool {
-    request.field_all(name).next().is_some()
-}
-
-/// The combined value of a field without the blanks around its commas (RFC 9111 section 4.1 lets a cache
-/// ignore them); as it is if it has quoted strings, in which blanks count.
-fn normalised(request: &RequestHead, name: &str) -> impl Iterator<Item = u8> {
-    let quoted = request.field_all(name).any(|value| value.contains(&b'"'));
-    request.field_all(name).enumerate().flat_map(move |(line, value)| {
-        let whole = quoted.then_some(value);
-        let items = (!quoted).then(|| value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii));
-        let items = items.into_iter().flatten().chain(whole);
-        items.enumerate().flat_map(move |(item, bytes)| {
-            let comma = (line + item > 0).then_some(b',');
-            comma.into_iter().chain(bytes.iter().copied())
-        })
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -342,10 +309,11 @@ mod tests {
             initial_age_s: 3,
             lifetime_s: 60,
             last_modified_s: Some(900_000),
-            date_s: None,
             vary: vary.iter().map(|name| name.to_string()).collect(),
             purges: 77,
-            tags: Default::default(),
+            basis: Basis::MaxAge,
+            stale: StaleWindows { while_revalidate_s: 7, if_error_s: 8, disconnected_s: 9 },
+            ..Facts::default()
         }
     }
 
@@ -366,6 +334,8 @@ mod tests {
         assert_eq!(meta.etag(b""), None);
         assert!(meta.has_validator());
         assert_eq!((meta.purges(), meta.tags().hashes().count()), (77, 0));
+        let windows = StaleWindows { while_revalidate_s: 7, if_error_s: 8, disconnected_s: 9 };
+        assert_eq!((meta.basis(), meta.stale()), (Basis::MaxAge, windows));
     }
 
     #[test]
@@ -376,7 +346,7 @@ mod tests {
         let bytes = encode(&facts, &request("X: 1\r\n"), b"\r\n", 0);
         assert_eq!(Meta::read(&bytes).unwrap().tags().hashes().count(), 2);
         assert!(matches(&bytes, &request("X: 1\r\n")) && !matches(&bytes, &request("X: 2\r\n")));
-        assert!(Meta::read(&bytes[..95]).is_none(), "a tag is missing");
+        assert!(Meta::read(&bytes[..103]).is_none(), "a tag is missing");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! in the stored response. Conditions of clients are judged in `conditional`.
 #![forbid(unsafe_code)]
 
-use super::freshness::{self, Exchange, Facts, Storing};
+use super::freshness::{self, Exchange, Facts, Policy, Storing};
 use super::request::RequestHead;
 use super::response::{self, HeadError};
 use super::stored::{self, Flags, Meta};
@@ -77,13 +77,46 @@ pub fn freshen(
     request: &RequestHead,
     update: &HeaderMap,
     exchange: Exchange,
+    policy: &Policy,
 ) -> Result<Freshened, Unusable> {
     let old = Meta::read(meta).ok_or(Unusable::Stored)?;
     if !same_representation(&old, head, update) {
         return Err(Unusable::OtherValidator);
     }
+    updated(&old, head, request, update, exchange, policy)
+}
+
+/// Updates a stored response by the fields of a 200 that answers a HEAD (RFC 9111 section 4.3.5). The error
+/// [`Unusable::OtherValidator`]: the HEAD shows that what is stored is outdated.
+pub fn freshen_by_head(
+    meta: &[u8],
+    head: &[u8],
+    request: &RequestHead,
+    update: &HeaderMap,
+    exchange: Exchange,
+    policy: &Policy,
+) -> Result<Freshened, Unusable> {
+    let old = Meta::read(meta).ok_or(Unusable::Stored)?;
+    let length = update.get(header::CONTENT_LENGTH).map(|value| super::framing::decimal(value.as_bytes()));
+    let same_length = length.is_none_or(|length| length == Some(old.body_bytes()));
+    let same_tag = update.get(header::ETAG).map(HeaderValue::as_bytes) == old.etag(head);
+    let modified_s = update.get(header::LAST_MODIFIED).and_then(|value| super::parse_date(value.as_bytes()));
+    if old.status() != 200 || !same_length || !same_tag || modified_s != old.last_modified_s() {
+        return Err(Unusable::OtherValidator);
+    }
+    updated(&old, head, request, update, exchange, policy)
+}
+
+fn updated(
+    old: &Meta<'_>,
+    head: &[u8],
+    request: &RequestHead,
+    update: &HeaderMap,
+    exchange: Exchange,
+    policy: &Policy,
+) -> Result<Freshened, Unusable> {
     let fields = merged(head, update).ok_or(Unusable::Stored)?;
-    let (storing, facts) = freshness::decide(request, old.status(), &fields, exchange);
+    let (storing, facts) = freshness::decide_update(request, old.status(), &fields, exchange, policy);
     let facts = match storing {
         Storing::Store => facts,
         Storing::No(_) => Facts { lifetime_s: 0, flags: facts.flags.with(Flags::NO_CACHE, true), ..facts },
@@ -133,6 +166,7 @@ fn merged(head: &[u8], update: &HeaderMap) -> Option<HeaderMap> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::reuse;
     use super::*;
 
     const NOW_S: u64 = 1_700_000_000;
@@ -156,7 +190,7 @@ mod tests {
     fn stored(lines: &[&str]) -> (Vec<u8>, Vec<u8>) {
         let (fields, exchange) =
             (headers(lines), Exchange { request_s: NOW_S, response_s: NOW_S, purges: 0 });
-        let (storing, facts) = freshness::decide(&request(), 200, &fields, exchange);
+        let (storing, facts) = freshness::decide(&request(), 200, &fields, exchange, &Policy::default());
         let origin = response::OriginHead::from_origin(200, &fields, storing, NOW_S).unwrap();
         let head = stored::head(200, 10, &origin.lines);
         (stored::encode(&facts, &request(), &head, 10), head)
@@ -201,7 +235,7 @@ mod tests {
             "X-Hop: 1",
             "Age: 7",
         ]);
-        let new = freshen(&meta, &head, &request(), &update, LATER).unwrap();
+        let new = freshen(&meta, &head, &request(), &update, LATER, &Policy::default()).unwrap();
         assert_eq!(new.storing, Storing::Store);
         let lines: Vec<String> = stored::fields(&new.head)
             .map(|(name, value)| format!("{}: {}", name.escape_ascii(), value.escape_ascii()))
@@ -236,16 +270,27 @@ mod tests {
             (&OLD[2..3], &["Last-Modified: Tue, 14 Nov 2023 20:00:01 GMT"], false),
         ] {
             let (meta, head) = stored(old);
-            let got = freshen(&meta, &head, &request(), &headers(update), LATER);
+            let got = freshen(&meta, &head, &request(), &headers(update), LATER, &Policy::default());
             assert_eq!(got.is_ok(), fits, "{old:?} {update:?}");
         }
-        assert_eq!(freshen(b"x", b"", &request(), &HeaderMap::new(), LATER).unwrap_err(), Unusable::Stored);
+        assert_eq!(
+            freshen(b"x", b"", &request(), &HeaderMap::new(), LATER, &Policy::default()).unwrap_err(),
+            Unusable::Stored
+        );
     }
 
     #[test]
     fn a_304_without_date_is_of_now() {
         let (meta, head) = stored(&OLD);
-        let new = freshen(&meta, &head, &request(), &headers(&["Cache-Control: max-age=60"]), LATER).unwrap();
+        let new = freshen(
+            &meta,
+            &head,
+            &request(),
+            &headers(&["Cache-Control: max-age=60"]),
+            LATER,
+            &Policy::default(),
+        )
+        .unwrap();
         let meta = Meta::read(&new.meta).unwrap();
         assert_eq!(meta.initial_age_s(), 0);
         assert!(new.head.windows(35).any(|line| line == b"Date: Tue, 14 Nov 2023 22:15:00 GMT"));
@@ -255,9 +300,27 @@ mod tests {
     fn a_304_that_forbids_storing_is_never_fresh() {
         let (meta, head) = stored(&OLD);
         let update = headers(&["Cache-Control: no-store, max-age=60"]);
-        let new = freshen(&meta, &head, &request(), &update, LATER).unwrap();
+        let new = freshen(&meta, &head, &request(), &update, LATER, &Policy::default()).unwrap();
         assert_eq!(new.storing, Storing::No("no-store"));
         let meta = Meta::read(&new.meta).unwrap();
-        assert_eq!(freshness::reuse(&meta, &request(), NOW_S + 100), freshness::Reuse::Stale);
+        assert_eq!(reuse::reuse(&meta, &request(), NOW_S + 100), reuse::Reuse::Stale);
+    }
+
+    #[test]
+    fn a_head_updates_what_it_agrees_with() {
+        let (meta, head) = stored(&OLD);
+        for (update, fits) in [
+            (&["ETag: \"v1\"", "Last-Modified: Tue, 14 Nov 2023 20:00:00 GMT", "X-A: 9"][..], true),
+            (&["ETag: \"v1\"", "Last-Modified: Tue, 14 Nov 2023 20:00:00 GMT", "Content-Length: 10"], true),
+            (&["ETag: \"v1\"", "Last-Modified: Tue, 14 Nov 2023 20:00:00 GMT", "Content-Length: 11"], false),
+            (&["ETag: \"v1\"", "Last-Modified: Tue, 14 Nov 2023 20:00:01 GMT"], false),
+            (&["ETag: W/\"v1\"", "Last-Modified: Tue, 14 Nov 2023 20:00:00 GMT"], false),
+            (&["ETag: \"v1\""], false),
+            (&[], false),
+        ] {
+            let policy = Policy::default();
+            let got = freshen_by_head(&meta, &head, &request(), &headers(update), LATER, &policy);
+            assert_eq!(got.is_ok(), fits, "{update:?}");
+        }
     }
 }

@@ -5,6 +5,7 @@
 use super::connection::{Ahead, Connection, Fetch, Phase, Source};
 use super::parts::Parts;
 use super::populate::Populates;
+use super::refreshes::Refreshes;
 use super::streams::{Next, Streams};
 use super::waiting::{Lookup, Waits, is_there};
 use crate::control::mailbox::{Mailbox, StreamId, Ticket, ToControl};
@@ -12,7 +13,7 @@ use crate::limits;
 use crate::proto::Now;
 use crate::proto::generations::Table;
 use crate::proto::request::Scheme;
-use crate::proto::session::{Action, Chunks, FetchKind, Found, Input, Out};
+use crate::proto::session::{Action, Again, Chunks, FetchKind, Found, Input, Out};
 use crate::shard::{Pinned, Reader, ShardReader};
 use crate::stats::{Cells, Counter};
 use crate::sys::{fault, outbox::Outbox};
@@ -60,12 +61,13 @@ pub struct Node {
     pub(super) out: Out,
     /// What the input at hand made us ask control for.
     pub(super) fetched: Option<FetchKind>,
-    worker: u16,
-    serial: u64,
+    pub(super) worker: u16,
+    pub(super) serial: u64,
     pub(super) purges: Arc<Table>,
     /// Messages that did not fit the queue and must not be lost; new fetches are refused meanwhile.
-    unsent: VecDeque<ToControl>,
+    pub(super) unsent: VecDeque<ToControl>,
     pub(super) outboxes: Vec<Outbox>,
+    pub(super) refreshes: Refreshes,
 }
 
 impl Node {
@@ -96,6 +98,7 @@ impl Node {
             serial: 0,
             unsent: VecDeque::new(),
             outboxes: (0..limits::OUTBOXES_READY).map(|_| Outbox::default()).collect(),
+            refreshes: Refreshes::default(),
         }
     }
 
@@ -168,10 +171,10 @@ impl Node {
         connection: &mut Connection,
         slot: u32,
         request: crate::proto::request::RequestHead,
-        revalidated: bool,
+        why: Again,
     ) {
         self.out.request = request;
-        self.tell(connection, slot, Input::Again { revalidated });
+        self.tell(connection, slot, Input::Again(why));
     }
 
     /// One input, and all that follows from it in the same call chain.
@@ -303,6 +306,7 @@ impl Node {
                         parts.add(&self.out.bytes[text.clone()], body.clone());
                     }
                 }
+                Action::Refresh => self.refresh(),
                 Action::Fetch(kind) => {
                     if !self.fetch(connection, slot, *kind) {
                         answer = Answer::Refused(503);
@@ -338,49 +342,6 @@ impl Node {
         }
         self.out.actions = actions;
         answer
-    }
-
-    fn fetch(&mut self, connection: &mut Connection, slot: u32, kind: FetchKind) -> bool {
-        connection.fetch = self.ask(slot, kind);
-        connection.fetch.is_some()
-    }
-
-    /// Hands the request at hand to control. `None`: there is no room.
-    pub(super) fn ask(&mut self, slot: u32, kind: FetchKind) -> Option<Fetch> {
-        self.fetched = Some(kind);
-        if !self.unsent.is_empty() {
-            return None;
-        }
-        self.serial += 1;
-        let ticket = Ticket { worker: self.worker, slot, serial: self.serial };
-        let request = Box::new(self.out.request.clone());
-        match self.mailbox.to_control.push(ToControl::Fetch { ticket, kind, request }) {
-            Ok(wake) => self.wake_control |= wake,
-            Err(_) => return None,
-        }
-        Some(Fetch { serial: self.serial, body_unacked: 0 })
-    }
-
-    fn forward_some(&mut self, connection: &mut Connection, slot: u32, bytes: Bytes, last: bool) {
-        if let Some(fetch) = &mut connection.fetch {
-            self.forward(fetch, slot, bytes, last);
-            if fetch.body_unacked >= limits::REQUEST_BODY_WINDOW_BYTES {
-                // It is the origin that is slow; the client must not be blamed for it.
-                connection.session.hold();
-            }
-        }
-    }
-
-    /// Hands bytes of a request's body to control.
-    pub(super) fn forward(&mut self, fetch: &mut Fetch, slot: u32, bytes: Bytes, last: bool) {
-        fetch.body_unacked += bytes.len();
-        let ticket = Ticket { worker: self.worker, slot, serial: fetch.serial };
-        self.post(ToControl::Body { ticket, bytes, last });
-    }
-
-    /// Says that a client of a passed stream has taken so many bytes.
-    pub(super) fn credit(&mut self, stream: StreamId, bytes: usize) {
-        self.post(ToControl::Credit { stream, bytes });
     }
 
     /// Ends what connects a request with control. `whole`: the response was queued to its end.
@@ -473,21 +434,6 @@ impl Node {
         if let Some(mut outbox) = connection.outbox.take() {
             outbox.clear();
             self.outboxes.push(outbox);
-        }
-    }
-
-    fn post(&mut self, message: ToControl) {
-        self.unsent.push_back(message);
-        self.post_unsent();
-    }
-
-    /// Hands over what did not fit the queue before, oldest first.
-    pub fn post_unsent(&mut self) {
-        while let Some(message) = self.unsent.pop_front() {
-            match self.mailbox.to_control.push(message) {
-                Ok(wake) => self.wake_control |= wake,
-                Err(message) => return self.unsent.push_front(message),
-            }
         }
     }
 }

@@ -30,7 +30,19 @@ impl Worker {
             ToWorker::Open { stream, head, sealed_bytes, object, pass, pieces } => {
                 self.node.streams.open(stream, head, sealed_bytes, object, pass, pieces);
             }
-            ToWorker::Join { ticket, stream, part } => {
+            ToWorker::Interim { ticket, interim } => {
+                let Some(connection) = waiting(&mut self.table, ticket) else {
+                    return;
+                };
+                if connection.multiplex.is_some() {
+                    let input = Input::Interim(&interim);
+                    self.node.interim(connection, ticket.slot, ticket.serial, input);
+                } else {
+                    self.node.tell(connection, ticket.slot, Input::Interim(&interim));
+                }
+                self.advance(ticket.slot);
+            }
+            ToWorker::Join { ticket, stream, part, collapsed } => {
                 let Some(connection) = waiting(&mut self.table, ticket) else {
                     return;
                 };
@@ -41,12 +53,12 @@ impl Worker {
                 let (range, head) = part.unwrap_or(whole);
                 let source = Source::Stream { id: stream, offset: range.start, end: range.end };
                 if connection.multiplex.is_some() {
-                    let input = Input::OriginHead(&head);
+                    let input = Input::OriginHead { head: &head, collapsed };
                     self.node.answered(connection, ticket.slot, ticket.serial, Some(source), input);
                     return self.advance(ticket.slot);
                 }
                 connection.source = source;
-                self.node.tell(connection, ticket.slot, Input::OriginHead(&head));
+                self.node.tell(connection, ticket.slot, Input::OriginHead { head: &head, collapsed });
                 self.advance(ticket.slot);
             }
             ToWorker::Piece { stream, bytes } => {
@@ -69,15 +81,15 @@ impl Worker {
             }
             ToWorker::End { stream } => self.end_stream(stream, State::Whole),
             ToWorker::Broken { stream } => self.end_stream(stream, State::Broken),
-            ToWorker::Again { ticket, request, revalidated } => {
+            ToWorker::Again { ticket, request, why } => {
                 let Some(connection) = waiting(&mut self.table, ticket) else {
                     return;
                 };
                 connection.fetch = None;
                 if connection.multiplex.is_some() {
-                    self.node.answered_again(connection, ticket.slot, ticket.serial, *request, revalidated);
+                    self.node.answered_again(connection, ticket.slot, ticket.serial, *request, why);
                 } else {
-                    self.node.again(connection, ticket.slot, *request, revalidated);
+                    self.node.again(connection, ticket.slot, *request, why);
                 }
                 self.advance(ticket.slot);
             }

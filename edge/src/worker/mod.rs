@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod actions;
+mod asking;
 mod bodies;
 mod connection;
 mod life;
@@ -12,6 +13,7 @@ mod mail;
 mod multiplex;
 mod parts;
 mod populate;
+mod refreshes;
 mod secure;
 mod streams;
 mod token;

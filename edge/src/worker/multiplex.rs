@@ -11,7 +11,7 @@ use crate::control::mailbox::StreamId;
 use crate::limits;
 use crate::proto::http2::{Http2, PREFACE, Piece, Record, Segment};
 use crate::proto::request::{BodyLength, RequestHead};
-use crate::proto::session::{Action, Chunks, Found, Input};
+use crate::proto::session::{Action, Again, Chunks, Found, Input};
 use crate::shard::{Cold, Pinned};
 use crate::stats::Counter;
 use crate::sys::{fault, outbox::Outbox};
@@ -271,6 +271,17 @@ impl Node {
         connection.multiplex = Some(multiplex);
     }
 
+    /// As [`Node::answered`], of an interim response: control goes on with the request.
+    pub(super) fn interim(&mut self, connection: &mut Connection, slot: u32, serial: u64, input: Input<'_>) {
+        let Some(mut multiplex) = connection.multiplex.take() else {
+            return;
+        };
+        if let Some(id) = multiplex.supply_of(serial).map(|supply| supply.id) {
+            self.tell_exchange(&mut multiplex, slot, id, input, None);
+        }
+        connection.multiplex = Some(multiplex);
+    }
+
     /// As [`Node::answered`], with the request that comes back.
     pub(super) fn answered_again(
         &mut self,
@@ -278,10 +289,10 @@ impl Node {
         slot: u32,
         serial: u64,
         request: RequestHead,
-        revalidated: bool,
+        why: Again,
     ) {
         self.out.request = request;
-        self.answered(connection, slot, serial, None, Input::Again { revalidated });
+        self.answered(connection, slot, serial, None, Input::Again(why));
     }
 
     /// The connection ends: whatever its streams still wait for is given up.
@@ -420,6 +431,7 @@ impl Node {
             let Supply { source, fetch, parts, .. } = &mut mux.supplies[at];
             match action {
                 Action::Lookup => answer = Answer::Lookup,
+                Action::Refresh => self.refresh(),
                 Action::Fetch(kind) => match self.ask(slot, *kind) {
                     Some(asked) => *fetch = Some(asked),
                     None => answer = Answer::Refused(503),

@@ -4,10 +4,10 @@
 
 use edge::limits;
 use edge::proto::Now;
-use edge::proto::freshness::{Exchange, Storing, decide};
+use edge::proto::freshness::{Exchange, Policy, Storing, decide};
 use edge::proto::request::RequestHead;
 use edge::proto::response::OriginHead;
-use edge::proto::session::{Action, Chunks, FetchKind, Found, Input, Out, Session, Timeouts};
+use edge::proto::session::{Action, Again, Chunks, FetchKind, Found, Input, Out, Session, Timeouts};
 use edge::proto::stored;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::ops::Range;
@@ -46,8 +46,8 @@ pub fn request(text: &str) -> RequestHead {
 pub fn record(asked: &str, status: u16, lines: &str, body: &str, at_s: u64) -> Record {
     let asked = request(asked);
     let fields = headers(lines);
-    let (storing, facts) =
-        decide(&asked, status, &fields, Exchange { request_s: at_s, response_s: at_s, purges: 0 });
+    let exchange = Exchange { request_s: at_s, response_s: at_s, purges: 0 };
+    let (storing, facts) = decide(&asked, status, &fields, exchange, &Policy::default());
     assert_eq!(storing, Storing::Store, "{lines}");
     let origin = OriginHead::from_origin(status, &fields, storing, at_s).expect("a head");
     let head = stored::head(status, body.len() as u64, &origin.lines);
@@ -123,7 +123,7 @@ impl Client {
     pub fn origin(&mut self, status: u16, lines: &str, storing: Storing) -> &mut Self {
         let head =
             OriginHead::from_origin(status, &headers(lines), storing, self.now.unix_s).expect("a head");
-        self.give(Input::OriginHead(&head))
+        self.give(Input::OriginHead { head: &head, collapsed: false })
     }
 
     pub fn piece(&mut self, bytes: &str) -> &mut Self {
@@ -132,9 +132,9 @@ impl Client {
     }
 
     /// Control gives the request back.
-    pub fn again(&mut self, revalidated: bool) -> &mut Self {
+    pub fn again(&mut self, why: Again) -> &mut Self {
         self.out.request = self.fetched.clone().expect("a fetch").1;
-        self.give(Input::Again { revalidated })
+        self.give(Input::Again(why))
     }
 
     pub fn drained(&mut self) -> &mut Self {
@@ -227,6 +227,7 @@ impl Client {
                 }
                 Action::Forward(range) => self.forwarded.extend_from_slice(&given[range]),
                 Action::ForwardEnd => self.log.push("ForwardEnd".into()),
+                Action::Refresh => self.log.push("Refresh".into()),
                 Action::Done => self.log.push("Done".into()),
                 Action::Close => self.log.push("Close".into()),
                 Action::Abort => self.log.push("Abort".into()),

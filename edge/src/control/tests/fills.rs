@@ -5,7 +5,7 @@ use super::worker::{Outcome, Worker, request};
 use super::*;
 use crate::control::mailbox::{Ticket, ToControl};
 use crate::proto::freshness::Storing;
-use crate::proto::session::FetchKind;
+use crate::proto::session::{Again, FetchKind};
 use crate::proto::stored::Meta;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc;
@@ -153,7 +153,7 @@ fn a_request_that_missed_the_publication_is_told_to_look_again() {
     worker.run_until(|worker| worker.whole(first));
     let second = worker.fill("http://a/");
     worker.run_until(|worker| worker.outcome(second).is_some());
-    assert_eq!(worker.outcome(second), Some(Outcome::Again { revalidated: false }));
+    assert_eq!(worker.outcome(second), Some(Outcome::Again(Again::Stored)));
     assert_eq!(origin.requests().len(), 1);
     node.handle.stop().unwrap();
 }
@@ -297,7 +297,14 @@ fn routes_by_header_do_not_mix_what_they_store() {
     let header = Some(("x-service-name".to_owned(), "canary".to_owned()));
     config.routes.insert(
         0,
-        Route { host: None, path: Some("/api".into()), header, origin: 1, transport: Default::default() },
+        Route {
+            host: None,
+            path: Some("/api".into()),
+            header,
+            origin: 1,
+            transport: Default::default(),
+            caching: Default::default(),
+        },
     );
     let (node, mut workers) = start_in(1, config, directory);
     let worker = &mut workers[0];
@@ -340,8 +347,9 @@ fn a_validation_answered_304_renews_what_is_stored() {
         node.await_count(Counter::FillsJoined, joined);
         both_wait.send(()).unwrap();
         worker.run_until(|worker| again.iter().all(|ticket| worker.outcome(*ticket).is_some()));
-        for ticket in again {
-            assert_eq!(worker.outcome(ticket), Some(Outcome::Again { revalidated: true }));
+        for (place, ticket) in again.into_iter().enumerate() {
+            let why = Again::Revalidated { collapsed: place > 0 };
+            assert_eq!(worker.outcome(ticket), Some(Outcome::Again(why)));
         }
         assert!(worker.stored(&url, "").unwrap() == body);
         let asked = request("GET", &url, "");
@@ -477,6 +485,7 @@ fn no_route_is_404_and_routes_match_host_path_and_header() {
         header: None,
         origin: 0,
         transport: Default::default(),
+        caching: Default::default(),
     }];
     let (node, mut workers) = start_in(1, config.clone(), directory);
     let worker = &mut workers[0];

@@ -103,6 +103,7 @@ fn config(directory: &Path, servers: &[String]) -> Config {
             header: None,
             origin: 0,
             transport: Default::default(),
+            caching: Default::default(),
         }],
         xdp: None,
     }

@@ -101,6 +101,7 @@ fn files_come_whole_over_every_protocol() {
                 header: None,
                 origin,
                 transport: Default::default(),
+                caching: Default::default(),
             },
         );
     }
@@ -138,7 +139,10 @@ fn a_validation_by_date_and_entity_tag_works_against_nginx() {
     // As if it had become stale: the client asks for a validation.
     let again = worker.revalidate("http://a/file", "Cache-Control: no-cache\r\n");
     worker.run_until(|worker| worker.outcome(again).is_some());
-    assert_eq!(worker.outcome(again), Some(super::worker::Outcome::Again { revalidated: true }));
+    assert_eq!(
+        worker.outcome(again),
+        Some(super::worker::Outcome::Again(crate::proto::session::Again::Revalidated { collapsed: false }))
+    );
     node.await_count(Counter::Revalidated, 1);
     std::fs::write(nginx.scratch.path().join("www/file"), b"other content").unwrap();
     let changed = worker.revalidate("http://a/file", "Cache-Control: no-cache\r\n");

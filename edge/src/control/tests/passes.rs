@@ -292,6 +292,7 @@ fn failures_of_origins_have_their_status() {
             header: None,
             origin,
             transport: Default::default(),
+            caching: Default::default(),
         };
         config.routes.insert(0, route);
     }

@@ -7,7 +7,7 @@ use crate::limits;
 use crate::proto::generations::{Table, Verdict};
 use crate::proto::request::RequestHead;
 use crate::proto::response::OriginHead;
-use crate::proto::session::FetchKind;
+use crate::proto::session::{Again, FetchKind, Interim};
 use crate::shard::Reader;
 use bytes::Bytes;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -26,6 +26,7 @@ pub(super) struct Worker {
     order: Vec<Ticket>,
     streams: HashMap<StreamId, Received>,
     body_credit: HashMap<Ticket, usize>,
+    pub(super) interims: HashMap<Ticket, Vec<Interim>>,
     /// Whether passed streams are acknowledged as they come.
     pub(super) acknowledges: bool,
 }
@@ -33,7 +34,7 @@ pub(super) struct Worker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Stream(StreamId),
-    Again { revalidated: bool },
+    Again(Again),
     Refused(u16),
 }
 
@@ -87,6 +88,7 @@ impl Worker {
             order: Vec::new(),
             streams: HashMap::new(),
             body_credit: HashMap::new(),
+            interims: HashMap::new(),
             acknowledges: true,
         }
     }
@@ -213,8 +215,9 @@ impl Worker {
             ToWorker::Unstored { stream } => assert!(self.streams.contains_key(&stream)),
             ToWorker::End { stream } => self.streams.get_mut(&stream).expect("open").state = State::Whole,
             ToWorker::Broken { stream } => self.streams.get_mut(&stream).expect("open").state = State::Broken,
-            ToWorker::Again { ticket, revalidated, .. } => {
-                self.settle(ticket, Outcome::Again { revalidated })
+            ToWorker::Again { ticket, why, .. } => self.settle(ticket, Outcome::Again(why)),
+            ToWorker::Interim { ticket, interim } => {
+                self.interims.entry(ticket).or_default().push(*interim);
             }
             ToWorker::Refused { ticket, status } => self.settle(ticket, Outcome::Refused(status)),
             ToWorker::Policies(_) => {}

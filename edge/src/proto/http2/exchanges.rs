@@ -69,6 +69,7 @@ impl<R: Record> Http2<R> {
                 out.actions.push(Action::Fetch(kind));
             }
             Next::Answer(answer) => self.answer(at, &answer, stored, out),
+            Next::Interim(interim) => self.streams[at].interim(interim),
             Next::Piece(_) => out.actions.push(Action::Piece),
             Next::End => {
                 out.actions.push(Action::Done);
@@ -85,6 +86,9 @@ impl<R: Record> Http2<R> {
 
     fn answer(&mut self, at: usize, answer: &Answer<'_>, stored: &[u8], out: &mut Out) {
         let is_whole = !self.streams[at].exchange.is_streaming();
+        if answer.refresh {
+            out.actions.push(Action::Refresh);
+        }
         let Some(head) = message::response(answer, stored, &mut out.bytes) else {
             return self.carry_on(at, Next::Broken, &[], out);
         };

@@ -10,6 +10,7 @@
 use crate::limits;
 use crate::proto::answer::{Answer, Length};
 use crate::proto::framing::{self, Refused, Rules};
+use crate::proto::io::Interim;
 use crate::proto::request::{BodyLength, Marks, Method, RequestHead};
 use crate::proto::stored;
 use bytes::Bytes;
@@ -148,10 +149,19 @@ pub(super) fn response(answer: &Answer<'_>, stored: &[u8], scratch: &mut Vec<u8>
         scratch.extend_from_slice(b"\r\n");
     }
     scratch.extend_from_slice(stored.get(answer.stored.clone()).unwrap_or_default());
+    head(answer.status, scratch)
+}
+
+/// An interim response. `None`: it cannot be one.
+pub(super) fn interim(interim: &Interim) -> Option<Response<()>> {
+    head(interim.status, &interim.lines)
+}
+
+fn head(status: u16, lines: &[u8]) -> Option<Response<()>> {
     // One allocation for all values, which are shares of it.
-    let lines = Bytes::copy_from_slice(scratch);
+    let lines = Bytes::copy_from_slice(lines);
     let mut response = Response::new(());
-    *response.status_mut() = StatusCode::from_u16(answer.status).ok()?;
+    *response.status_mut() = StatusCode::from_u16(status).ok()?;
     let fields = response.headers_mut();
     fields.reserve(16);
     for (name, value) in stored::fields(&lines) {

@@ -1,9 +1,11 @@
 //! One stream of an HTTP/2 connection: an exchange, the request's body coming in, the response going out.
 #![forbid(unsafe_code)]
 
+use super::message;
 use super::pipe::{Body, Piece, Pipe, Record};
 use super::priority::Priority;
 use crate::proto::exchange::Exchange;
+use crate::proto::io::Interim;
 use ::h2::server::SendResponse;
 use ::h2::{Reason, RecvStream, SendStream};
 use bytes::Bytes;
@@ -122,6 +124,14 @@ impl<R: Record> Stream<R> {
             *go_on.status_mut() = StatusCode::CONTINUE;
             // If the stream is gone already, it is found out elsewhere.
             let _ = self.respond.send_informational(go_on);
+        }
+    }
+
+    /// Sends an interim response.
+    pub(super) fn interim(&mut self, interim: &Interim) {
+        if let Some(head) = message::interim(interim) {
+            // As above.
+            let _ = self.respond.send_informational(head);
         }
     }
 
