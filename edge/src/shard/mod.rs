@@ -28,6 +28,7 @@ mod reader;
 mod reclaim;
 mod recover;
 pub mod residency;
+mod scan;
 mod set;
 mod store;
 mod sweep;

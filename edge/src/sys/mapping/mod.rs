@@ -17,14 +17,21 @@
 //! The file is mapped twice. User space reads and writes the first mapping, in which a page that is missing is
 //! replaced (see `fault`); the kernel sends from the second, in which it is not, so that it fails instead.
 
+mod lock;
+#[cfg(test)]
+mod simulated;
+mod window;
+
+pub use lock::LockedDirectory;
+pub use window::{Extent, Window, memory_page_bytes};
+
 use super::atomics::AtomicU32;
 use super::fault::Watched;
 use crate::shard::residency::Residency;
 use memmap2::{MmapOptions, MmapRaw};
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,38 +54,6 @@ impl Shape {
     /// Bytes of the whole file.
     pub fn file_bytes(&self) -> usize {
         self.segment_bytes * self.segments
-    }
-}
-
-/// A directory that this process alone uses, until this is dropped.
-#[derive(Debug)]
-pub struct LockedDirectory {
-    path: PathBuf,
-    lock: File,
-}
-
-impl LockedDirectory {
-    /// Takes the lock file `lock` in `path`. `Ok(None)`: somebody else has it.
-    pub fn lock(path: &Path) -> io::Result<Option<Self>> {
-        let lock = OpenOptions::new().write(true).create(true).truncate(false).open(path.join("lock"))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Some(LockedDirectory { path: path.to_path_buf(), lock })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error),
-        }
-    }
-
-    /// The directory.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for LockedDirectory {
-    fn drop(&mut self) {
-        // Said outright: a child process between fork and exec still has the file open. Cannot fail for a lock we have,
-        // and closing the file would be the next best.
-        let _ = self.lock.unlock();
     }
 }
 
@@ -171,66 +146,6 @@ impl Unserved {
         });
         let pins = (0..readers).map(|row| Pins { shared: Arc::clone(&shared), row }).collect();
         (Appender { shared }, pins)
-    }
-}
-
-/// A run of pages of a mapping, by its address: something to give the kernel advice about, never to read through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
-    pub(super) start: usize,
-    pub(super) bytes: usize,
-}
-
-impl Extent {
-    /// Bytes of the pages.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-}
-
-/// Bytes of a page of memory.
-pub fn memory_page_bytes() -> usize {
-    // SAFETY: no pointers are involved.
-    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    usize::try_from(bytes).ok().filter(|bytes| bytes.is_power_of_two()).unwrap_or(4096)
-}
-
-/// The whole mapping, for what is asked of the kernel about its pages. Bytes are not read through it.
-#[derive(Clone, Debug)]
-pub struct Window {
-    shared: Arc<Shared>,
-}
-
-impl Window {
-    /// Whether the file could not give a page: it is not used any more.
-    pub fn failed(&self) -> bool {
-        self.shared.watched.failed()
-    }
-
-    /// Marks the mapping as failed, because the kernel could not read it.
-    pub fn fail(&self) {
-        self.shared.watched.fail();
-    }
-
-    /// What is known about which pages are in memory.
-    pub fn residency(&self) -> &Residency {
-        &self.shared.residency
-    }
-
-    /// The pages that hold these bytes of the file. Panics beyond its end.
-    pub fn extent(&self, bytes: Range<usize>) -> Extent {
-        self.shared.extent(bytes)
-    }
-
-    /// Which pages of a range of the file (on page boundaries) are in memory: one number for each, odd if it is.
-    pub fn look(&self, bytes: Range<usize>, into: &mut Vec<u8>) -> io::Result<()> {
-        let extent = self.extent(bytes);
-        into.clear();
-        into.resize(extent.bytes.div_ceil(memory_page_bytes()), 0);
-        // SAFETY: the range lies in the mapping, which `shared` keeps; `into` has a byte for each of its pages.
-        let done =
-            unsafe { libc::mincore(extent.start as *mut libc::c_void, extent.bytes, into.as_mut_ptr()) };
-        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
 
@@ -573,36 +488,6 @@ impl Drop for Pin {
     fn drop(&mut self) {
         // SAFETY: the counter lives as the mapping does, see `Pin::bytes`; after this instruction nothing of it is used.
         unsafe { self.counter.as_ref() }.fetch_sub(1, Ordering::Release);
-    }
-}
-
-/// A disk in memory: what tests of crashes open, and look at.
-#[cfg(test)]
-impl Unserved {
-    /// A mapping of memory that holds a copy of `image`, in the place of a file.
-    pub fn simulated(image: &[u8], shape: Shape) -> Self {
-        use std::sync::OnceLock;
-        static DIRECTORY: OnceLock<Arc<LockedDirectory>> = OnceLock::new();
-        let lock = || File::open("/dev/null").expect("it can always be opened");
-        let directory = || Arc::new(LockedDirectory { path: PathBuf::new(), lock: lock() });
-        let mut map = memmap2::MmapMut::map_anon(shape.file_bytes()).expect("little memory");
-        map.copy_from_slice(image);
-        let map = MmapRaw::from(map);
-        let watched = Watched::new(map.as_ptr(), shape.file_bytes(), PAGE_BYTES).expect("few at once");
-        let sent_from = MmapRaw::from(memmap2::MmapMut::map_anon(PAGE_BYTES).expect("little memory"));
-        let directory = Arc::clone(DIRECTORY.get_or_init(directory));
-        Unserved { watched, map, sent_from, shape, directory }
-    }
-}
-
-#[cfg(test)]
-impl Appender {
-    /// All bytes as they are.
-    pub fn image(&self) -> &[u8] {
-        let bytes = self.shared.shape.file_bytes();
-        // SAFETY: the whole mapping. Only the appender changes bytes or words, and in a test that looks at them its only
-        // reader is on the same thread.
-        unsafe { std::slice::from_raw_parts(self.shared.map.as_ptr(), bytes) }
     }
 }
 

@@ -1,0 +1,38 @@
+//! The directory of a store, which one process at a time may use.
+#![forbid(unsafe_code)]
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A directory that this process alone uses, until this is dropped.
+#[derive(Debug)]
+pub struct LockedDirectory {
+    pub(super) path: PathBuf,
+    pub(super) lock: File,
+}
+
+impl LockedDirectory {
+    /// Takes the lock file `lock` in `path`. `Ok(None)`: somebody else has it.
+    pub fn lock(path: &Path) -> io::Result<Option<Self>> {
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).open(path.join("lock"))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Some(LockedDirectory { path: path.to_path_buf(), lock })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for LockedDirectory {
+    fn drop(&mut self) {
+        // Said outright: a child process between fork and exec still has the file open. Cannot fail for a lock we have,
+        // and closing the file would be the next best.
+        let _ = self.lock.unlock();
+    }
+}
