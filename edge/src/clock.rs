@@ -23,3 +23,9 @@ pub fn now() -> Now {
     let unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     Now { mono_ms, unix_s }
 }
+
+/// The wall clock in milliseconds since the Unix epoch, for numbers that must rise from one start to the next.
+#[expect(clippy::disallowed_methods, reason = "this is the one reader of time")]
+pub fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}

@@ -79,7 +79,7 @@ pub fn open(writer: &mut shard::Writer) -> io::Result<Opened> {
     }
     let excess = replayed.history.len().saturating_sub(limits::PURGES_REMEMBERED);
     replayed.history.drain(..excess);
-    let id = now_ms();
+    let id = clock::unix_ms();
     let bytes = whole_log(id, replayed.sequence, &table, &replayed.history, &replayed.removals);
     for path in &paths {
         replace(path, &bytes).map_err(|error| explain(path, &error))?;
@@ -119,11 +119,7 @@ fn distrust(paths: &[PathBuf], why: &str) -> (Table, Replayed) {
 /// A log that begins now. Its first number is the time in milliseconds: higher than any of a log before it, for nobody
 /// purges a thousand times a second for years.
 fn first() -> Replayed {
-    Replayed { sequence: now_ms(), ..Replayed::default() }
-}
-
-fn now_ms() -> u64 {
-    clock::now().unix_s * 1000
+    Replayed { sequence: clock::unix_ms(), ..Replayed::default() }
 }
 
 fn remove(writer: &mut shard::Writer, purge: &Purge) -> u64 {
