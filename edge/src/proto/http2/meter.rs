@@ -46,6 +46,9 @@ pub enum Flood {
     /// CONTINUATION frames of one field section.
     #[error("CONTINUATION frames")]
     Continuations,
+    /// No flood: the first frame was not SETTINGS, so this is no HTTP/2 (RFC 9113 section 3.4).
+    #[error("frames before SETTINGS")]
+    Preface,
 }
 
 /// Frames since the second began.
@@ -70,6 +73,8 @@ pub(super) struct Seen {
 /// Reads frame heads as they come, however they are cut.
 pub(super) struct Meter {
     preface_left: u8,
+    /// Whether the first frame was seen.
+    begun: bool,
     head: [u8; HEAD_BYTES],
     head_bytes: u8,
     payload_left: u32,
@@ -88,6 +93,7 @@ impl Meter {
     pub(super) fn new() -> Self {
         Meter {
             preface_left: PREFACE.len() as u8,
+            begun: false,
             head: [0; HEAD_BYTES],
             head_bytes: 0,
             payload_left: 0,
@@ -144,6 +150,9 @@ impl Meter {
         let bytes = u32::from_be_bytes([0, high, middle, low]);
         self.payload_left = bytes;
         self.update.clear();
+        if !std::mem::replace(&mut self.begun, true) && kind != SETTINGS {
+            return Err(Flood::Preface);
+        }
         let counts = &mut self.counts;
         match kind {
             DATA => {
@@ -222,6 +231,7 @@ mod tests {
         for step_ms in [0, 2 * 1000 / u64::from(most)] {
             let mut meter = Meter::new();
             meter.read(PREFACE, 5).unwrap();
+            meter.read(&frame(SETTINGS, 0, 0, &[]), 5).unwrap();
             for number in 1..=u64::from(most) {
                 assert_eq!(meter.read(&one, 1_000_000 + number * step_ms), Ok(()), "{flood} {number}");
             }
@@ -245,6 +255,7 @@ mod tests {
     fn continuations_are_counted_by_section_and_a_section_knows_its_age() {
         let mut meter = Meter::new();
         meter.read(PREFACE, 5).unwrap();
+        meter.read(&frame(SETTINGS, 0, 0, &[]), 5).unwrap();
         for _ in 0..2 {
             meter.read(&frame(HEADERS, 0, 1, b"x"), 7).unwrap();
             for _ in 0..limits::HTTP2_CONTINUATIONS_MAX - 1 {
@@ -261,6 +272,7 @@ mod tests {
     #[test]
     fn updates_are_read_however_the_bytes_are_cut() {
         let mut bytes = PREFACE.to_vec();
+        bytes.extend(frame(SETTINGS, 0, 0, &[]));
         bytes.extend(frame(DATA, 0, 1, &[5; 300]));
         bytes.extend(frame(PRIORITY_UPDATE, 0, 0, b"\0\0\0\x07u=1, i"));
         bytes.extend(frame(PRIORITY_UPDATE, 0, 0, b"\0\0\0\x09u=\xff"));

@@ -193,7 +193,8 @@ impl<R: Record> Http2<R> {
 
     /// The bound that the peer passed, for the counters; told once.
     pub fn take_flood(&mut self) -> Option<Flood> {
-        if self.is_over() { self.flood.take() } else { None }
+        let flood = if self.is_over() { self.flood.take() } else { None };
+        flood.filter(|flood| *flood != Flood::Preface)
     }
 
     /// Monotonic milliseconds at which [`Http2::deadline`] is due; `u64::MAX`: never.
@@ -422,8 +423,12 @@ impl<R: Record> Http2<R> {
 
     fn cut_off(&mut self, flood: Flood) {
         self.flood = Some(flood);
+        let reason = match flood {
+            Flood::Preface => Reason::PROTOCOL_ERROR,
+            _ => Reason::ENHANCE_YOUR_CALM,
+        };
         match &mut self.link {
-            Link::Open(connection) => connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM),
+            Link::Open(connection) => connection.abrupt_shutdown(reason),
             Link::Shaking(_) => self.over(),
             Link::Over => {}
         }
