@@ -14,7 +14,7 @@ use crate::proto::Now;
 use crate::proto::generations::Table;
 use crate::proto::request::Scheme;
 use crate::proto::session::{Action, Again, Chunks, FetchKind, Found, Input, Out};
-use crate::shard::{Pinned, Reader, ShardReader};
+use crate::shard::{Cold, Pinned, Reader, ShardReader};
 use crate::stats::{Cells, Counter};
 use crate::sys::{fault, outbox::Outbox};
 use bytes::Bytes;
@@ -30,7 +30,8 @@ pub(super) enum Given<'a> {
     Chunk(Pinned, Range<usize>),
 }
 
-/// What must be said to the session before anything else.
+/// What a session or a stream must hear before anything else.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
     None,
     Lookup,
@@ -196,6 +197,43 @@ impl Node {
         consumed
     }
 
+    /// Gives `on` what an action must hear, and returns the record that was found for it. The error: a lookup has to
+    /// wait for the disk, and nothing was told.
+    #[inline]
+    pub(super) fn tell_answer(
+        &mut self,
+        answer: Answer,
+        lookup: &mut Lookup,
+        on: impl FnOnce(Input<'_>, Now, &mut Out),
+    ) -> Result<Option<Pinned>, Cold> {
+        let mut found = None;
+        let has;
+        let input = match answer {
+            Answer::None => return Ok(None),
+            Answer::Refused(status) => {
+                self.cells.add(Counter::Overflows, 1);
+                Input::Refused(status)
+            }
+            Answer::Lookup => {
+                lookup.done = true;
+                let purged;
+                (found, purged) = self.look_up(*lookup)?;
+                let partial = found.as_ref().filter(|pinned| pinned.partial()).and_then(Pinned::chunked);
+                let reader = &self.reader;
+                has = move |part| partial.is_some_and(|object| is_there(reader, object, part));
+                Input::Found(found.as_ref().map(|pinned| Found {
+                    meta: pinned.meta(),
+                    head: pinned.head(),
+                    chunks: partial.map(|_| Chunks(&has)),
+                    purged,
+                }))
+            }
+        };
+        self.out.clear();
+        on(input, self.now, &mut self.out);
+        Ok(found)
+    }
+
     /// Tells the session what it must hear until it asks for nothing more, or has to wait for the disk.
     pub(super) fn answer(
         &mut self,
@@ -206,37 +244,12 @@ impl Node {
         mut lookup: Lookup,
     ) {
         let faults = fault::count();
-        loop {
-            let found;
-            let has;
-            let input = match answer {
-                Answer::None => break,
-                Answer::Refused(status) => {
-                    found = None;
-                    self.cells.add(Counter::Overflows, 1);
-                    Input::Refused(status)
-                }
-                Answer::Lookup => {
-                    lookup.done = true;
-                    let purged;
-                    (found, purged) = match self.look_up(lookup) {
-                        Ok(looked_up) => looked_up,
-                        Err(cold) => return self.park(connection, slot, cold, lookup),
-                    };
-                    let partial = found.as_ref().filter(|pinned| pinned.partial()).and_then(Pinned::chunked);
-                    let reader = &self.reader;
-                    has = move |part| partial.is_some_and(|object| is_there(reader, object, part));
-                    Input::Found(found.as_ref().map(|pinned| Found {
-                        meta: pinned.meta(),
-                        head: pinned.head(),
-                        chunks: partial.map(|_| Chunks(&has)),
-                        purged,
-                    }))
-                }
-            };
-            self.out.clear();
-            connection.session.on(input, self.now, &mut self.out);
-            answer = self.act(connection, slot, given, found);
+        while answer != Answer::None {
+            let session = &mut connection.session;
+            match self.tell_answer(answer, &mut lookup, |input, now, out| session.on(input, now, out)) {
+                Ok(found) => answer = self.act(connection, slot, given, found),
+                Err(cold) => return self.park(connection, slot, cold, lookup),
+            }
         }
         if lookup.fresh {
             self.count(connection, lookup);

@@ -2,16 +2,16 @@
 //! `proto::http2` and carries its actions out; its bodies are brought in `bodies`. Knows no ring and no descriptor.
 #![forbid(unsafe_code)]
 
-use super::actions::{Node, counter, outbox};
+use super::actions::{Answer, Node, counter, outbox};
 use super::connection::{Connection, Fetch, Parked, Phase, Source};
 use super::parts::Parts;
 use super::populate::Waiter;
-use super::waiting::{Lookup, is_there};
+use super::waiting::Lookup;
 use crate::control::mailbox::StreamId;
 use crate::limits;
 use crate::proto::http2::{Http2, PREFACE, Piece, Record, Segment};
 use crate::proto::request::{BodyLength, RequestHead};
-use crate::proto::session::{Action, Again, Chunks, Found, Input};
+use crate::proto::session::{Action, Again, Input};
 use crate::shard::{Cold, Pinned};
 use crate::stats::Counter;
 use crate::sys::{fault, outbox::Outbox};
@@ -42,13 +42,6 @@ impl Record for Pinned {
     fn body(&self) -> &[u8] {
         Pinned::body(self)
     }
-}
-
-/// What must be said to the machine before anything else.
-enum Answer {
-    None,
-    Lookup,
-    Refused(u16),
 }
 
 impl Multiplex {
@@ -361,37 +354,12 @@ impl Node {
         mut answer: Answer,
         mut lookup: Lookup,
     ) {
-        loop {
-            let found;
-            let has;
-            let input = match answer {
-                Answer::None => break,
-                Answer::Refused(status) => {
-                    found = None;
-                    self.cells.add(Counter::Overflows, 1);
-                    Input::Refused(status)
-                }
-                Answer::Lookup => {
-                    lookup.done = true;
-                    let purged;
-                    (found, purged) = match self.look_up(lookup) {
-                        Ok(looked_up) => looked_up,
-                        Err(cold) => return self.park_stream(mux, slot, id, cold, lookup),
-                    };
-                    let partial = found.as_ref().filter(|pinned| pinned.partial()).and_then(Pinned::chunked);
-                    let reader = &self.reader;
-                    has = move |part| partial.is_some_and(|object| is_there(reader, object, part));
-                    Input::Found(found.as_ref().map(|pinned| Found {
-                        meta: pinned.meta(),
-                        head: pinned.head(),
-                        chunks: partial.map(|_| Chunks(&has)),
-                        purged,
-                    }))
-                }
-            };
-            self.out.clear();
-            mux.http2.on(id, input, self.now, &mut self.out);
-            answer = self.act_on(mux, slot, id, &mut given, found);
+        while answer != Answer::None {
+            let http2 = &mut mux.http2;
+            match self.tell_answer(answer, &mut lookup, |input, now, out| http2.on(id, input, now, out)) {
+                Ok(found) => answer = self.act_on(mux, slot, id, &mut given, found),
+                Err(cold) => return self.park_stream(mux, slot, id, cold, lookup),
+            }
         }
         if lookup.fresh {
             self.cells.add(self.fetched.map_or(Counter::Hits, counter), 1);
