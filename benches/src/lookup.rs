@@ -6,7 +6,7 @@
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use clap::Parser;
-use edge::shard::{self, Options, Reader, Usage};
+use edge::shard::{self, Body, Label, Options, Reader, Usage};
 use std::hint::black_box;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -147,7 +147,11 @@ fn main() -> Result<()> {
     let body = [Bytes::from_static(&[7; 48])];
     for number in 0..arguments.objects {
         let key = key(number);
-        writer.put(xxh3_64(&key), &key, &number.to_le_bytes(), &[], &body, |_| false)?;
+        writer.put(
+            &Label::new(xxh3_64(&key), &key, &number.to_le_bytes(), &[]),
+            Body::Whole(&body),
+            |_| false,
+        )?;
     }
     let usage = writer.usage();
     ensure!(usage.objects * 1000 > arguments.objects * 999, "only {} objects are stored", usage.objects);

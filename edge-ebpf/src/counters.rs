@@ -1,21 +1,29 @@
 //! One table of counters makes the cells of the programs, the names in the status, and their help.
 //! Reading and summing cells is user space's work and never done here.
 
-macro_rules! counters {
-    ($($(#[doc = $help:literal])+ $name:ident $text:literal;)+) => {
-        /// A counter of the table. Each is written by one program only, so that no two contexts of one
-        /// CPU race for a cell.
+/// Makes an enum of names and a table of each with its text and its help, which is the comment before it.
+#[macro_export]
+macro_rules! table {
+    ($(#[$attribute:meta])* $kind:ident $(#[$constant:meta])* $table:ident
+     $($(#[doc = $help:literal])+ $name:ident $text:literal;)+) => {
+        $(#[$attribute])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(usize)]
         #[allow(missing_docs)]
-        pub enum Counter { $($name),+ }
+        pub enum $kind { $($name),+ }
 
-        /// Every counter with its name and help.
-        pub const TABLE: &[(Counter, &str, &str)] = &[$((Counter::$name, $text, concat!($($help),+))),+];
+        $(#[$constant])*
+        pub const $table: &[($kind, &str, &str)] = &[$(($kind::$name, $text, concat!($($help),+))),+];
     };
 }
 
-counters! {
+table! {
+    /// A counter of the table. Each is written by one program only, so that no two contexts of one CPU race for a
+    /// cell.
+    Counter
+    /// Every counter with its name and help.
+    TABLE
+
     /// Packets the XDP program saw.
     Packets "packets";
     /// Packets passed: neither IPv4 nor IPv6 behind at most two VLAN tags.

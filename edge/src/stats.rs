@@ -6,20 +6,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-macro_rules! counters {
-    ($($(#[doc = $help:literal])+ $name:ident $text:literal;)+) => {
-        /// A counter of the table.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(usize)]
-        #[allow(missing_docs)]
-        pub enum Counter { $($name),+ }
+edge_ebpf::table! {
+    /// A counter of the table.
+    Counter
+    /// Every counter with its metric name (without the `edge_` prefix and `_total` suffix) and help.
+    TABLE
 
-        /// Every counter with its metric name (without the `edge_` prefix and `_total` suffix) and help.
-        pub const TABLE: &[(Counter, &str, &str)] = &[$((Counter::$name, $text, concat!($($help),+))),+];
-    };
-}
-
-counters! {
     /// Connections accepted.
     Accepted "connections_accepted";
     /// Connections refused because the table was full.
@@ -171,20 +163,12 @@ counters! {
     FlushErrors "store_flush_errors";
 }
 
-macro_rules! gauges {
-    ($($(#[doc = $help:literal])+ $name:ident $text:literal;)+) => {
-        /// A value of the whole node that goes up and down.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr(usize)]
-        #[allow(missing_docs)]
-        pub enum Gauge { $($name),+ }
+edge_ebpf::table! {
+    /// A value of the whole node that goes up and down.
+    Gauge
+    /// Every gauge with its metric name (without the `edge_` prefix) and help.
+    GAUGES
 
-        /// Every gauge with its metric name (without the `edge_` prefix) and help.
-        pub const GAUGES: &[(Gauge, &str, &str)] = &[$((Gauge::$name, $text, concat!($($help),+))),+];
-    };
-}
-
-gauges! {
     /// 1 as long as the node runs.
     Up "up";
     /// Worker threads.

@@ -1,7 +1,7 @@
 //! Lookups of the store from outside: they allocate nothing, and how long one takes.
 
 use bytes::Bytes;
-use edge::shard::{Options, Reader, open};
+use edge::shard::{Body, Label, Options, Reader, open};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::hint::black_box;
@@ -54,7 +54,13 @@ fn lookups_allocate_nothing() {
     let keys: Vec<(u64, Vec<u8>)> = (0..OBJECTS).map(|n| (xxh3_64(&key(n)), key(n))).collect();
     let body = Bytes::from(vec![b'x'; 1024]);
     for (hash, key) in &keys {
-        writer.put(*hash, key, &[0; 64], &[b'h'; 200], std::slice::from_ref(&body), |_| true).unwrap();
+        writer
+            .put(
+                &Label::new(*hash, key, &[0; 64], &[b'h'; 200]),
+                Body::Whole(std::slice::from_ref(&body)),
+                |_| true,
+            )
+            .unwrap();
     }
     let object = writer.new_object(keys[0].0);
     writer.put_chunk(object, 0, &[body]).unwrap();

@@ -15,7 +15,7 @@ use crate::proto::response::{HeadError, OriginHead};
 use crate::proto::reuse::{self, Failure, Reuse};
 use crate::proto::stored::{self, Meta};
 use crate::proto::validation::{self, Freshened, Unusable};
-use crate::shard::PutError;
+use crate::shard::{Body, Label};
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue, SET_COOKIE, VARY};
 use std::sync::Arc;
@@ -196,12 +196,12 @@ fn update(
     };
     let (meta, head) = (freshened.meta.as_slice(), freshened.head.as_slice());
     let mut writer = node.writer.borrow_mut();
-    let put: Result<(), PutError> = match body {
-        Ok(body) => writer.put(hash, key, meta, head, &[body], accept),
-        Err((object, bytes)) if partial => writer.put_partial(hash, key, meta, head, object, bytes, accept),
-        Err((object, bytes)) => writer.put_chunked(hash, key, meta, head, object, bytes, accept),
+    let body = match &body {
+        Ok(body) => Body::Whole(std::slice::from_ref(body)),
+        &Err((object, bytes)) if partial => Body::Partial { object, bytes },
+        &Err((object, bytes)) => Body::Chunks { object, bytes },
     };
-    put.map_err(|error| {
+    writer.put(&Label::new(hash, key, meta, head), body, accept).map_err(|error| {
         tracing::warn!(%error, "validated response could not be stored again");
         None
     })
@@ -212,8 +212,8 @@ pub(super) fn store(node: &Node, request: &RequestHead, judged: &Judged, body: B
     let Some(facts) = &judged.facts else { return };
     let (head, meta) = record(&judged.head, facts, request, body.len() as u64);
     let accept = |meta: &[u8]| stored::matches(meta, request);
-    let (hash, key) = (request.key_hash, request.key.as_slice());
-    if let Err(error) = node.writer.borrow_mut().put(hash, key, &meta, &head, &[body], accept) {
+    let label = Label::new(request.key_hash, &request.key, &meta, &head);
+    if let Err(error) = node.writer.borrow_mut().put(&label, Body::Whole(&[body]), accept) {
         tracing::warn!(%error, "object served and not stored");
     }
 }
@@ -245,9 +245,9 @@ pub(super) fn put_partial(
 ) -> Option<u64> {
     let mut writer = node.writer.borrow_mut();
     let object = writer.new_object(request.key_hash);
-    let (hash, key) = (request.key_hash, request.key.as_slice());
+    let label = Label::new(request.key_hash, &request.key, meta, head);
     let replaces = |old: &[u8]| stored::matches(old, request);
-    writer.put_partial(hash, key, meta, head, object, complete_bytes, replaces).ok()?;
+    writer.put(&label, Body::Partial { object, bytes: complete_bytes }, replaces).ok()?;
     Some(object)
 }
 
@@ -255,11 +255,11 @@ pub(super) fn put_partial(
 pub(super) fn complete(node: &Node, request: &RequestHead, object: u64) {
     let Some(record) = partial(node, request).filter(|record| record.object == object) else { return };
     let Some(bytes) = Meta::read(&record.meta).map(|meta| meta.body_bytes()) else { return };
-    let (hash, key) = (request.key_hash, request.key.as_slice());
+    let label = Label::new(request.key_hash, &request.key, &record.meta, &record.head);
     let replaces = |old: &[u8]| stored::matches(old, request);
     let mut writer = node.writer.borrow_mut();
     // It may have lost a chunk to the room for its own head: then it stays partial.
-    let _ = writer.put_chunked(hash, key, &record.meta, &record.head, object, bytes, replaces);
+    let _ = writer.put(&label, Body::Chunks { object, bytes }, replaces);
 }
 
 /// The origin has another version than this partial object: it may not answer any more.

@@ -21,7 +21,7 @@ use crate::proto::request::RequestHead;
 use crate::proto::response::OriginHead;
 use crate::proto::reuse;
 use crate::proto::stored::Meta;
-use crate::shard::PutError;
+use crate::shard::{Body, Label, PutError};
 use crate::stats::Counter;
 use bytes::Bytes;
 use std::rc::Rc;
@@ -134,14 +134,15 @@ impl Filling {
     fn publish(&mut self, node: &Node, fill: &Fill, request: &RequestHead) -> Result<(), PutError> {
         let (hash, key) = fill.key();
         let (head, meta) = rules::record(&self.head, &self.facts, request, self.total_bytes);
+        let label = Label::new(hash, key, &meta, &head);
         let replaces = |old: &[u8]| rules::matches(old, request);
         if self.chunks == 0 {
             let mut writer = node.writer.borrow_mut();
-            return writer.put(hash, key, &meta, &head, self.stream.pieces(), replaces);
+            return writer.put(&label, Body::Whole(self.stream.pieces()), replaces);
         }
         self.seal(node)?;
         let (object, bytes) = (self.stream.object(), self.total_bytes);
-        node.writer.borrow_mut().put_chunked(hash, key, &meta, &head, object, bytes, replaces)
+        node.writer.borrow_mut().put(&label, Body::Chunks { object, bytes }, replaces)
     }
 }
 

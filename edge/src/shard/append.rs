@@ -10,15 +10,52 @@ use super::store::Writer;
 use crate::limits;
 use bytes::Bytes;
 
+/// What an object is found and answered by: everything of it but its body.
+pub struct Label<'a> {
+    /// Hash of the key.
+    pub hash: u64,
+    /// Compared whole at every lookup.
+    pub key: &'a [u8],
+    /// Tells variants of one key apart, and what may be answered; begins with the discriminator.
+    pub meta: &'a [u8],
+    /// The head of the response.
+    pub head: &'a [u8],
+}
+
+impl<'a> Label<'a> {
+    /// The label of a key with this hash.
+    pub const fn new(hash: u64, key: &'a [u8], meta: &'a [u8], head: &'a [u8]) -> Self {
+        Label { hash, key, meta, head }
+    }
+}
+
+/// The body of an object to be stored.
+pub enum Body<'a> {
+    /// All of it, to be stored in one record.
+    Whole(&'a [Bytes]),
+    /// Of a large object: its chunks are all stored, numbered from 0.
+    Chunks {
+        /// The number the chunks were stored under.
+        object: u64,
+        /// Length of the whole.
+        bytes: u64,
+    },
+    /// Of a large object: chunks may be missing, now and later, and whoever reads it asks for each. Every chunk that
+    /// does not end the object must be of one size, which the caller knows.
+    Partial {
+        /// The number the chunks are stored under.
+        object: u64,
+        /// Length of the whole.
+        bytes: u64,
+    },
+}
+
 /// A record to be written.
 pub(super) struct Draft<'a> {
     pub(super) kind: Kind,
-    pub(super) hash: u64,
     pub(super) object: u64,
     pub(super) position: u64,
-    pub(super) key: &'a [u8],
-    pub(super) meta: &'a [u8],
-    pub(super) head: &'a [u8],
+    pub(super) label: &'a Label<'a>,
     pub(super) pieces: &'a [Bytes],
 }
 
@@ -49,21 +86,21 @@ impl Writer {
     /// Writes a record that no entry leads to yet; says where it is.
     pub(super) fn append(&mut self, draft: &Draft<'_>, log: Log) -> Result<u64, PutError> {
         let body_bytes: usize = draft.pieces.iter().map(Bytes::len).sum();
-        let payload = draft.key.len() + draft.meta.len() + draft.head.len() + body_bytes;
+        let payload = draft.label.key.len() + draft.label.meta.len() + draft.label.head.len() + body_bytes;
         let records_max = self.geometry.records_bytes() - HEADER_BYTES;
-        if payload > records_max || draft.key.len() > usize::from(u16::MAX) {
+        if payload > records_max || draft.label.key.len() > usize::from(u16::MAX) {
             return Err(PutError::TooLarge);
         }
         self.changing();
         let mut header = Header {
             kind: draft.kind,
             sequence: 0,
-            hash: draft.hash,
+            hash: draft.label.hash,
             object: draft.object,
             position: draft.position,
-            key_bytes: draft.key.len() as u16,
-            meta_bytes: draft.meta.len() as u32,
-            head_bytes: draft.head.len() as u32,
+            key_bytes: draft.label.key.len() as u16,
+            meta_bytes: draft.label.meta.len() as u32,
+            head_bytes: draft.label.head.len() as u32,
             body_bytes: body_bytes as u32,
         };
         let (segment, start) = self.room(log, header.record_bytes())?;
@@ -73,7 +110,7 @@ impl Writer {
         let mut checksum = PayloadChecksum::new(seed);
         let mut at = start + HEADER_BYTES;
         let body = draft.pieces.iter().map(|piece| &**piece);
-        for part in [draft.key, draft.meta, draft.head].into_iter().chain(body) {
+        for part in [draft.label.key, draft.label.meta, draft.label.head].into_iter().chain(body) {
             checksum.add(part);
             self.map.write(segment, at, part);
             at += part.len();

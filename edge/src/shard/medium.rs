@@ -21,7 +21,7 @@ fn has_swap(swaps: &str) -> bool {
 mod tests {
     use super::*;
     use crate::shard::scratch::Scratch;
-    use crate::shard::{Options, open};
+    use crate::shard::{Body, Label, Options, open};
     use bytes::Bytes;
 
     #[test]
@@ -40,7 +40,9 @@ mod tests {
         }
         let options = [Options { path: scratch.path().into(), readers: 1, ..Options::default() }];
         let (mut writer, readers, _) = open(&options).unwrap();
-        writer.put(9, b"k", &[], &[], &[Bytes::from(vec![1; 50_000])], |_| false).unwrap();
+        writer
+            .put(&Label::new(9, b"k", &[], &[]), Body::Whole(&[Bytes::from(vec![1; 50_000])]), |_| false)
+            .unwrap();
         drop((writer, readers));
         let (writer, readers, opened) = open(&options).unwrap();
         assert_eq!((opened.objects, writer.usage().residency_bytes), (1, 0));

@@ -37,6 +37,7 @@ mod usage;
 pub use read::{Cold, Pinned};
 
 pub use accounts::ShardStatus;
+pub use append::{Body, Label};
 pub use set::{Reader, ShardReader, Writer};
 
 use crate::limits;

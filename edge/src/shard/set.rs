@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 use super::accounts::ShardStatus;
+use super::append::{Body, Label};
 use super::inspect::Inspected;
 use super::left::Left;
 pub use super::reader::Reader;
@@ -260,20 +261,26 @@ impl Writer {
         self.shard(number).map_or(0, |shard| tagged(shard.new_object(), number))
     }
 
-    /// Stores a whole object (`pieces` are its body) and publishes it, replacing records of the same key for
-    /// which `replaces(old meta)` holds, and any with the same discriminator.
+    /// Stores an object and publishes it, replacing records of the same key for which `replaces(old meta)` holds, and
+    /// any with the same discriminator. A large object whose chunks are said to be all there, and are not (any more),
+    /// does not fit the store: [`PutError::TooLarge`].
     pub fn put(
         &mut self,
-        hash: u64,
-        key: &[u8],
-        meta: &[u8],
-        head: &[u8],
-        pieces: &[Bytes],
+        label: &Label,
+        mut body: Body,
         mut replaces: impl FnMut(&[u8]) -> bool,
     ) -> Result<(), PutError> {
-        let home = self.homes.of(hash);
-        self.shard(home).ok_or(PutError::NoShard)?.put(hash, key, meta, head, pieces, &mut replaces)?;
-        self.supersede(home, hash, key, meta, replaces);
+        let home = self.homes.of(label.hash);
+        if let Body::Chunks { object, .. } | Body::Partial { object, .. } = &mut body {
+            let (shard, number) = untagged(*object);
+            // The key may have got another home since its chunks were begun.
+            if shard != home {
+                return Err(PutError::NoShard);
+            }
+            *object = number;
+        }
+        self.shard(home).ok_or(PutError::NoShard)?.put(label, body, &mut replaces)?;
+        self.supersede(home, label, replaces);
         Ok(())
     }
 
@@ -281,54 +288,6 @@ impl Writer {
     pub fn put_chunk(&mut self, object: u64, chunk: u32, pieces: &[Bytes]) -> Result<(), PutError> {
         let (number, object) = untagged(object);
         self.shard(number).ok_or(PutError::NoShard)?.put_chunk(object, chunk, pieces)
-    }
-
-    /// Publishes the head record of a large object whose chunks are all stored: numbered from 0, and together
-    /// `object_bytes` long. If they are not all there (any more), the object does not fit the store:
-    /// [`PutError::TooLarge`].
-    #[allow(clippy::too_many_arguments)]
-    pub fn put_chunked(
-        &mut self,
-        hash: u64,
-        key: &[u8],
-        meta: &[u8],
-        head: &[u8],
-        object: u64,
-        object_bytes: u64,
-        mut replaces: impl FnMut(&[u8]) -> bool,
-    ) -> Result<(), PutError> {
-        let (home, object) = untagged(object);
-        // The key may have got another home since its chunks were begun.
-        if home != self.homes.of(hash) {
-            return Err(PutError::NoShard);
-        }
-        let shard = self.shard(home).ok_or(PutError::NoShard)?;
-        shard.put_chunked(hash, key, meta, head, object, object_bytes, &mut replaces)?;
-        self.supersede(home, hash, key, meta, replaces);
-        Ok(())
-    }
-
-    /// Publishes the head record of a large object of which chunks may be missing, now and later: whoever reads it
-    /// asks for each. Every chunk that does not end the object must be of one size, which the caller knows.
-    #[allow(clippy::too_many_arguments)]
-    pub fn put_partial(
-        &mut self,
-        hash: u64,
-        key: &[u8],
-        meta: &[u8],
-        head: &[u8],
-        object: u64,
-        object_bytes: u64,
-        mut replaces: impl FnMut(&[u8]) -> bool,
-    ) -> Result<(), PutError> {
-        let (home, object) = untagged(object);
-        if home != self.homes.of(hash) {
-            return Err(PutError::NoShard);
-        }
-        let shard = self.shard(home).ok_or(PutError::NoShard)?;
-        shard.put_partial(hash, key, meta, head, object, object_bytes, &mut replaces)?;
-        self.supersede(home, hash, key, meta, replaces);
-        Ok(())
     }
 
     /// Whether this chunk of a large object is there.
@@ -348,17 +307,10 @@ impl Writer {
     }
 
     /// Drops from the other shards what a record just stored takes the place of.
-    fn supersede(
-        &mut self,
-        home: usize,
-        hash: u64,
-        key: &[u8],
-        meta: &[u8],
-        mut replaces: impl FnMut(&[u8]) -> bool,
-    ) {
+    fn supersede(&mut self, home: usize, label: &Label, mut replaces: impl FnMut(&[u8]) -> bool) {
         for (number, shard) in self.shards.iter_mut().enumerate() {
             if let (true, Ok(writer)) = (number != home, &mut shard.writer) {
-                writer.supersede(hash, key, meta, &mut replaces);
+                writer.supersede(label, &mut replaces);
             }
         }
     }

@@ -11,7 +11,7 @@
 #![forbid(unsafe_code)]
 
 use super::accounts::Counts;
-use super::append::Draft;
+use super::append::{Body, Draft, Label};
 use super::evict::{Log, Policy};
 use super::index::{Entry, Slot};
 use super::layout::{self, Geometry, HEADER_BYTES, Header, Kind};
@@ -91,25 +91,33 @@ impl Writer {
         self.run << 32 | u64::from(self.objects_made)
     }
 
-    /// Stores a whole object (`pieces` are its body) and publishes it, replacing records of the same key for
-    /// which `replaces(old meta)` holds, and any with the same discriminator.
+    /// Stores an object and publishes it, replacing records of the same key for which `replaces(old meta)` holds, and
+    /// any with the same discriminator. A large object whose chunks are said to be all there, and are not (any more),
+    /// does not fit the store: [`PutError::TooLarge`].
     pub fn put(
         &mut self,
-        hash: u64,
-        key: &[u8],
-        meta: &[u8],
-        head: &[u8],
-        pieces: &[Bytes],
+        label: &Label,
+        body: Body,
         replaces: impl FnMut(&[u8]) -> bool,
     ) -> Result<(), PutError> {
-        let position = pieces.iter().map(|piece| piece.len() as u64).sum();
-        // Numbered, so that of two versions the newer one can be told, whatever segments they are in.
-        let object = self.new_object();
-        let draft = Draft { kind: Kind::Whole, hash, object, position, key, meta, head, pieces };
-        let log = self.log_for(hash, key);
-        let location = self.append(&draft, log)?;
-        let old = self.replaced(hash, key, meta, replaces);
-        let slot = self.slot_for(hash, &old);
+        let (kind, object, position, pieces): (_, _, _, &[Bytes]) = match body {
+            // Numbered, so that of two versions the newer one can be told, whatever segments they are in.
+            Body::Whole(pieces) => (Kind::Whole, self.new_object(), total(pieces), pieces),
+            Body::Chunks { object, bytes } => (Kind::Head, object, bytes, &[]),
+            Body::Partial { object, bytes } => (Kind::Partial, object, bytes, &[]),
+        };
+        let log = self.log_for(label.hash, label.key);
+        let location = self.append(&Draft { kind, object, position, label, pieces }, log)?;
+        let old = self.replaced(label, replaces);
+        let slot = self.slot_for(label.hash, &old);
+        if matches!(body, Body::Chunks { .. }) {
+            self.fills.retain(|&fill| fill != object);
+            // Asked last: making room for the record and for its entry may have cost a chunk.
+            if !self.complete(object, position) {
+                self.mark_dead(location);
+                return Err(PutError::TooLarge);
+            }
+        }
         self.publish(slot, &old, location);
         Ok(())
     }
@@ -117,72 +125,13 @@ impl Writer {
     /// Stores one chunk of a large object; it can be read at once by [`super::Reader::chunk`].
     pub fn put_chunk(&mut self, object: u64, chunk: u32, pieces: &[Bytes]) -> Result<(), PutError> {
         let hash = layout::chunk_hash(object, chunk);
-        let draft = Draft {
-            kind: Kind::Chunk,
-            hash,
-            object,
-            position: chunk.into(),
-            key: &[],
-            meta: &[],
-            head: &[],
-            pieces,
-        };
+        let label = &Label::new(hash, &[], &[], &[]);
         self.note_fill(object);
-        let location = self.append(&draft, Log::Small)?;
+        let location = self.append(
+            &Draft { kind: Kind::Chunk, object, position: chunk.into(), label, pieces },
+            Log::Small,
+        )?;
         let old = self.entries(hash, |header, _| header.is_chunk(object, chunk));
-        let slot = self.slot_for(hash, &old);
-        self.publish(slot, &old, location);
-        Ok(())
-    }
-
-    /// Publishes the head record of a large object whose chunks are all stored: numbered from 0, and together
-    /// `object_bytes` long. If they are not all there (any more), the object does not fit the store:
-    /// [`PutError::TooLarge`].
-    #[allow(clippy::too_many_arguments)]
-    pub fn put_chunked(
-        &mut self,
-        hash: u64,
-        key: &[u8],
-        meta: &[u8],
-        head: &[u8],
-        object: u64,
-        object_bytes: u64,
-        replaces: impl FnMut(&[u8]) -> bool,
-    ) -> Result<(), PutError> {
-        let position = object_bytes;
-        let draft = Draft { kind: Kind::Head, hash, object, position, key, meta, head, pieces: &[] };
-        let log = self.log_for(hash, key);
-        let location = self.append(&draft, log)?;
-        let old = self.replaced(hash, key, meta, replaces);
-        let slot = self.slot_for(hash, &old);
-        self.fills.retain(|&fill| fill != object);
-        // Asked last: making room for the record and for its entry may have cost a chunk.
-        if !self.complete(object, object_bytes) {
-            self.mark_dead(location);
-            return Err(PutError::TooLarge);
-        }
-        self.publish(slot, &old, location);
-        Ok(())
-    }
-
-    /// Publishes the head record of a large object of which chunks may be missing, now and later: whoever reads it
-    /// asks for each. Every chunk that does not end the object must be of one size, which the caller knows.
-    #[allow(clippy::too_many_arguments)]
-    pub fn put_partial(
-        &mut self,
-        hash: u64,
-        key: &[u8],
-        meta: &[u8],
-        head: &[u8],
-        object: u64,
-        object_bytes: u64,
-        replaces: impl FnMut(&[u8]) -> bool,
-    ) -> Result<(), PutError> {
-        let position = object_bytes;
-        let draft = Draft { kind: Kind::Partial, hash, object, position, key, meta, head, pieces: &[] };
-        let log = self.log_for(hash, key);
-        let location = self.append(&draft, log)?;
-        let old = self.replaced(hash, key, meta, replaces);
         let slot = self.slot_for(hash, &old);
         self.publish(slot, &old, location);
         Ok(())
@@ -218,14 +167,8 @@ impl Writer {
     }
 
     /// Removes what a record with this key and meta, stored in another shard, takes the place of.
-    pub(super) fn supersede(
-        &mut self,
-        hash: u64,
-        key: &[u8],
-        meta: &[u8],
-        replaces: impl FnMut(&[u8]) -> bool,
-    ) {
-        let old = self.replaced(hash, key, meta, replaces);
+    pub(super) fn supersede(&mut self, label: &Label, replaces: impl FnMut(&[u8]) -> bool) {
+        let old = self.replaced(label, replaces);
         if !old.is_empty() {
             self.changing();
         }
@@ -278,7 +221,8 @@ impl Writer {
                 self.entries(header.hash, |old, _| old.is_chunk(header.object, header.position as u32))
             }
             Kind::Whole | Kind::Head | Kind::Partial => {
-                self.replaced(header.hash, &record[header.key()], &record[header.meta()], |_| false)
+                let (key, meta) = (&record[header.key()], &record[header.meta()]);
+                self.replaced(&Label::new(header.hash, key, meta, &[]), |_| false)
             }
         };
         let age = |header: &Header, location: u64| (header.object, header.sequence, location);
@@ -356,19 +300,14 @@ impl Writer {
     }
 
     /// Entries of records that a new one with this key and meta takes the place of.
-    fn replaced(
-        &self,
-        hash: u64,
-        key: &[u8],
-        meta: &[u8],
-        mut replaces: impl FnMut(&[u8]) -> bool,
-    ) -> Vec<(Slot, Entry)> {
-        let mut found =
-            self.entries(hash, |header, record| header.kind != Kind::Chunk && &record[header.key()] == key);
+    fn replaced(&self, label: &Label, mut replaces: impl FnMut(&[u8]) -> bool) -> Vec<(Slot, Entry)> {
+        let mut found = self.entries(label.hash, |header, record| {
+            header.kind != Kind::Chunk && &record[header.key()] == label.key
+        });
         found.retain(|(_, entry)| {
             self.record(entry.location()).is_some_and(|(header, record)| {
                 let old = &record[header.meta()];
-                layout::discriminator(old) == layout::discriminator(meta) || replaces(old)
+                layout::discriminator(old) == layout::discriminator(label.meta) || replaces(old)
             })
         });
         found
@@ -483,4 +422,9 @@ impl Writer {
             None => start..end,
         });
     }
+}
+
+/// Bytes of a body in pieces.
+fn total(pieces: &[Bytes]) -> u64 {
+    pieces.iter().map(|piece| piece.len() as u64).sum()
 }

@@ -224,7 +224,7 @@ impl Sweep {
 mod tests {
     use super::*;
     use crate::shard::scratch::Scratch;
-    use crate::shard::{Options, Reader, Writer, open};
+    use crate::shard::{Body, Label, Options, Reader, Writer, open};
     use bytes::Bytes;
 
     fn store(scratch: &Scratch) -> (Writer, Reader) {
@@ -249,7 +249,9 @@ mod tests {
     fn what_the_page_cache_still_holds_is_believed_after_one_sweep_of_a_calm_machine() {
         let scratch = Scratch::new("sweep-calm");
         let (mut writer, reader) = store(&scratch);
-        writer.put(9, b"k", &[], &[], &[Bytes::from(vec![1; 50_000])], |_| false).unwrap();
+        writer
+            .put(&Label::new(9, b"k", &[], &[]), Body::Whole(&[Bytes::from(vec![1; 50_000])]), |_| false)
+            .unwrap();
         assert!(is_believed(&reader), "the writer has just touched it");
         drop((writer, reader));
         let (writer, reader) = store(&scratch);
@@ -264,7 +266,9 @@ mod tests {
     fn reclaim_ends_epochs_and_a_look_does_not_count_as_a_use_then() {
         let scratch = Scratch::new("sweep-reclaim");
         let (mut writer, reader) = store(&scratch);
-        writer.put(9, b"k", &[], &[], &[Bytes::from(vec![1; 50_000])], |_| false).unwrap();
+        writer
+            .put(&Label::new(9, b"k", &[], &[]), Body::Whole(&[Bytes::from(vec![1; 50_000])]), |_| false)
+            .unwrap();
         let mut sweep = Sweep::new(writer.windows().remove(0));
         whole_sweep(&mut sweep, false);
         sweep.step(Reclaimed::Pages(EPOCH_PAGES_MIN - 1), false);

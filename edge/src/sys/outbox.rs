@@ -344,14 +344,14 @@ mod tests {
 
     #[test]
     fn a_page_that_is_gone_is_not_sent_and_neither_is_one_in_its_place() {
-        use crate::shard::{Options, scratch::Scratch};
+        use crate::shard::{Body, Label, Options, scratch::Scratch};
         use std::os::fd::AsRawFd;
         let scratch = Scratch::new("outbox-gone");
         let path = scratch.path().to_path_buf();
         let store = Options { path, readers: 2, ..Options::default() };
         let (mut writer, readers, _) = crate::shard::open(&[store]).unwrap();
         let body = Bytes::from(vec![b'x'; 20_000]);
-        writer.put(7, b"key", &[0; 8], b"head", &[body], |_| true).unwrap();
+        writer.put(&Label::new(7, b"key", &[0; 8], b"head"), Body::Whole(&[body]), |_| true).unwrap();
         let pinned = readers[0].lookup(7, b"key", |_| true).unwrap();
         let mut outbox = Outbox::default();
         outbox.push_record(pinned, 0..4, 0..20_000);

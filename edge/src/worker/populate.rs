@@ -123,7 +123,7 @@ impl Populates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard::{Options, Reader, Writer, open};
+    use crate::shard::{Body, Label, Options, Reader, Writer, open};
     use crate::sys::mapping::memory_page_bytes;
     use bytes::Bytes;
 
@@ -141,7 +141,13 @@ mod tests {
         let (mut writer, _, _) = open(std::slice::from_ref(&options)).unwrap();
         let body = Bytes::from(vec![7; 4 * memory_page_bytes()]);
         for number in 1..=OBJECTS {
-            writer.put(hash(number), b"k", &[], &[], std::slice::from_ref(&body), |_| false).unwrap();
+            writer
+                .put(
+                    &Label::new(hash(number), b"k", &[], &[]),
+                    Body::Whole(std::slice::from_ref(&body)),
+                    |_| false,
+                )
+                .unwrap();
         }
         drop(writer);
         let (writer, mut readers, _) = open(std::slice::from_ref(&options)).unwrap();

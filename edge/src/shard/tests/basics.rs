@@ -40,12 +40,24 @@ fn a_newer_version_takes_the_older_ones_place_and_variants_stand_side_by_side() 
     assert_eq!(writer.usage().objects, 3);
     // One that replaces all of them, whatever their discriminator.
     let last = Object { variant: 7, ..Object::small(9, 6) };
-    writer.put(hash(9), &key(9), &last.meta(), &last.head(), &[last.body().into()], |_| true).unwrap();
+    writer
+        .put(
+            &Label::new(hash(9), &key(9), &last.meta(), &last.head()),
+            Body::Whole(&[last.body().into()]),
+            |_| true,
+        )
+        .unwrap();
     assert_eq!(all_served(&readers[0], 10, 8), [last]);
     assert_eq!(writer.usage().objects, 1);
     // The discriminator alone suffices.
     let after = Object { version: 8, ..last };
-    writer.put(hash(9), &key(9), &after.meta(), &after.head(), &[after.body().into()], |_| false).unwrap();
+    writer
+        .put(
+            &Label::new(hash(9), &key(9), &after.meta(), &after.head()),
+            Body::Whole(&[after.body().into()]),
+            |_| false,
+        )
+        .unwrap();
     assert_eq!(all_served(&readers[0], 10, 8), [after]);
 }
 
@@ -87,12 +99,22 @@ fn large_objects_are_found_chunk_by_chunk() {
     let number = writer.new_object();
     writer.put_chunk(number, 1, &[Bytes::from_static(b"world")]).unwrap();
     assert_eq!(readers[0].chunk(number, 1).unwrap().body(), b"world");
-    let short = writer.put_chunked(hash(5), &key(5), b"", b"", number, 10, |_| false);
+    let short = writer.put(
+        &Label::new(hash(5), &key(5), b"", b""),
+        Body::Chunks { object: number, bytes: 10 },
+        |_| false,
+    );
     assert_eq!(short, Err(PutError::TooLarge));
     writer.put_chunk(number, 0, &[Bytes::from_static(b"hello")]).unwrap();
-    let longer = writer.put_chunked(hash(5), &key(5), b"", b"", number, 9, |_| false);
+    let longer = writer.put(
+        &Label::new(hash(5), &key(5), b"", b""),
+        Body::Chunks { object: number, bytes: 9 },
+        |_| false,
+    );
     assert_eq!(longer, Err(PutError::TooLarge));
-    writer.put_chunked(hash(5), &key(5), b"", b"", number, 10, |_| false).unwrap();
+    writer
+        .put(&Label::new(hash(5), &key(5), b"", b""), Body::Chunks { object: number, bytes: 10 }, |_| false)
+        .unwrap();
     assert_eq!(readers[0].lookup(hash(5), &key(5), |_| true).unwrap().chunked(), Some(number));
 }
 
@@ -126,7 +148,9 @@ fn put_partial(writer: &mut Writer, object: Object) -> u64 {
     let same = |old: &[u8]| meta_variant(old) == object.variant;
     let (key, bytes) = (key(object.key), object.body_bytes as u64);
     let (meta, head) = (object.meta(), object.head());
-    writer.put_partial(hash(object.key), &key, &meta, &head, number, bytes, same).unwrap();
+    writer
+        .put(&Label::new(hash(object.key), &key, &meta, &head), Body::Partial { object: number, bytes }, same)
+        .unwrap();
     number
 }
 
@@ -167,7 +191,13 @@ fn a_partial_object_is_found_with_the_chunks_that_are_there_also_after_a_restart
         put_chunk(&mut writer, object, number, 1);
         assert!(writer.complete(number, 25_000));
         let (meta, head) = (object.meta(), object.head());
-        writer.put_chunked(hash(1), &key(1), &meta, &head, number, 25_000, |_| true).unwrap();
+        writer
+            .put(
+                &Label::new(hash(1), &key(1), &meta, &head),
+                Body::Chunks { object: number, bytes: 25_000 },
+                |_| true,
+            )
+            .unwrap();
         assert_eq!(served(&readers[0], 1, 0), Some(object));
         assert!(!readers[0].lookup(hash(1), &key(1), |_| true).unwrap().partial());
         assert_eq!(writer.remove(hash(1), &key(1)), 1);
@@ -188,7 +218,13 @@ fn the_head_of_a_partial_object_outlives_its_chunks() {
         if version % 20 == 0 {
             // Put again, as a validation does.
             let (meta, head) = (object.meta(), object.head());
-            writer.put_partial(hash(1), &key(1), &meta, &head, number, 25_000, |_| true).unwrap();
+            writer
+                .put(
+                    &Label::new(hash(1), &key(1), &meta, &head),
+                    Body::Partial { object: number, bytes: 25_000 },
+                    |_| true,
+                )
+                .unwrap();
         }
         Object { key: 2 + version as u32, ..Object::small(0, version) }.put(&mut writer).unwrap();
         version += 1;
@@ -221,7 +257,7 @@ fn records_larger_than_a_segment_are_refused() {
     }
     assert_eq!(served(&readers[0], 1, 0), Some(fits(longest)));
     let long_key = vec![b'k'; 70_000];
-    let refused = writer.put(1, &long_key, b"", b"", &[], |_| true);
+    let refused = writer.put(&Label::new(1, &long_key, b"", b""), Body::Whole(&[]), |_| true);
     assert_eq!(refused, Err(PutError::TooLarge));
 }
 

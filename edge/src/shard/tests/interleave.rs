@@ -116,7 +116,7 @@ fn what_lies_at_a_place_is_believed_only_while_the_entry_stands() {
         // Takes the first segment, if the reader does not hold it; the forgery lies where `wanted` was.
         let (key, meta) = (key(5), Object::small(5, 1).meta());
         let body = forgery(before, 1, crate::shard::layout::HEADER_BYTES + key.len() + meta.len());
-        let put = writer.put(hash(5), &key, &meta, b"", &[body.into()], |_| true);
+        let put = writer.put(&Label::new(hash(5), &key, &meta, b""), Body::Whole(&[body.into()]), |_| true);
         assert!(put.is_ok() || put == Err(PutError::Pinned));
         threads.into_iter().for_each(|thread| thread.join().unwrap());
     }

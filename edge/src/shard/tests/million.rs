@@ -21,7 +21,13 @@ fn a_million_objects_are_there_within_a_second_of_a_clean_stop() {
     let key = |number: u32| u64::from(number).to_le_bytes();
     for number in 0..OBJECTS {
         let body = std::slice::from_ref(&body);
-        writer.put(xxh3_64(&key(number)), &key(number), &[0; 16], b"head", body, |_| true).unwrap();
+        writer
+            .put(
+                &Label::new(xxh3_64(&key(number)), &key(number), &[0; 16], b"head"),
+                Body::Whole(body),
+                |_| true,
+            )
+            .unwrap();
     }
     // As a stop does it: flushed first.
     std::fs::File::open(scratch.path().join("shard-0")).unwrap().sync_all().unwrap();

@@ -17,7 +17,7 @@ mod torn;
 use super::read::Reader;
 use super::scratch::Scratch;
 use super::store::Writer;
-use super::{Opened, Options, Pinned, PutError, layout, recover};
+use super::{Body, Label, Opened, Options, Pinned, PutError, layout, recover};
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -123,13 +123,17 @@ impl Object {
         if self.chunk_bytes == 0 {
             let middle = body.len() / 3;
             let pieces = [body.slice(..middle), body.slice(middle..)];
-            return writer.put(hash(self.key), &key, &meta, &head, &pieces, same);
+            return writer.put(&Label::new(hash(self.key), &key, &meta, &head), Body::Whole(&pieces), same);
         }
         let object = writer.new_object();
         for (chunk, bytes) in body.chunks(self.chunk_bytes).enumerate() {
             writer.put_chunk(object, chunk as u32, &[Bytes::copy_from_slice(bytes)])?;
         }
-        writer.put_chunked(hash(self.key), &key, &meta, &head, object, body.len() as u64, same)
+        writer.put(
+            &Label::new(hash(self.key), &key, &meta, &head),
+            Body::Chunks { object, bytes: body.len() as u64 },
+            same,
+        )
     }
 
     /// Stores it with some of its chunks alone: those with a bit in `which`.
@@ -137,7 +141,11 @@ impl Object {
         let (key, meta, head, body) = (key(self.key), self.meta(), self.head(), self.body());
         let same = |old: &[u8]| meta_variant(old) == self.variant;
         let object = writer.new_object();
-        writer.put_partial(hash(self.key), &key, &meta, &head, object, body.len() as u64, same)?;
+        writer.put(
+            &Label::new(hash(self.key), &key, &meta, &head),
+            Body::Partial { object, bytes: body.len() as u64 },
+            same,
+        )?;
         for (chunk, bytes) in body.chunks(self.chunk_bytes).enumerate() {
             if which >> (chunk % 64) & 1 == 1 {
                 // A chunk that has no room is one that is missing.

@@ -20,7 +20,9 @@ pub(super) fn open(shards: &[Options]) -> (set::Writer, Vec<set::Reader>, Opened
 pub(super) fn put(writer: &mut set::Writer, number: u32, version: u64) -> Result<(), PutError> {
     let object = Object { body_bytes: 200, ..Object::small(number, version) };
     let (meta, head, body) = (object.meta(), object.head(), Bytes::from(object.body()));
-    writer.put(hash(number), &key(number), &meta, &head, &[body], |old| meta_variant(old) == 0)
+    writer.put(&Label::new(hash(number), &key(number), &meta, &head), Body::Whole(&[body]), |old| {
+        meta_variant(old) == 0
+    })
 }
 
 pub(super) fn put_chunked(writer: &mut set::Writer, number: u32, version: u64) -> Result<(), PutError> {
@@ -30,7 +32,11 @@ pub(super) fn put_chunked(writer: &mut set::Writer, number: u32, version: u64) -
     for (chunk, bytes) in body.chunks(object.chunk_bytes).enumerate() {
         writer.put_chunk(chunks, chunk as u32, &[Bytes::copy_from_slice(bytes)])?;
     }
-    writer.put_chunked(hash(number), &key(number), &meta, &head, chunks, body.len() as u64, |_| true)
+    writer.put(
+        &Label::new(hash(number), &key(number), &meta, &head),
+        Body::Chunks { object: chunks, bytes: body.len() as u64 },
+        |_| true,
+    )
 }
 
 /// What is found under a key, all its bytes checked.
