@@ -224,6 +224,9 @@ pub const SWEEP_STEP_MS: u64 = 20;
 pub const SWEEP_IDLE_MS: u64 = 1_000;
 /// Messages from control handled in one turn, so that hits are not kept waiting.
 pub const MAIL_PER_TURN_MAX: usize = 256;
+/// Accepts of a listener that a worker has under way: as many connections are taken in one turn, so that a flood of
+/// them does not keep hits waiting. Each has a place for the peer's address.
+pub const ACCEPTS_PER_LISTENER: usize = 32;
 /// Milliseconds to wait for the peer's close after ours.
 pub const LINGER_MS: u64 = 2_000;
 /// Milliseconds that answers under way get at a stop.
@@ -251,6 +254,12 @@ pub const HTTP2_RESETS_PER_SECOND_MAX: u32 = 200;
 pub const HTTP2_SETTINGS_PER_SECOND_MAX: u32 = 20;
 /// PING frames in a second; clients that measure bandwidth send some.
 pub const HTTP2_PINGS_PER_SECOND_MAX: u32 = 50;
+/// WINDOW_UPDATE frames in a second, beside one for each `HTTP2_BYTES_PER_WINDOW_UPDATE_MIN` of bodies sent: some
+/// clients open each stream's window on its own, as many as `HTTP2_STREAMS_MAX` at once.
+pub const HTTP2_WINDOW_UPDATES_PER_SECOND_MAX: u32 = 1000;
+/// Bytes of bodies for which a client may answer with one WINDOW_UPDATE: those that do so for each packet they read do
+/// it for the stream and for the connection.
+pub const HTTP2_BYTES_PER_WINDOW_UPDATE_MIN: usize = 512;
 /// Empty DATA frames that end nothing and empty parts of field sections, in a second.
 pub const HTTP2_EMPTY_FRAMES_PER_SECOND_MAX: u32 = 50;
 /// Priorities and frames of unknown types in a second; browsers send one with most requests.

@@ -283,6 +283,7 @@ fn frames() -> Vec<Case> {
     // The `h2` crate says PROTOCOL_ERROR where the RFC has a code of its own. The connection ends all the same.
     let coarse = Goaway(PROTOCOL_ERROR);
     let long = vec![0; 16_385];
+    let windows = limits::HTTP2_WINDOW_UPDATES_PER_SECOND_MAX as usize;
     let half = block(&GET).len() / 2;
     let (first, second) = (block(&GET)[..half].to_vec(), block(&GET)[half..].to_vec());
     let open = || frame(HEADERS, END_STREAM, 1, &first);
@@ -341,6 +342,8 @@ fn frames() -> Vec<Case> {
         ("6.9", "WINDOW_UPDATE of 3 bytes", frame(WINDOW_UPDATE, 0, 0, &[0; 3]), coarse),
         ("6.9.1", "the connection's window beyond 2^31-1", window(0, 0x7fff_ffff), Goaway(FLOW_CONTROL_ERROR)),
         ("6.9.1", "a stream's window beyond 2^31-1", [post(1, &[]), window(1, 0x7fff_ffff)].concat(), Reset(FLOW_CONTROL_ERROR)),
+        ("10.5", "WINDOW_UPDATE as often as allowed", [get(1, &[]), window(0, 1).repeat(windows)].concat(), Hit),
+        ("10.5", "WINDOW_UPDATE more often", [get(1, &[]), window(0, 1).repeat(windows + 1)].concat(), Goaway(ENHANCE_YOUR_CALM)),
         ("6.10", "CONTINUATION after the end", [get(1, &[]), frame(CONTINUATION, 4, 1, &second)].concat(), Goaway(PROTOCOL_ERROR)),
         ("6.10", "CONTINUATION on stream 0", [open(), frame(CONTINUATION, 4, 0, &second)].concat(), Goaway(PROTOCOL_ERROR)),
         ("6.10", "many CONTINUATIONs", [open(), frame(CONTINUATION, 0, 1, b"").repeat(9)].concat(), Goaway(ENHANCE_YOUR_CALM)),

@@ -37,6 +37,9 @@ pub enum Flood {
     /// PING frames.
     #[error("PING frames")]
     Pings,
+    /// WINDOW_UPDATE frames, for little that was sent.
+    #[error("WINDOW_UPDATE frames")]
+    Windows,
     /// Frames that could carry something and did not.
     #[error("empty frames")]
     Empty,
@@ -57,6 +60,7 @@ struct Counts {
     resets: u32,
     settings: u32,
     pings: u32,
+    windows: u32,
     empty: u32,
     other: u32,
 }
@@ -81,6 +85,8 @@ pub(super) struct Meter {
     update: Vec<u8>,
     counts: Counts,
     second_began_ms: u64,
+    /// Bytes of bodies sent that no WINDOW_UPDATE was reckoned against yet.
+    unanswered_bytes: usize,
     /// When the field section that has not ended yet began; 0: there is none.
     section_began_ms: u64,
     continuations: u32,
@@ -100,6 +106,7 @@ impl Meter {
             update: Vec::new(),
             counts: Counts::default(),
             second_began_ms: 0,
+            unanswered_bytes: 0,
             section_began_ms: 0,
             continuations: 0,
             seen: Seen::default(),
@@ -110,6 +117,11 @@ impl Meter {
     /// When the field section under way began, monotonic milliseconds.
     pub(super) fn section_began_ms(&self) -> Option<u64> {
         (self.section_began_ms != 0).then_some(self.section_began_ms)
+    }
+
+    /// So many bytes of bodies were sent: the peer will answer them with new windows.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        self.unanswered_bytes = self.unanswered_bytes.saturating_add(bytes);
     }
 
     /// Counts a stream that we had to reset for what the peer sent on it.
@@ -184,7 +196,15 @@ impl Meter {
                 count(&mut counts.settings, limits::HTTP2_SETTINGS_PER_SECOND_MAX, Flood::Settings)?;
             }
             PING => count(&mut counts.pings, limits::HTTP2_PINGS_PER_SECOND_MAX, Flood::Pings)?,
-            WINDOW_UPDATE => {}
+            WINDOW_UPDATE => {
+                match self.unanswered_bytes.checked_sub(limits::HTTP2_BYTES_PER_WINDOW_UPDATE_MIN) {
+                    Some(bytes) => self.unanswered_bytes = bytes,
+                    None => {
+                        let most = limits::HTTP2_WINDOW_UPDATES_PER_SECOND_MAX;
+                        count(&mut counts.windows, most, Flood::Windows)?;
+                    }
+                }
+            }
             // PRIORITY, GOAWAY, PUSH_PROMISE, PRIORITY_UPDATE and whatever is not known.
             _ => count(&mut counts.other, limits::HTTP2_OTHER_FRAMES_PER_SECOND_MAX, Flood::Other)?,
         }
@@ -245,10 +265,25 @@ mod tests {
         check(RST_STREAM, &[0; 4], limits::HTTP2_RESETS_PER_SECOND_MAX, Flood::Resets);
         check(SETTINGS, &[0; 6], limits::HTTP2_SETTINGS_PER_SECOND_MAX, Flood::Settings);
         check(PING, &[0; 8], limits::HTTP2_PINGS_PER_SECOND_MAX, Flood::Pings);
+        check(WINDOW_UPDATE, &[0; 4], limits::HTTP2_WINDOW_UPDATES_PER_SECOND_MAX, Flood::Windows);
         check(DATA, b"", limits::HTTP2_EMPTY_FRAMES_PER_SECOND_MAX, Flood::Empty);
         check(HEADERS, b"", limits::HTTP2_EMPTY_FRAMES_PER_SECOND_MAX, Flood::Empty);
         check(2, &[0; 5], limits::HTTP2_OTHER_FRAMES_PER_SECOND_MAX, Flood::Other);
         check(0xee, b"", limits::HTTP2_OTHER_FRAMES_PER_SECOND_MAX, Flood::Other);
+    }
+
+    #[test]
+    fn window_updates_are_free_for_what_was_sent() {
+        const MORE: usize = 5000;
+        let mut meter = Meter::new();
+        meter.read(PREFACE, 5).unwrap();
+        meter.read(&frame(SETTINGS, 0, 0, &[]), 5).unwrap();
+        meter.sent(MORE * limits::HTTP2_BYTES_PER_WINDOW_UPDATE_MIN);
+        let one = frame(WINDOW_UPDATE, 0, 1, &[0; 4]);
+        for number in 0..MORE + limits::HTTP2_WINDOW_UPDATES_PER_SECOND_MAX as usize {
+            assert_eq!(meter.read(&one, 7), Ok(()), "{number}");
+        }
+        assert_eq!(meter.read(&one, 7), Err(Flood::Windows));
     }
 
     #[test]

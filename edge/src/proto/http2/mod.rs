@@ -309,6 +309,7 @@ impl<R: Record> Http2<R> {
             match self.streams[at].take_turn(&self.pipe) {
                 Turn::Sent { bytes, ended } => {
                     self.turns.took(id);
+                    self.meter.sent(bytes);
                     self.unwritten_bytes += bytes;
                     if ended {
                         self.remove(at);
