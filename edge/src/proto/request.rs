@@ -7,6 +7,7 @@ use super::key;
 use crate::limits;
 use std::cell::Cell;
 use std::mem::MaybeUninit;
+use std::net::IpAddr;
 use std::ops::Range;
 
 pub use super::key::Scheme;
@@ -120,6 +121,9 @@ pub struct RequestHead {
     pub expect_continue: bool,
     /// How the client came; set by whoever calls [`RequestHead::parse`], and kept by it.
     pub scheme: Scheme,
+    /// The address of the connection's other end, an IPv4 one never mapped into IPv6; set and kept as `scheme` is.
+    /// `None` in tests without a network.
+    pub peer: Option<IpAddr>,
     /// The cache key: `scheme://host[:port]/path?query`.
     pub key: Vec<u8>,
     /// xxh3-64 of `key`.

@@ -1,15 +1,16 @@
 //! One io_uring per worker: typed operations in, completions out, one system call a turn.
 //!
 //! What an operation points at must outlive it. Memory that the kernel keeps beyond the submission is
-//! owned here ([`Ring`]'s event and option cells), by [`super::buffers`] (receives), or by an
+//! owned here ([`Ring`]'s event, option and peer cells), by [`super::buffers`] (receives), or by an
 //! [`Outbox`] or [`Wire`] that refuses to be freed while a send is in flight.
 
 use super::mapping::Extent;
 use super::outbox::Outbox;
 use super::wire::Wire;
-use io_uring::types::{CancelBuilder, Fd, Fixed, Timespec};
+use io_uring::types::{CancelBuilder, DestinationSlot, Fd, Fixed, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 /// A finished (or, for multishot operations, a further) step of an operation.
@@ -52,13 +53,39 @@ pub struct Ring {
     /// The kernel writes socket options here; index = sample number.
     samples: Box<[i32; SAMPLES]>,
     samples_free: Vec<u16>,
+    /// The kernel writes the addresses of accepted peers here; index = number of the accept.
+    peers: Box<[Peer]>,
     tick: Box<Timespec>,
 }
 
+/// Room for the address of a peer: `struct sockaddr_in` or `sockaddr_in6`, and its length.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Peer {
+    address: [u8; size_of::<libc::sockaddr_in6>()],
+    len: libc::socklen_t,
+}
+
+const PEER_LEN: usize = std::mem::offset_of!(Peer, len);
+
+impl Peer {
+    const EMPTY: Peer = Peer { address: [0; _], len: size_of::<libc::sockaddr_in6>() as libc::socklen_t };
+
+    /// `sin_addr` lies at byte 4, `sin6_addr` at byte 8 (include/uapi/linux/in.h, in6.h).
+    fn ip(&self) -> Option<IpAddr> {
+        let family = u16::from_ne_bytes([self.address[0], self.address[1]]);
+        match i32::from(family) {
+            libc::AF_INET => Some(Ipv4Addr::from(*self.address[4..].first_chunk()?).into()),
+            libc::AF_INET6 => Some(Ipv6Addr::from(*self.address[8..].first_chunk()?).to_canonical()),
+            _ => None,
+        }
+    }
+}
+
 impl Ring {
-    /// A ring with `entries` submission slots, `files` direct descriptors, deferred task work, and at most `threads`
-    /// of the kernel for what may wait for a disk.
-    pub fn new(entries: u32, files: u32, threads: u32) -> io::Result<Self> {
+    /// A ring with `entries` submission slots, `files` direct descriptors, `accepts` accepts at once, deferred task
+    /// work, and at most `threads` of the kernel for what may wait for a disk.
+    pub fn new(entries: u32, files: u32, accepts: usize, threads: u32) -> io::Result<Self> {
         let mut features = Features { defer_taskrun: true, no_sqarray: true, registered_ring: true };
         let build = |no_sqarray: bool| {
             let mut builder = IoUring::builder();
@@ -85,6 +112,7 @@ impl Ring {
             event_cells: Box::new([0, 1]),
             samples: Box::new([-1; SAMPLES]),
             samples_free: (0..SAMPLES as u16).collect(),
+            peers: vec![Peer::EMPTY; accepts].into(),
             tick: Box::new(Timespec::new()),
         })
     }
@@ -134,10 +162,22 @@ impl Ring {
         }
     }
 
-    /// Accepts until cancelled, each connection into a free direct descriptor.
-    pub fn accept_multi(&mut self, listener: BorrowedFd<'_>, token: u64) {
-        let entry = opcode::AcceptMulti::new(Fd(listener.as_raw_fd())).allocate_file_index(true).build();
+    /// Accepts one connection into a free direct descriptor. `number` is one that no other accept under way has:
+    /// the peer's address is kept under it. (A multishot accept has one place for the addresses of all its
+    /// connections, so it cannot say whose is whose.)
+    pub fn accept(&mut self, listener: BorrowedFd<'_>, number: usize, token: u64) {
+        self.peers[number] = Peer::EMPTY;
+        let peer = &raw mut self.peers[number];
+        // Inside the cell; nothing is read here.
+        let (address, len) = (peer.cast::<libc::sockaddr>(), peer.wrapping_byte_add(PEER_LEN).cast());
+        let slot = Some(DestinationSlot::auto_target());
+        let entry = opcode::Accept::new(Fd(listener.as_raw_fd()), address, len).file_index(slot).build();
         self.push(entry, token);
+    }
+
+    /// The address of whom the accept of this number brought, an IPv4 one never mapped into IPv6.
+    pub fn accepted_peer(&self, number: usize) -> Option<IpAddr> {
+        self.peers[number].ip()
     }
 
     /// Receives until cancelled or out of buffers, into buffers of `group`.
@@ -170,6 +210,12 @@ impl Ring {
     /// Closes a direct descriptor.
     pub fn close(&mut self, file: u32, token: u64) {
         self.push(opcode::Close::new(Fixed(file)).build(), token);
+    }
+
+    /// Cancels every operation on a descriptor of the process.
+    pub fn cancel_all(&mut self, of: BorrowedFd<'_>, token: u64) {
+        let which = CancelBuilder::fd(Fd(of.as_raw_fd())).all();
+        self.push(opcode::AsyncCancel2::new(which).build(), token);
     }
 
     /// Cancels the operation started with `target`.
@@ -288,5 +334,87 @@ impl Enter {
             )
         };
         if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::socket;
+    use nix::sys::socket::{
+        AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, connect, getsockname,
+    };
+    use std::collections::BTreeSet;
+    use std::net::SocketAddr;
+    use std::os::fd::{AsFd, OwnedFd};
+
+    fn client(from: Ipv4Addr, to: &SockaddrIn) -> OwnedFd {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let fd = nix::sys::socket::socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
+        bind(fd.as_raw_fd(), &SockaddrIn::from(std::net::SocketAddrV4::new(from, 0))).unwrap();
+        connect(fd.as_raw_fd(), to).unwrap();
+        fd
+    }
+
+    #[test]
+    fn each_accept_tells_the_address_of_its_own_peer() {
+        const ACCEPTS: usize = 3;
+        let mut ring = Ring::new(32, 16, ACCEPTS + 1, 1).unwrap();
+        let v4 = socket::listener(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        let v6 = socket::listener(SocketAddr::from((Ipv6Addr::LOCALHOST, 0))).unwrap();
+        for number in 0..ACCEPTS {
+            ring.accept(v4.as_fd(), number, number as u64);
+        }
+        ring.accept(v6.as_fd(), ACCEPTS, ACCEPTS as u64);
+        let mut completions = Vec::new();
+        ring.turn(0, &mut completions).unwrap();
+        assert!(completions.is_empty(), "nobody has connected");
+
+        let to: SockaddrIn = getsockname(v4.as_raw_fd()).unwrap();
+        let expected: BTreeSet<IpAddr> = (2..12).map(|last| Ipv4Addr::new(127, 0, 0, last).into()).collect();
+        let clients: Vec<OwnedFd> = (2..12).map(|last| client(Ipv4Addr::new(127, 0, 0, last), &to)).collect();
+        let mut seen = BTreeSet::new();
+        while seen.len() < clients.len() {
+            ring.turn(1, &mut completions).unwrap();
+            for completion in completions.drain(..) {
+                assert!(completion.result >= 0, "{completion:?}");
+                let number = completion.token as usize;
+                assert!(seen.insert(ring.accepted_peer(number).unwrap()), "an address came twice");
+                ring.accept(v4.as_fd(), number, number as u64);
+            }
+        }
+        assert_eq!(seen, expected);
+
+        let to: SockaddrIn6 = getsockname(v6.as_raw_fd()).unwrap();
+        let _client = std::net::TcpStream::connect(SocketAddr::from((to.ip(), to.port()))).unwrap();
+        ring.turn(1, &mut completions).unwrap();
+        assert_eq!(completions.pop().map(|completion| completion.token), Some(ACCEPTS as u64));
+        assert_eq!(ring.accepted_peer(ACCEPTS), Some(Ipv6Addr::LOCALHOST.into()));
+    }
+
+    #[test]
+    fn an_accept_is_cancelled_with_all_of_its_listener() {
+        let mut ring = Ring::new(32, 16, 2, 1).unwrap();
+        let listener = socket::listener(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        ring.accept(listener.as_fd(), 0, 10);
+        ring.accept(listener.as_fd(), 1, 11);
+        let mut completions = Vec::new();
+        ring.turn(0, &mut completions).unwrap();
+        ring.cancel_all(listener.as_fd(), 12);
+        while completions.len() < 3 {
+            ring.turn(1, &mut completions).unwrap();
+        }
+        let result = |token| completions.iter().find(|c| c.token == token).map(|c| c.result);
+        assert_eq!((result(10), result(11)), (Some(-libc::ECANCELED), Some(-libc::ECANCELED)));
+        assert_eq!(result(12), Some(2), "how many were cancelled");
+    }
+
+    #[test]
+    fn an_ipv4_address_mapped_into_ipv6_is_an_ipv4_address() {
+        let mut peer = Peer::EMPTY;
+        assert_eq!(peer.ip(), None, "nothing was written");
+        peer.address[..2].copy_from_slice(&(libc::AF_INET6 as u16).to_ne_bytes());
+        peer.address[8..24].copy_from_slice(&Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped().octets());
+        assert_eq!(peer.ip(), Some(Ipv4Addr::new(192, 0, 2, 1).into()));
     }
 }

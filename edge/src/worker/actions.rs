@@ -188,6 +188,7 @@ impl Node {
     ) -> usize {
         let fresh = matches!(input, Input::Received(_));
         self.out.request.scheme = connection.scheme;
+        self.out.request.peer = connection.peer;
         self.fetched = None;
         self.out.clear();
         connection.session.on(input, self.now, &mut self.out);

@@ -9,6 +9,7 @@ use crate::limits;
 use crate::proto::request::{RequestHead, Scheme};
 use crate::proto::session::Session;
 use crate::sys::outbox::Outbox;
+use std::net::IpAddr;
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +107,8 @@ pub struct Connection {
     pub secure: Option<Box<Secure>>,
     /// What keys of requests begin with.
     pub scheme: Scheme,
+    /// The address it came from.
+    pub peer: Option<IpAddr>,
     /// The connection speaks HTTP/2; its streams have what `source` and `fetch` are for the session.
     pub multiplex: Option<Box<Multiplex>>,
     /// The first bytes tell which version of HTTP it speaks.
@@ -146,6 +149,7 @@ impl Connection {
             outbox: None,
             secure: None,
             scheme: Scheme::Http,
+            peer: None,
             multiplex: None,
             undecided: false,
             stash: Vec::new(),

@@ -14,15 +14,27 @@ use crate::proto::session::{Input, Session};
 use crate::stats::Counter;
 use crate::sys::fault;
 use crate::sys::ring::Completion;
+use std::os::fd::AsFd;
 
 impl Worker {
-    pub(super) fn accepted(&mut self, number: usize, completion: Completion) {
-        self.listeners[number].armed &= completion.more;
+    /// Starts the accept of this number, of the listener it belongs to; none once the node drains.
+    pub(super) fn accept(&mut self, number: u32) {
+        if self.end_ms.is_none() {
+            let listener = &self.listeners[number as usize / limits::ACCEPTS_PER_LISTENER];
+            let token = Token::pack(Op::Accept, 0, number);
+            self.ring.accept(listener.socket.as_fd(), number as usize, token);
+        }
+    }
+
+    pub(super) fn accepted(&mut self, number: u32, completion: Completion) {
         let Ok(file) = u32::try_from(completion.result) else {
-            // Out of slots or descriptors: the listener is armed again at the next tick. Or the node drains.
+            // Out of slots or descriptors: accepted again at the next tick. Or the node drains.
             self.node.cells.add(Counter::AcceptRefused, u64::from(self.end_ms.is_none()));
+            self.accepts_idle.push(number);
             return;
         };
+        let peer = self.ring.accepted_peer(number as usize);
+        self.accept(number);
         let Some(connection) = self.table.get_mut(file as usize).filter(|c| c.phase == Phase::Free) else {
             self.node.cells.add(Counter::AcceptRefused, 1);
             self.ring.close(file, Token::pack(Op::Unwatched, 0, 0));
@@ -32,8 +44,12 @@ impl Worker {
         *connection = Connection::free(Session::new(self.node.now, &self.node.timeouts()));
         connection.generation = generation;
         connection.phase = Phase::Open;
+        connection.peer = peer;
         connection.undecided = self.http2_cleartext;
-        if let Some(config) = self.listeners[number].policy.and_then(|at| self.secure.policies.get(at)) {
+        if let Some(config) = self.listeners[number as usize / limits::ACCEPTS_PER_LISTENER]
+            .policy
+            .and_then(|at| self.secure.policies.get(at))
+        {
             let deadline_ms = connection.session.deadline_ms();
             connection.secure = Some(Box::new(Secure::new(config.clone(), deadline_ms)));
             connection.scheme = Scheme::Https;

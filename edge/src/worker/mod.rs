@@ -101,6 +101,8 @@ struct Worker {
     due: Vec<u32>,
     completions: Vec<Completion>,
     listeners: Vec<Listener>,
+    /// Accepts to be started at the next tick, see `limits::ACCEPTS_PER_LISTENER`.
+    accepts_idle: Vec<u32>,
     secure: Shared,
     http2_cleartext: bool,
     drain: Arc<AtomicBool>,
@@ -113,15 +115,15 @@ struct Worker {
 
 struct Listener {
     socket: OwnedFd,
-    armed: bool,
     policy: Option<usize>,
 }
 
 impl Worker {
     fn new(setup: Setup) -> io::Result<Self> {
         sys::cpu::pin(setup.cpu)?;
-        let ring =
-            Ring::new(limits::RING_ENTRIES, setup.connections_max as u32, limits::POPULATES_MAX as u32)?;
+        let accepts = setup.listeners.len() * limits::ACCEPTS_PER_LISTENER;
+        let files = setup.connections_max as u32;
+        let ring = Ring::new(limits::RING_ENTRIES, files, accepts, limits::POPULATES_MAX as u32)?;
         let buffers =
             Buffers::new(&ring, BUFFER_GROUP, limits::RECEIVE_BUFFERS, limits::RECEIVE_BUFFER_BYTES)?;
         let now = clock::now();
@@ -145,8 +147,9 @@ impl Worker {
             listeners: setup
                 .listeners
                 .into_iter()
-                .map(|(socket, policy)| Listener { socket, armed: false, policy })
+                .map(|(socket, policy)| Listener { socket, policy })
                 .collect(),
+            accepts_idle: (0..accepts as u32).collect(),
             secure: Shared::new(setup.policies),
             http2_cleartext: setup.http2_cleartext,
             drain: setup.drain,
@@ -184,7 +187,7 @@ impl Worker {
         match token.op {
             Op::Receive => self.received(token, completion),
             Op::Send => self.sent(token.slot, completion.result),
-            Op::Accept => self.accepted(token.slot as usize, completion),
+            Op::Accept => self.accepted(token.slot, completion),
             Op::Mail => {
                 self.mail_left = true;
                 self.ring.read_event(self.node.mailbox.to_worker.event(), Token::pack(Op::Mail, 0, 0));
@@ -214,14 +217,8 @@ impl Worker {
         if self.drain.load(Ordering::Relaxed) {
             self.drain();
         }
-        for number in 0..self.listeners.len() {
-            if !self.listeners[number].armed && self.end_ms.is_none() {
-                self.listeners[number].armed = true;
-                self.ring.accept_multi(
-                    self.listeners[number].socket.as_fd(),
-                    Token::pack(Op::Accept, 0, number as u32),
-                );
-            }
+        while let Some(number) = self.accepts_idle.pop() {
+            self.accept(number);
         }
         let mut due = std::mem::take(&mut self.due);
         self.wheel.expire(self.node.now.mono_ms, &mut due);
@@ -249,12 +246,11 @@ impl Worker {
         }
         self.end_ms = Some(self.node.now.mono_ms + limits::DRAIN_MS);
         self.node.draining = true;
-        for number in 0..self.listeners.len() {
-            let target = Token::pack(Op::Accept, 0, number as u32);
-            self.ring.cancel(target, Token::pack(Op::Unwatched, 0, 0));
+        for listener in &self.listeners {
+            self.ring.cancel_all(listener.socket.as_fd(), Token::pack(Op::Unwatched, 0, 0));
             // Whoever comes now is refused at once and can go elsewhere; else the kernel would still complete
             // handshakes, for clients that nobody will answer.
-            sys::socket::stop_listening(self.listeners[number].socket.as_fd());
+            sys::socket::stop_listening(listener.socket.as_fd());
         }
         for slot in 0..self.table.len() as u32 {
             if self.table[slot as usize].phase == Phase::Open {

@@ -136,6 +136,7 @@ impl Node {
         let mux = &mut *multiplex;
         let faults = fault::count();
         self.out.request.scheme = connection.scheme;
+        self.out.request.peer = connection.peer;
         if self.draining {
             mux.http2.drain();
         }

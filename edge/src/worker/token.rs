@@ -5,7 +5,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Op {
-    /// Multishot accept; the slot is the listener's number.
+    /// Accept of one connection; the slot is the number of the accept.
     Accept,
     /// Multishot receive.
     Receive,
