@@ -343,6 +343,30 @@ mod tests {
     }
 
     #[test]
+    fn what_is_sent_of_a_record_lies_in_the_mapping_head_and_body_as_one_extent() {
+        use crate::shard::{Options, scratch::Scratch};
+        let scratch = Scratch::new("outbox-extent");
+        let store = Options { path: scratch.path().to_path_buf(), readers: 1, ..Options::default() };
+        let (mut writer, readers, _) = crate::shard::open(&[store]).unwrap();
+        let body = Bytes::from(vec![b'x'; 1024]);
+        writer.put(7, b"key", &[0; 8], b"head", &[body], |_| true).unwrap();
+        let pinned = readers[0].lookup(7, b"key", |_| true).unwrap();
+        let mut outbox = Outbox::default();
+        outbox.push_copy(b"status");
+        outbox.push_record(pinned.clone(), 0..4, 0..1024);
+        let (message, bytes) = outbox.start();
+        // SAFETY: `start` returned a message whose segments are alive until `sent`.
+        let extents: Vec<_> =
+            unsafe { std::slice::from_raw_parts((*message).msg_iov, (*message).msg_iovlen) }
+                .iter()
+                .map(|extent| (extent.iov_base.cast_const().cast(), extent.iov_len))
+                .collect();
+        assert_eq!(extents[1..], [(pinned.sent_from(pinned.head()), 4 + 1024)]);
+        assert_eq!((extents[0].1, bytes), (6, 6 + 4 + 1024));
+        outbox.sent(bytes);
+    }
+
+    #[test]
     fn a_page_that_is_gone_is_not_sent_and_neither_is_one_in_its_place() {
         use crate::shard::{Body, Label, Options, scratch::Scratch};
         use std::os::fd::AsRawFd;

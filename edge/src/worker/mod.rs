@@ -142,7 +142,7 @@ impl Worker {
             table: table().collect(),
             node: Node::new(setup.number, (setup.reader, setup.purges), setup.mailbox, setup.cells, out, now),
             wheel: Wheel::new(setup.connections_max, now.mono_ms),
-            due: Vec::new(),
+            due: Vec::with_capacity(setup.connections_max),
             completions: Vec::with_capacity(4 * limits::RING_ENTRIES as usize),
             listeners: setup
                 .listeners
