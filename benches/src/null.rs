@@ -2,14 +2,14 @@
 //! bytes. It parses nothing, looks nothing up and checks nothing, so what it costs is what the kernel's
 //! TCP and io_uring cost. Nothing of a cache ever lives here, and no option that a cache could not use.
 //!
-//! One pinned thread, one ring (single issuer, deferred task work, registered descriptor), multishot
+//! One pinned thread, one ring (single issuer, deferred task work, entered by its registered number), multishot
 //! accept into direct descriptors, multishot receive from a provided-buffer ring, one send a response,
 //! one system call a turn.
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use io_uring::types::{BufRingEntry, Fixed};
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::{CompletionQueue, IoUring, SubmissionQueue, Submitter, cqueue, opcode, squeue};
 use nix::sys::socket::{self, sockopt};
 use std::net::{SocketAddr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -47,7 +47,9 @@ fn main() -> Result<()> {
     nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus)
         .with_context(|| format!("pin to CPU {}: choose one of `taskset -p $$`", options.cpu))?;
     let listener = listen(options.port)?;
-    let mut server = Server::new(response(options.bytes))?;
+    let mut ring = ring()?;
+    // Never freed: what is in flight may use its memory until the process ends.
+    let server = Box::leak(Box::new(Server::new(&mut ring, response(options.bytes))?));
     eprintln!("null: {} bytes on 127.0.0.1:{}, CPU {}", options.bytes, options.port, options.cpu);
     server.run(listener)
 }
@@ -113,28 +115,40 @@ struct Connection {
     broken: bool,
 }
 
-struct Server {
-    ring: IoUring,
+/// A ring as edge's workers have it.
+fn ring() -> Result<IoUring> {
+    let build = |no_sqarray: bool| {
+        let mut builder = IoUring::builder();
+        builder.setup_single_issuer().setup_defer_taskrun().setup_submit_all().setup_cqsize(ENTRIES * 4);
+        if no_sqarray {
+            builder.setup_no_sqarray();
+        }
+        builder.build(ENTRIES)
+    };
+    // Linux 6.6 can do without the array.
+    let ring = build(true).or_else(|_| build(false));
+    ring.context("io_uring_setup: Linux 6.1 or newer is needed, and io_uring allowed")
+}
+
+/// The parts of the ring are kept apart, for it is the submitter that remembers the ring's registered number.
+struct Server<'r> {
+    submitter: Submitter<'r>,
+    submissions: SubmissionQueue<'r>,
+    completions: CompletionQueue<'r>,
     buffers: Buffers,
     connections: Vec<Connection>,
     response: Vec<u8>,
     listener: i32,
 }
 
-impl Server {
-    fn new(response: Vec<u8>) -> Result<Self> {
-        let ring = IoUring::builder()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_submit_all()
-            .setup_cqsize(ENTRIES * 4)
-            .build(ENTRIES)
-            .context("io_uring_setup: Linux 6.1 or newer is needed, and io_uring allowed")?;
-        ring.submitter().register_ring_fd()?;
-        ring.submitter().register_files_sparse(CONNECTIONS_MAX)?;
-        let buffers = Buffers::register(&ring)?;
+impl<'r> Server<'r> {
+    fn new(ring: &'r mut IoUring, response: Vec<u8>) -> Result<Self> {
+        let (mut submitter, submissions, completions) = ring.split();
+        submitter.register_ring_fd()?;
+        submitter.register_files_sparse(CONNECTIONS_MAX)?;
+        let buffers = Buffers::register(&submitter)?;
         let connections = vec![Connection::default(); CONNECTIONS_MAX as usize];
-        Ok(Server { ring, buffers, connections, response, listener: -1 })
+        Ok(Server { submitter, submissions, completions, buffers, connections, response, listener: -1 })
     }
 
     fn run(&mut self, listener: OwnedFd) -> Result<()> {
@@ -142,8 +156,12 @@ impl Server {
         self.accept()?;
         let mut completions = Vec::with_capacity(ENTRIES as usize * 4);
         loop {
-            self.ring.submit_and_wait(1)?;
-            completions.extend(self.ring.completion());
+            self.submissions.sync();
+            self.submitter.submit_and_wait(1)?;
+            self.submissions.sync();
+            self.completions.sync();
+            completions.extend(&mut self.completions);
+            self.completions.sync();
             for completion in completions.drain(..) {
                 self.complete(completion)?;
             }
@@ -241,11 +259,13 @@ impl Server {
     fn push(&mut self, entry: squeue::Entry) -> Result<()> {
         loop {
             // SAFETY: every pointer in an entry goes to the response or to the receive buffers, which
-            // live as long as the ring: both are fields of the same value and never reallocated.
-            if unsafe { self.ring.submission().push(&entry) }.is_ok() {
+            // live until the process ends (see `main`) and are never reallocated.
+            if unsafe { self.submissions.push(&entry) }.is_ok() {
                 return Ok(());
             }
-            self.ring.submit()?;
+            self.submissions.sync();
+            self.submitter.submit()?;
+            self.submissions.sync();
         }
     }
 }
@@ -283,7 +303,7 @@ struct Buffers {
 }
 
 impl Buffers {
-    fn register(ring: &IoUring) -> Result<Self> {
+    fn register(submitter: &Submitter<'_>) -> Result<Self> {
         let bytes = BUFFERS as usize * size_of::<BufRingEntry>();
         // SAFETY: a fresh anonymous mapping, page-aligned as the kernel asks; it is never unmapped.
         let memory = unsafe {
@@ -296,7 +316,7 @@ impl Buffers {
         };
         let entries = memory.as_ptr().cast::<BufRingEntry>();
         // SAFETY: `entries` holds BUFFERS entries and outlives the ring.
-        unsafe { ring.submitter().register_buf_ring_with_flags(entries as u64, BUFFERS, GROUP, 0)? };
+        unsafe { submitter.register_buf_ring_with_flags(entries as u64, BUFFERS, GROUP, 0)? };
         let mut buffers = Buffers { entries, data: vec![0; BUFFERS as usize * BUFFER_BYTES], tail: 0 };
         for buffer in 0..BUFFERS {
             buffers.give_back(buffer);
