@@ -5,7 +5,7 @@ mod proto_client;
 
 use bytes::Bytes;
 use edge::control::mailbox::Mailbox;
-use edge::shard::{self, Options, Writer};
+use edge::shard::{self, Body, Label, Options, Writer};
 use edge::stats::{Cells, Counter};
 use edge::worker::{self, Setup};
 use edge::{clock, control, sys};
@@ -98,8 +98,9 @@ impl Served {
         let purges = control::purge::open(&mut writer).expect("a log of purges").table();
         for record in records {
             let hash = xxhash_rust::xxh3::xxh3_64(&record.key);
+            let label = Label::new(hash, &record.key, &record.meta, &record.head);
             let body = [Bytes::from(record.body.clone())];
-            writer.put(hash, &record.key, &record.meta, &record.head, &body, |_| false).expect("stored");
+            writer.put(&label, Body::Whole(&body), |_| false).expect("stored");
         }
         let listener = sys::socket::listener(([127, 0, 0, 1], 0).into()).expect("a socket");
         let bound: nix::sys::socket::SockaddrIn =

@@ -344,12 +344,13 @@ mod tests {
 
     #[test]
     fn what_is_sent_of_a_record_lies_in_the_mapping_head_and_body_as_one_extent() {
-        use crate::shard::{Options, scratch::Scratch};
+        use crate::shard::{Body, Label, Options, scratch::Scratch};
         let scratch = Scratch::new("outbox-extent");
         let store = Options { path: scratch.path().to_path_buf(), readers: 1, ..Options::default() };
         let (mut writer, readers, _) = crate::shard::open(&[store]).unwrap();
         let body = Bytes::from(vec![b'x'; 1024]);
-        writer.put(7, b"key", &[0; 8], b"head", &[body], |_| true).unwrap();
+        let label = Label::new(7, b"key", &[0; 8], b"head");
+        writer.put(&label, Body::Whole(&[body]), |_| true).unwrap();
         let pinned = readers[0].lookup(7, b"key", |_| true).unwrap();
         let mut outbox = Outbox::default();
         outbox.push_copy(b"status");
