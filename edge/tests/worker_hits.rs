@@ -122,7 +122,7 @@ impl Served {
             drain: drain.clone(),
         };
         let (join, _) = worker::spawn(setup).expect("a worker");
-        let address = (std::net::Ipv4Addr::from(bound.ip()), bound.port()).into();
+        let address = (bound.ip(), bound.port()).into();
         let thread = thread_named(&format!("edge-worker-{number}"));
         Served { address, cells, thread, drain, join: Some(join), path, _writer: writer }
     }
