@@ -128,6 +128,19 @@ pub const PURGE_BUCKETS: usize = 16_384;
 pub const LEFT_REMEMBERED: usize = 16_384;
 /// Bytes of one of them at most.
 pub const LEFT_BYTES: usize = 24;
+/// Sampled objects in the largest miniature of the store that is played, if the store's index were full: enough for an
+/// estimate to within some hundredths also where objects are ten times as large as the index allows for.
+pub const SHADOW_OBJECTS_MAX: usize = 65_536;
+/// Bytes of one of them at most: its places in a table that has just grown, in a segment, and among what left.
+pub const SHADOW_OBJECT_BYTES: usize = 136;
+/// Part of the keys that is sampled at most: what a sample costs a worker is then lost in what a hit costs.
+pub const SHADOW_SHARE_MAX: f64 = 1.0 / 16.0;
+/// Samples of one worker that wait to be played; further ones are lost.
+pub const SHADOW_SAMPLES_QUEUED_MAX: usize = 2048;
+/// Milliseconds between two times that they are.
+pub const SHADOW_REPLAY_MS: u64 = 50;
+/// Samples after which those before count half.
+pub const SHADOW_WINDOW_SAMPLES: u64 = 1 << 18;
 /// Keys whose last response could not be stored, remembered likewise.
 pub const REASONS_REMEMBERED: usize = 65_536;
 /// Bytes of one of them at most.
@@ -325,6 +338,8 @@ pub struct Shape {
     pub residency_bytes: u64,
     /// Bytes of a request that waits for pages, without its head and key.
     pub parked_bytes: usize,
+    /// Bytes of a sampled request that waits to be played.
+    pub sample_bytes: usize,
     /// Bytes of what the eviction policy remembers.
     pub policy_bytes: u64,
     /// Shards of the store.
@@ -388,6 +403,9 @@ pub fn worst_case(shape: &Shape) -> Vec<Row> {
         row("origin requests waiting", FETCHES_WAITING_MAX, request),
         row("clients read slice by slice", SLICE_READERS_MAX, request + RESPONSE_HEAD_BYTES_MAX),
         row("evicted records that a shard remembers", shape.shards * LEFT_REMEMBERED, LEFT_BYTES),
+        // Half, present and double size.
+        row("sampled objects of three miniatures", SHADOW_OBJECTS_MAX * 7 / 4, SHADOW_OBJECT_BYTES),
+        row("samples of a worker", shape.workers, SHADOW_SAMPLES_QUEUED_MAX * shape.sample_bytes),
         row("responses not stored, remembered", REASONS_REMEMBERED, REASON_BYTES),
         row("purges remembered", PURGES_REMEMBERED, KEY_BYTES_MAX),
         row("purges that are in the log alone", 2, PURGE_LOG_BYTES_MAX as usize),
@@ -425,6 +443,7 @@ mod tests {
             index_bytes: 1 << 24,
             residency_bytes: 1 << 20,
             parked_bytes: 300,
+            sample_bytes: 40,
             policy_bytes: 1 << 24,
             shards: 1,
         };
@@ -438,6 +457,8 @@ mod tests {
         let more = sum(&Shape { to_worker_message_bytes: 97, ..shape }) - base;
         assert_eq!(more, 2 * TO_WORKER_MESSAGES_MAX as u64);
         assert_eq!(sum(&Shape { residency_bytes: (1 << 20) + 7, ..shape }) - base, 7);
+        let more = sum(&Shape { sample_bytes: 41, ..shape }) - base;
+        assert_eq!(more, 2 * SHADOW_SAMPLES_QUEUED_MAX as u64);
         assert_eq!(sum(&Shape { parked_bytes: 301, ..shape }) - base, 2000);
         let per_worker = RECEIVE_BUFFERS as u64 * RECEIVE_BUFFER_BYTES as u64 + 1000 * STASH_BYTES_MAX as u64;
         assert!(sum(&Shape { workers: 3, ..shape }) > base + per_worker);

@@ -172,6 +172,7 @@ fn announce_memory(config: &Config, workers: usize, usage: &shard::Usage) {
         policy_bytes: usage.policy_bytes,
         residency_bytes: usage.residency_bytes,
         parked_bytes: worker::PARKED_BYTES,
+        sample_bytes: shard::SAMPLE_BYTES,
         shards: config.store.len(),
     };
     info!("memory at worst:\n{}", limits::announce(&limits::worst_case(&shape)));

@@ -155,6 +155,10 @@ edge_ebpf::table! {
     StoreWrittenBytes "store_written_bytes";
     /// Objects stored again not long after they were evicted.
     GhostHits "ghost_hits";
+    /// Requests for sampled keys that were played in stores of other sizes.
+    ShadowSamples "shadow_samples";
+    /// Requests for sampled keys that were not, because a queue was full.
+    ShadowSamplesLost "shadow_samples_lost";
     /// Records dropped because their checksum did not match.
     RecordsDropped "records_dropped";
     /// Flushes of the store.

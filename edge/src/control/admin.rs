@@ -7,7 +7,7 @@ use super::metrics::{self, Metrics};
 use super::{Node, purge, why};
 use crate::limits;
 use crate::proto::purge::{Class, Subject};
-use crate::shard::{ShardStatus, Usage};
+use crate::shard::{self, Estimates, ShardStatus, Usage};
 use crate::stats::Counter;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
@@ -199,6 +199,7 @@ fn status(node: &Node) -> Value {
             "index_entries_max": usage.index_entries_max,
             "index_bytes": usage.index_bytes,
             "eviction": eviction(&usage),
+            "shadow": shadow(&node.writer().estimates(), usage.size_bytes),
             "shards": node.writer().shards().map(|shard| shard_status(&shard)).collect::<Vec<_>>(),
             "memory": memory(node, &usage),
             "opened": {
@@ -230,16 +231,39 @@ fn eviction(usage: &Usage) -> Value {
     let first_written = usage.written_bytes.saturating_sub(usage.survivor_bytes);
     json!({
         "object_bytes": usage.object_bytes,
+        "dead_bytes": usage.used_bytes.saturating_sub(usage.object_bytes),
+        "free_bytes": usage.size_bytes - usage.used_bytes,
         "small_log_bytes": usage.small_log_bytes,
+        "main_log_bytes": usage.used_bytes - usage.small_log_bytes,
         "small_log_target_bytes": usage.small_target_bytes,
         "evicted_objects": usage.evicted,
         "evicted_bytes": usage.evicted_bytes,
         "survivor_objects": usage.survivors,
         "survivor_bytes": usage.survivor_bytes,
+        "evicted_age_p10_s": usage.evicted_ages.quantile_s(0.1),
+        "evicted_age_median_s": usage.evicted_ages.quantile_s(0.5),
+        "evicted_age_p90_s": usage.evicted_ages.quantile_s(0.9),
         "reclaimed_segments": usage.reclaimed_segments,
         "ghost_hits": usage.ghost_hits,
         "write_amplification": (first_written > 0)
             .then(|| (usage.written_bytes as f64 / first_written as f64 * 100.0).round() / 100.0),
+    })
+}
+
+/// What stores of other sizes would do.
+fn shadow(estimates: &Estimates, size_bytes: u64) -> Value {
+    let size = |size: &shard::Estimate| {
+        json!({
+            "size_bytes": (size.factor * size_bytes as f64) as u64,
+            "estimated_hit_ratio": size.hit_ratio,
+            "used_share": size.used_share,
+        })
+    };
+    json!({
+        "sampled_keys_share": estimates.sampled_share,
+        "samples": estimates.samples,
+        "samples_lost": estimates.lost,
+        "sizes": estimates.sizes.iter().map(size).collect::<Vec<_>>(),
     })
 }
 

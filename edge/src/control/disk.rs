@@ -7,6 +7,7 @@ use crate::clock;
 use crate::limits;
 use crate::proto::reuse;
 use crate::proto::stored::Meta;
+use crate::shard;
 use crate::stats::Counter;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -48,9 +49,27 @@ pub(super) async fn flush(node: &Node) {
     }
 }
 
+/// Has the sampled requests played in stores of other sizes.
+pub(super) async fn replay_forever(node: &Node) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(limits::SHADOW_REPLAY_MS)).await;
+        let sum = |counter| node.worker_cells.iter().map(|cells| cells.get(counter)).sum::<u64>();
+        let hits = sum(Counter::Hits);
+        let lookups = hits + sum(Counter::Misses) + sum(Counter::Revalidations);
+        node.writer.borrow_mut().replay(lookups, hits);
+    }
+}
+
+/// What the store is told of what it stores.
+pub(super) const MEANING: shard::Meaning = shard::Meaning {
+    is_worth: is_worth_keeping,
+    born_s: |meta| Meta::read(meta).map_or(0, |meta| meta.response_s()),
+    until_s: |meta| Meta::read(meta).map_or(0, |meta| reuse::answers_until(&meta)),
+};
+
 /// Whether a record may still be of use when its segment is emptied, by its meta: it is fresh, can be validated, or
 /// was fresh not long ago and may be asked for stale.
-pub(super) fn is_worth_keeping(meta: &[u8]) -> bool {
+fn is_worth_keeping(meta: &[u8]) -> bool {
     let Some(meta) = Meta::read(meta) else { return false };
     let useful_s = meta.lifetime_s().saturating_add(limits::STALE_KEPT_S);
     meta.has_validator() || reuse::current_age(&meta, clock::now().unix_s) < useful_s

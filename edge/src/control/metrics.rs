@@ -3,15 +3,17 @@
 #![forbid(unsafe_code)]
 
 use super::Node;
+use crate::shard::{Ages, Estimates};
 use crate::stats::{Cells, Counter, GAUGES, Gauge, Gauges, TABLE};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Upper bounds in seconds: from a neighbour's memory to the first-byte timeout.
 const LATENCY_SECONDS: [f64; 15] =
@@ -21,6 +23,13 @@ const LATENCY_SECONDS: [f64; 15] =
 pub(super) struct Metrics {
     registry: Registry,
     gauges: Arc<Gauges>,
+    store: Arc<Mutex<Option<Store>>>,
+}
+
+/// What the store says when it is asked, beside numbers that have a place in the tables.
+struct Store {
+    ages: Ages,
+    estimates: Estimates,
 }
 
 /// The histogram of seconds from an origin request to the head of its response.
@@ -32,10 +41,15 @@ impl Metrics {
     /// Registers the tables of this node.
     pub(super) fn new(node: &Node, latency: Histogram) -> Self {
         let gauges = Arc::new(Gauges::default());
+        let store = Arc::default();
         let mut registry = Registry::with_prefix("edge");
         let mut cells = node.worker_cells.clone();
         cells.push(node.cells.clone());
-        registry.register_collector(Box::new(Tables { cells, gauges: gauges.clone() }));
+        registry.register_collector(Box::new(Tables {
+            cells,
+            gauges: gauges.clone(),
+            store: Arc::clone(&store),
+        }));
         let help = "Time from an origin request to the head of its response";
         registry.register_with_unit("origin_fetch", help, Unit::Seconds, latency);
         registry.register(
@@ -43,12 +57,14 @@ impl Metrics {
             "What is running",
             Info::new([("version", env!("CARGO_PKG_VERSION"))].to_vec()),
         );
-        Metrics { registry, gauges }
+        Metrics { registry, gauges, store }
     }
 
     /// The text, in OpenMetrics 1.0.
     pub(super) fn render(&self, node: &Node) -> Result<String, std::fmt::Error> {
         refresh(&self.gauges, node);
+        let store = Store { ages: node.writer().usage().evicted_ages, estimates: node.writer().estimates() };
+        *self.store.lock().unwrap_or_else(PoisonError::into_inner) = Some(store);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
         Ok(text)
@@ -66,6 +82,7 @@ pub(super) fn totals(node: &Node) -> impl Iterator<Item = (&'static str, u64)> {
 fn refresh(gauges: &Gauges, node: &Node) {
     let usage = node.writer().usage();
     count_store(&node.cells, &usage);
+    count_samples(&node.cells, &node.writer().estimates());
     count_faults(node);
     for &(gauge, _, _) in GAUGES {
         gauges.set(gauge, value(gauge, node, &usage));
@@ -90,6 +107,14 @@ fn count_store(cells: &Cells, usage: &crate::shard::Usage) {
         (Counter::StoreWrittenBytes, usage.written_bytes),
         (Counter::GhostHits, usage.ghost_hits),
     ] {
+        cells.add(counter, now.saturating_sub(cells.get(counter)));
+    }
+}
+
+fn count_samples(cells: &Cells, estimates: &Estimates) {
+    for (counter, now) in
+        [(Counter::ShadowSamples, estimates.samples_all), (Counter::ShadowSamplesLost, estimates.lost)]
+    {
         cells.add(counter, now.saturating_sub(cells.get(counter)));
     }
 }
@@ -131,6 +156,7 @@ fn value(gauge: Gauge, node: &Node, usage: &crate::shard::Usage) -> u64 {
 struct Tables {
     cells: Vec<Arc<Cells>>,
     gauges: Arc<Gauges>,
+    store: Arc<Mutex<Option<Store>>>,
 }
 
 impl std::fmt::Debug for Tables {
@@ -149,6 +175,30 @@ impl Collector for Tables {
         for &(gauge, name, help) in GAUGES {
             let metric = ConstGauge::new(self.gauges.get(gauge));
             metric.encode(encoder.encode_descriptor(name, sentence(help), None, metric.metric_type())?)?;
+        }
+        match &*self.store.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(store) => store.encode(&mut encoder),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Store {
+    fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let help = "Time since evicted objects came from their origin or were last validated";
+        let name = "store_evicted_age";
+        let mut ages = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        let classes: Vec<_> = self.ages.classes().collect();
+        let sum_s = self.ages.sum_s() as f64;
+        ages.encode_histogram::<NoLabelSet>(sum_s, self.ages.count(), &classes, None)?;
+        let help = "Hit ratio that a store of this multiple of the present size would have; see edge status for how much stands behind it";
+        let mut family =
+            encoder.encode_descriptor("store_estimated_hit_ratio", help, None, MetricType::Gauge)?;
+        for size in self.estimates.sizes {
+            if let Some(ratio) = size.hit_ratio {
+                let labels = [("size", size.factor.to_string())];
+                family.encode_family(&labels)?.encode_gauge(&ratio)?;
+            }
         }
         Ok(())
     }

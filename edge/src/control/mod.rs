@@ -183,7 +183,7 @@ impl Node {
             purges,
             reasons: RefCell::default(),
             certificates: RefCell::new(start.certificates),
-            writer: RefCell::new(with_worth(start.writer)),
+            writer: RefCell::new(with_meaning(start.writer)),
             opened: start.opened,
             outboxes: start.mailboxes.into_iter().map(Outbox::new).collect(),
             worker_cells: start.worker_cells,
@@ -291,8 +291,8 @@ impl Node {
     }
 }
 
-fn with_worth(mut writer: shard::Writer) -> shard::Writer {
-    writer.set_worth(disk::is_worth_keeping);
+fn with_meaning(mut writer: shard::Writer) -> shard::Writer {
+    writer.set_meaning(disk::MEANING);
     writer
 }
 
@@ -333,6 +333,8 @@ fn begin(start: Start, admin: Option<TcpListener>) -> io::Result<Rc<Node>> {
     tokio_uring::spawn(async move { disk::flush_forever(&flusher).await });
     let watcher = node.clone();
     tokio_uring::spawn(async move { disk::watch_forever(&watcher).await });
+    let player = node.clone();
+    tokio_uring::spawn(async move { disk::replay_forever(&player).await });
     let keeper = node.clone();
     tokio_uring::spawn(async move { purge::keep_log(&keeper).await });
     let reaper = node.clone();

@@ -151,6 +151,18 @@ pub fn may_replace(meta: &Meta<'_>, request: &RequestHead, now_s: u64, failure: 
         || (failure == Failure::Disconnected && over_s < windows.disconnected_s)
 }
 
+/// Until when a stored response may answer, Unix seconds; also stale while it is revalidated.
+pub fn answers_until(meta: &Meta<'_>) -> u32 {
+    if meta.flags().has(Flags::NO_CACHE) {
+        return 0;
+    }
+    let is_strict = meta.flags().has(Flags::MUST_REVALIDATE);
+    let stale_s = if is_strict { 0 } else { meta.stale().while_revalidate_s };
+    let good_s = u64::from(meta.lifetime_s()) + u64::from(stale_s);
+    let until_s = meta.response_s().saturating_add(good_s).saturating_sub(meta.initial_age_s().into());
+    u32::try_from(until_s).unwrap_or(u32::MAX)
+}
+
 /// Whether the answer to a conditional request for what is stored would be of use to this request. What was stored
 /// without Authorization is not validated with it.
 pub(super) fn may_validate(meta: &Meta<'_>, request: &RequestHead) -> bool {

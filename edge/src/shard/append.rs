@@ -30,6 +30,7 @@ impl<'a> Label<'a> {
 }
 
 /// The body of an object to be stored.
+#[derive(Clone, Copy)]
 pub enum Body<'a> {
     /// All of it, to be stored in one record.
     Whole(&'a [Bytes]),

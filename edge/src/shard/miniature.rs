@@ -1,7 +1,7 @@
 //! A store without bytes: the writer's part of eviction played over numbers alone, with the policy of
 //! [`super::evict`]. It has segments, appends to two logs, empties the oldest segment, and appends again what stays,
-//! as the store does. `cargo xtask simulate` replays traces through it, and the status asks a sampled one what a store
-//! of another size would do. Pure: no file, no clock, no mapping.
+//! as the store does. `cargo xtask simulate` replays traces through it, and `shadow` a sample of the requests, to learn
+//! what a store of another size would do. Pure: no file, no clock, no mapping.
 #![forbid(unsafe_code)]
 
 use super::evict::{Candidate, Log, Occupancy, Policy, Verdict};
@@ -26,6 +26,7 @@ pub struct Miniature {
     policy: Policy,
     segment_bytes: u64,
     object_bytes_max: u64,
+    objects_max: usize,
     logs: [Segments; 2],
     /// Segments that hold nothing.
     free: usize,
@@ -59,6 +60,8 @@ struct Record {
 
 struct Object {
     bytes: u64,
+    /// What the caller wants to know of it again.
+    note: u32,
     /// Which of the objects that had this hash: records of earlier ones are dead.
     life: u32,
     frequency: u8,
@@ -74,6 +77,7 @@ impl Miniature {
             policy: Policy::new(capacity, ghosts_max),
             segment_bytes,
             object_bytes_max: (capacity / SHARE_PER_OBJECT).max(segment_bytes),
+            objects_max: usize::MAX,
             logs: Default::default(),
             free: segments,
             reserve,
@@ -84,17 +88,45 @@ impl Miniature {
         }
     }
 
+    /// With at most so many objects, as the index of a store bounds them.
+    pub fn bounded(self, objects_max: usize) -> Self {
+        Miniature { objects_max: objects_max.max(1), ..self }
+    }
+
     /// A request: a hit raises the count of what is stored, a miss stores the object. Says whether it was a hit. What is
     /// stored keeps the size it had when it was stored.
     pub fn request(&mut self, hash: u64, bytes: u64) -> bool {
+        let hit = self.read(hash).is_some();
+        if !hit {
+            self.store(hash, bytes, 0);
+        }
+        hit
+    }
+
+    /// Reads an object: its count rises. The note it was stored with.
+    pub fn read(&mut self, hash: u64) -> Option<u32> {
+        let object = self.objects.get_mut(&hash)?;
+        object.frequency = (object.frequency + 1).min(FREQUENCY_MAX as u8);
+        Some(object.note)
+    }
+
+    /// Stores an object, if it is not too large; of one that is there only the note changes.
+    pub fn store(&mut self, hash: u64, bytes: u64, note: u32) {
         if let Some(object) = self.objects.get_mut(&hash) {
-            object.frequency = (object.frequency + 1).min(FREQUENCY_MAX as u8);
-            return true;
+            object.note = note;
+        } else if bytes <= self.object_bytes_max {
+            self.put(hash, bytes.max(1), note);
         }
-        if bytes <= self.object_bytes_max {
-            self.put(hash, bytes.max(1));
-        }
-        false
+    }
+
+    /// Removes an object.
+    pub fn remove(&mut self, hash: u64) {
+        self.drop_object(hash);
+    }
+
+    /// Bytes of the largest object that is stored.
+    pub fn object_bytes_max(&self) -> u64 {
+        self.object_bytes_max
     }
 
     /// Objects stored.
@@ -124,11 +156,16 @@ impl Miniature {
         }
     }
 
-    fn put(&mut self, hash: u64, bytes: u64) {
+    fn put(&mut self, hash: u64, bytes: u64, note: u32) {
+        while self.objects.len() >= self.objects_max {
+            if !self.empty_one(Log::Small) {
+                return;
+            }
+        }
         let log = self.policy.admit(hash, &self.occupancy());
         self.lives = self.lives.wrapping_add(1);
         let life = self.lives;
-        self.objects.insert(hash, Object { bytes, life, frequency: 0 });
+        self.objects.insert(hash, Object { bytes, note, life, frequency: 0 });
         self.bytes += bytes;
         let record_max = (self.segment_bytes / RECORDS_PER_SEGMENT).max(1);
         let mut rest = bytes;
@@ -162,30 +199,34 @@ impl Miniature {
 
     /// Empties segments until one is free beyond the reserve. Each lap over the main log lowers all counts, so it ends.
     fn make_room(&mut self, log: Log) {
-        while self.free <= self.reserve {
-            self.filling = false;
-            let now = self.occupancy();
-            let wanted = self.policy.victim(&now);
-            let other = if wanted == Log::Small { Log::Main } else { Log::Small };
-            let oldest = |log: Log| self.logs[log as usize].sealed.is_empty();
-            let from = match (oldest(wanted), oldest(other)) {
-                (false, _) => wanted,
-                (_, false) => other,
-                // Only segments being written are left.
-                _ => match log {
-                    Log::Small => Log::Main,
-                    Log::Main => Log::Small,
-                },
-            };
-            let segments = &mut self.logs[from as usize];
-            let Some(segment) = segments.sealed.pop_front().or_else(|| segments.active.take()) else {
-                return;
-            };
-            self.free += 1;
-            for record in segment.records {
-                self.judge(record, from);
-            }
+        while self.free <= self.reserve && self.empty_one(log) {}
+    }
+
+    /// Empties the segment whose turn it is, for a record of this log. `false`: there is none.
+    fn empty_one(&mut self, log: Log) -> bool {
+        self.filling = false;
+        let now = self.occupancy();
+        let wanted = self.policy.victim(&now);
+        let other = if wanted == Log::Small { Log::Main } else { Log::Small };
+        let oldest = |log: Log| self.logs[log as usize].sealed.is_empty();
+        let from = match (oldest(wanted), oldest(other)) {
+            (false, _) => wanted,
+            (_, false) => other,
+            // Only segments being written are left.
+            _ => match log {
+                Log::Small => Log::Main,
+                Log::Main => Log::Small,
+            },
+        };
+        let segments = &mut self.logs[from as usize];
+        let Some(segment) = segments.sealed.pop_front().or_else(|| segments.active.take()) else {
+            return false;
+        };
+        self.free += 1;
+        for record in segment.records {
+            self.judge(record, from);
         }
+        true
     }
 
     /// Settles what becomes of a record whose segment is emptied.

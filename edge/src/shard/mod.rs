@@ -30,18 +30,41 @@ mod recover;
 pub mod residency;
 mod scan;
 mod set;
+mod shadow;
 mod store;
 mod sweep;
 mod usage;
 
 pub use read::{Cold, Pinned};
 
-pub use accounts::ShardStatus;
+pub use accounts::{Ages, ShardStatus};
 pub use append::{Body, Label};
 pub use set::{Reader, ShardReader, Writer};
+pub use shadow::{Estimate, Estimates, Seen};
 
 use crate::limits;
 use std::path::PathBuf;
+
+/// Bytes of a sampled request that waits to be played, see [`Reader::sample`].
+pub const SAMPLE_BYTES: usize = size_of::<shadow::Sample>();
+
+/// What the meta bytes of a record mean to who stored it.
+#[derive(Clone, Copy, Debug)]
+pub struct Meaning {
+    /// Whether it is worth keeping when its segment is emptied; else it can never be served again.
+    pub is_worth: fn(&[u8]) -> bool,
+    /// When it came, Unix seconds.
+    pub born_s: fn(&[u8]) -> u64,
+    /// Until when it may answer as it is, Unix seconds.
+    pub until_s: fn(&[u8]) -> u32,
+}
+
+impl Default for Meaning {
+    /// For records without a time: all are worth keeping and answer for ever.
+    fn default() -> Self {
+        Meaning { is_worth: |_| true, born_s: |_| 0, until_s: |_| u32::MAX }
+    }
+}
 
 /// How to open one shard of a store.
 #[derive(Clone, Debug)]
@@ -151,6 +174,8 @@ pub struct Usage {
     pub memory_bytes: u64,
     /// Objects dropped by reclaim since start.
     pub evicted: u64,
+    /// How old they were.
+    pub evicted_ages: Ages,
     /// Segments reclaimed since start.
     pub reclaimed_segments: u64,
     /// Bytes of the objects stored, without what is dead.
@@ -185,6 +210,7 @@ impl Usage {
         self.residency_bytes += other.residency_bytes;
         self.memory_bytes += other.memory_bytes;
         self.evicted += other.evicted;
+        self.evicted_ages.add(&other.evicted_ages);
         self.reclaimed_segments += other.reclaimed_segments;
         self.object_bytes += other.object_bytes;
         self.small_log_bytes += other.small_log_bytes;

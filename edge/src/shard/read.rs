@@ -5,6 +5,7 @@
 
 use super::index::{Entry, Index, Slot};
 use super::layout::{self, Geometry, HEADER_BYTES, Header, Kind};
+use super::reclaim;
 use super::residency::Doubt;
 use crate::limits;
 use crate::sys::mapping::{Extent, Pin, Pins, Window};
@@ -309,6 +310,11 @@ impl Pinned {
     /// Bytes of the whole object's body; of a chunk: of its own.
     pub fn object_bytes(&self) -> u64 {
         self.header.object_bytes()
+    }
+
+    /// Bytes of the whole object in the store.
+    pub fn stored_bytes(&self) -> u64 {
+        reclaim::object_bytes(&self.header)
     }
 
     /// The same record; the number of its chunks carries these bits as well.

@@ -4,12 +4,14 @@
 
 use super::read::{self, Cold, Pinned};
 use super::set::{Homes, SHARD_SHIFT, ShardReader, untagged};
+use super::shadow::{Sampler, Seen};
 use std::sync::Arc;
 
 /// The reading side of one worker. `Send`, but neither `Sync` nor `Clone`.
 pub struct Reader {
     pub(super) shards: Box<[Option<read::Reader>]>,
     pub(super) homes: Arc<Homes>,
+    pub(super) sampler: Sampler,
 }
 
 impl Reader {
@@ -38,6 +40,17 @@ impl Reader {
     pub fn lookup(&self, hash: u64, key: &[u8], accept: impl FnMut(&[u8]) -> bool) -> Option<Pinned> {
         let (number, shard) = self.home(hash)?;
         Some(shard.lookup(hash, key, accept)?.of_shard(number << SHARD_SHIFT))
+    }
+
+    /// Whether what requests for this key find is to be told by [`Reader::sample`].
+    #[inline]
+    pub fn is_sampled(&self, hash: u64) -> bool {
+        self.sampler.wants(hash)
+    }
+
+    /// Tells what a request for a sampled key has found.
+    pub fn sample(&self, hash: u64, seen: Seen) {
+        self.sampler.add(hash, seen);
     }
 
     /// Finds chunk number `chunk` of a large object.

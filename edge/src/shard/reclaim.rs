@@ -245,7 +245,7 @@ impl Writer {
             frequency: entry.frequency(),
             log,
         };
-        let is_worth = |header: &Header, record: &[u8]| (self.worth)(&record[header.meta()]);
+        let is_worth = |header: &Header, record: &[u8]| (self.meaning.is_worth)(&record[header.meta()]);
         if header.kind != Kind::Chunk {
             let (_, record) = self.record(location)?;
             return is_worth(header, record).then(|| candidate(header, entry));
@@ -298,14 +298,11 @@ impl Writer {
     }
 
     fn evict(&mut self, slot: Slot, location: u64, header: &Header) {
-        self.find.index.clear(slot);
-        self.mark_dead(location);
-        self.discount(location);
+        self.take_out(slot, location);
         match header.kind {
             Kind::Chunk => self.lost_chunk(header.object),
             Kind::Whole | Kind::Head | Kind::Partial => {
-                self.counts.evicted += 1;
-                self.counts.evicted_bytes += object_bytes(header);
+                self.count_evicted(location);
                 self.left.note(header.hash, Why::Reclaimed);
             }
         }
@@ -322,7 +319,7 @@ impl Writer {
     pub(super) fn drop_head(&mut self, object: u64) {
         let Some(head) = self.heads.get(&object).copied() else { return };
         if let Some(slot) = self.find.index.locate(head.hash, head.location) {
-            self.counts.evicted += 1;
+            self.count_evicted(head.location);
             self.left.note(head.hash, Why::ChunkLost);
             self.take_out(slot, head.location);
         }

@@ -13,12 +13,16 @@
 use super::accounts::ShardStatus;
 use super::append::{Body, Label};
 use super::inspect::Inspected;
+use super::layout::Geometry;
 use super::left::Left;
 pub use super::reader::Reader;
+use super::shadow::{Estimates, Original, Shadow};
 use super::sweep::Sweeper;
-use super::{OpenError, Opened, Options, Pinned, PutError, Usage, layout, read, recover, store, sweep};
-use crate::limits;
+use super::{
+    Meaning, OpenError, Opened, Options, Pinned, PutError, Usage, layout, read, recover, store, sweep,
+};
 use crate::sys::mapping::{LockedDirectory, Window};
+use crate::{clock, limits};
 use bytes::Bytes;
 use std::fmt;
 use std::path::PathBuf;
@@ -84,7 +88,8 @@ impl fmt::Debug for ShardReader {
 /// The writing side of all shards; one, owned by control.
 pub struct Writer {
     segment_bytes: usize,
-    worth: fn(&[u8]) -> bool,
+    meaning: Meaning,
+    shadow: Shadow,
     shards: Vec<Shard>,
     homes: Arc<Homes>,
     sweeper: Option<Sweeper>,
@@ -115,14 +120,28 @@ pub(super) fn open(
         list.push(Shard { options: options.clone(), opened, writer, left: None });
     }
     let homes = Arc::new(Homes::new());
-    let mut writer = Writer { segment_bytes, worth: |_| true, shards: list, homes, sweeper: None };
+    let (shadow, samplers) = Shadow::new(original(shards, segment_bytes), shards[0].readers);
+    let meaning = Meaning::default();
+    let mut writer = Writer { segment_bytes, meaning, shadow, shards: list, homes, sweeper: None };
     writer.forget_what_missed_something();
     writer.regroup();
     let mut sum = Opened { clean: true, ..Opened::default() };
     writer.shards.iter().filter(|s| s.writer.is_ok()).for_each(|shard| sum.add(&shard.opened));
-    let reader = |side: Vec<_>| Reader { shards: side.into(), homes: Arc::clone(&writer.homes) };
-    let readers = sides.into_iter().map(reader).collect();
+    let reader = |(side, sampler): (Vec<_>, _)| Reader {
+        shards: side.into(),
+        homes: Arc::clone(&writer.homes),
+        sampler,
+    };
+    let readers = sides.into_iter().zip(samplers).map(reader).collect();
     Ok((writer, readers, sum))
+}
+
+/// All shards as one store, for its miniatures.
+fn original(shards: &[Options], segment_bytes: usize) -> Original {
+    let segments = shards.iter().map(|options| options.size_bytes / segment_bytes as u64).sum();
+    let entries = shards.iter().map(|options| options.index_entries() as u64).sum();
+    let records_bytes = Geometry::new(segment_bytes, 1).records_bytes() as u64;
+    Original { capacity: segments * records_bytes, segments, entries }
 }
 
 type OneOpened = Result<(store::Writer, Vec<read::Reader>, Opened), OpenError>;
@@ -230,7 +249,7 @@ impl Writer {
             None => recover::open(options, segment_bytes, entries),
         };
         let (mut writer, readers, opened) = opened.map_err(|error| error.to_string())?;
-        writer.worth = self.worth;
+        writer.meaning = self.meaning;
         if let Some(sweeper) = &self.sweeper {
             sweeper.add(writer.window());
         }
@@ -280,6 +299,7 @@ impl Writer {
             *object = number;
         }
         self.shard(home).ok_or(PutError::NoShard)?.put(label, body, &mut replaces)?;
+        self.play_stored(label, body);
         self.supersede(home, label, replaces);
         Ok(())
     }
@@ -325,6 +345,7 @@ impl Writer {
 
     /// Removes all records of a key; says how many. They stay away if the process is killed right after.
     pub fn remove(&mut self, hash: u64, key: &[u8]) -> u64 {
+        self.shadow.removed(hash, now_s());
         self.live_mut().map(|writer| writer.remove(hash, key)).sum()
     }
 
@@ -352,10 +373,33 @@ impl Writer {
         self.live().filter_map(|(_, writer)| writer.left(hash)).max_by_key(|left| left.unix_s)
     }
 
-    /// Sets what tells by its meta a record worth keeping from one that can never be served again. At first all are.
-    pub fn set_worth(&mut self, worth: fn(&[u8]) -> bool) {
-        self.worth = worth;
-        self.live_mut().for_each(|writer| writer.worth = worth);
+    /// Sets what the meta bytes of records mean. At first they say nothing, see [`Meaning::default`].
+    pub fn set_meaning(&mut self, meaning: Meaning) {
+        self.meaning = meaning;
+        self.live_mut().for_each(|writer| writer.meaning = meaning);
+    }
+
+    /// Plays the requests that readers have sampled in stores of other sizes, see [`super::shadow`]. `lookups` and
+    /// `hits` are those of all keys since the start.
+    pub fn replay(&mut self, lookups: u64, hits: u64) {
+        self.shadow.replay(lookups, hits, now_s());
+    }
+
+    /// What stores of other sizes would do.
+    pub fn estimates(&self) -> Estimates {
+        self.shadow.estimates()
+    }
+
+    fn play_stored(&mut self, label: &Label, body: Body) {
+        let body_bytes = match body {
+            Body::Whole(pieces) => pieces.iter().map(|piece| piece.len() as u64).sum(),
+            Body::Chunks { bytes, .. } => bytes,
+            // Another store may have more or less of it.
+            Body::Partial { .. } => return,
+        };
+        let Label { hash, key, meta, head } = *label;
+        let bytes = (layout::HEADER_BYTES + key.len() + meta.len() + head.len()) as u64 + body_bytes;
+        self.shadow.stored(hash, bytes, (self.meaning.until_s)(meta), now_s());
     }
 
     /// Usage now, of all shards together.
@@ -403,6 +447,11 @@ impl Writer {
     pub fn checkpoints(&mut self) -> Vec<(PathBuf, Vec<u8>)> {
         self.live_mut().filter(|writer| !writer.map.failed()).map(store::Writer::checkpoint).collect()
     }
+}
+
+/// Unix seconds.
+fn now_s() -> u32 {
+    u32::try_from(clock::now().unix_s).unwrap_or(u32::MAX)
 }
 
 fn tagged(object: u64, number: usize) -> u64 {

@@ -17,7 +17,7 @@ use super::index::{Entry, Slot};
 use super::layout::{self, Geometry, HEADER_BYTES, Header, Kind};
 use super::read::Find;
 use super::reclaim::{self, Segments};
-use super::{Pinned, PutError, checkpoint, left};
+use super::{Meaning, Pinned, PutError, checkpoint, left};
 use crate::limits;
 use crate::sys::mapping::Appender;
 use bytes::Bytes;
@@ -39,16 +39,13 @@ pub struct Writer {
     pub(super) counts: Counts,
     pub(super) left: left::Table,
     pub(super) policy: Policy,
-    pub(super) worth: Worth,
+    pub(super) meaning: Meaning,
     /// Objects of which chunks are stored and the head is not yet, the latest last.
     pub(super) fills: VecDeque<u64>,
     objects_made: u32,
     dirty: Option<Range<u64>>,
     checkpoint_made: bool,
 }
-
-/// Says of a record's meta whether it is worth keeping when its segment is emptied.
-pub type Worth = fn(&[u8]) -> bool;
 
 /// How to find a record's entry again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +59,7 @@ impl Writer {
         let capacity = find.geometry.file_bytes();
         Writer {
             policy: Policy::new(capacity, find.index.entries_max()),
-            worth: |_| true,
+            meaning: Meaning::default(),
             fills: VecDeque::with_capacity(limits::FETCHES_RUNNING_MAX),
             geometry: find.geometry,
             map,
@@ -321,10 +318,10 @@ impl Writer {
         }
         self.find.index.vacancy(hash).unwrap_or_else(|(slot, victim)| {
             if let Some((header, _)) = self.record(victim.location()) {
-                self.counts.evicted += u64::from(header.kind != Kind::Chunk);
                 self.left.note(header.hash, left::Why::IndexFull);
-                if header.kind == Kind::Chunk {
-                    self.lost_chunk(header.object);
+                match header.kind {
+                    Kind::Chunk => self.lost_chunk(header.object),
+                    Kind::Whole | Kind::Head | Kind::Partial => self.count_evicted(victim.location()),
                 }
             }
             self.take_out(slot, victim.location());

@@ -10,8 +10,9 @@ use super::populate::{Ended, Waiter};
 use super::token::{Op, Token};
 use crate::limits;
 use crate::proto::generations::Verdict;
-use crate::proto::stored;
-use crate::shard::{Cold, Pinned, Reader};
+use crate::proto::reuse;
+use crate::proto::stored::{self, Meta};
+use crate::shard::{Cold, Pinned, Reader, Seen};
 use crate::stats::Counter;
 use crate::sys::ring::Completion;
 use std::ops::Range;
@@ -39,13 +40,14 @@ impl Node {
     #[inline]
     pub(super) fn look_up(&self, lookup: Lookup) -> Result<(Option<Pinned>, bool), Cold> {
         let request = &self.out.request;
-        let mut purged = false;
+        let (mut purged, mut gone) = (false, false);
         let accept = |meta: &[u8]| {
             if !stored::matches(meta, request) {
                 return false;
             }
             let verdict = self.purges.judge_record(&request.key, meta);
             purged |= verdict == Verdict::Stale;
+            gone |= verdict == Verdict::Gone;
             verdict != Verdict::Gone
         };
         let found = if lookup.given_up {
@@ -56,7 +58,26 @@ impl Node {
         } else {
             self.reader.try_lookup(request.key_hash, &request.key, accept)?
         };
+        if lookup.fresh && self.reader.is_sampled(request.key_hash) {
+            self.sample(lookup, found.as_ref(), purged, gone);
+        }
         Ok((found, purged))
+    }
+
+    /// Tells what the request at hand has found, for estimates of what a store of another size would do.
+    #[cold]
+    fn sample(&self, lookup: Lookup, found: Option<&Pinned>, purged: bool, gone: bool) {
+        let until = |meta| Meta::read(meta).map_or(0, |meta| reuse::answers_until(&meta));
+        let seen = match found {
+            // Of a partial object nobody knows how much of it another store would have.
+            Some(found) if found.partial() => return,
+            Some(found) if purged => Seen::Stored { bytes: found.stored_bytes(), until_s: 0 },
+            Some(found) => Seen::Stored { bytes: found.stored_bytes(), until_s: until(found.meta()) },
+            None if lookup.given_up => return,
+            None if gone => Seen::Purged,
+            None => Seen::Nothing,
+        };
+        self.reader.sample(self.out.request.key_hash, seen);
     }
 
     /// Puts the request at hand aside until its pages are in memory.

@@ -69,6 +69,40 @@ fn metrics_count_what_happened() {
 }
 
 #[test]
+fn the_status_estimates_what_other_sizes_would_do() {
+    let origin = Origin::start();
+    let edge = Edge::start(origin.address());
+    let mut client = edge.client();
+    // One key of sixteen is sampled. All fit, at half the size too.
+    for path in (0..300).map(|number| format!("/shadow/{number}")) {
+        origin.cacheable(&path, 1000);
+        client.get(&path);
+    }
+    for path in (0..300).map(|number| format!("/shadow/{number}")) {
+        client.get(&path);
+    }
+    let shadow = || {
+        let status = edge.admin_get("/status");
+        serde_json::from_slice::<Value>(&status.body).expect("the status is JSON")["store"]["shadow"].clone()
+    };
+    let ratio = |size: usize| shadow()["sizes"][size]["estimated_hit_ratio"].as_f64().unwrap_or(-1.0);
+    eventually("half of the requests were hits, and would be at any size", || {
+        (0..3).all(|size| (ratio(size) - 0.5).abs() < 0.01)
+    });
+    assert!(shadow()["samples"].as_u64().is_some_and(|samples| samples >= 10), "{:#}", shadow());
+    let text = String::from_utf8(edge.admin_get("/metrics").body).expect("text");
+    for line in [
+        "edge_store_estimated_hit_ratio{size=\"0.5\"} 0.",
+        "edge_store_estimated_hit_ratio{size=\"2\"} 0.",
+        "edge_store_evicted_age_seconds_bucket{le=\"3600.0\"} 0",
+        "edge_store_evicted_age_seconds_bucket{le=\"+Inf\"} 0",
+        "edge_shadow_samples_lost_total 0",
+    ] {
+        assert!(text.contains(line), "{line} is missing in {text}");
+    }
+}
+
+#[test]
 fn purge_by_url() {
     let (origin, mut edge) = start();
     let purged = edge.purge(&format!(r#"{{"url": "http://{HOST}/a"}}"#));

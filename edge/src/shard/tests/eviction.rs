@@ -71,7 +71,7 @@ fn what_is_read_stays_while_the_rest_passes_through() {
 fn what_nobody_reads_leaves_although_it_came_first_and_what_is_not_worth_it_although_it_is_read() {
     let scratch = Scratch::new("evict-worth");
     let (mut writer, readers, _) = open(&options(&scratch, SEGMENTS));
-    writer.worth = |meta| meta_variant(meta) == 0;
+    writer.meaning.is_worth = |meta| meta_variant(meta) == 0;
     let worthless = Object { variant: 1, body_bytes: 2_000, ..Object::small(1, 1) };
     let unread = Object { body_bytes: 4_000, ..Object::small(2, 1) };
     let read = Object { body_bytes: 4_000, ..Object::small(3, 1) };

@@ -11,6 +11,7 @@ mod killed;
 mod million;
 mod model;
 mod set;
+mod shadow;
 mod threads;
 mod torn;
 
