@@ -6,6 +6,7 @@
 //! meant for it. `*.example.com` stands for one label (RFC 6125 section 6.4.3).
 #![forbid(unsafe_code)]
 
+use crate::limits;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -55,6 +56,15 @@ impl Certificate {
         let own = chain.first().ok_or_else(|| {
             certificate("holds no certificate; write the server's own first, then its chain")
         })?;
+        let bytes = chain.iter().map(|certificate| certificate.len()).sum::<usize>()
+            + ocsp.as_ref().map_or(0, Vec::len);
+        if bytes > limits::CERTIFICATE_BYTES_MAX {
+            return Err(Wrong::Certificate(format!(
+                "holds a chain of {bytes} bytes with its OCSP response, at most {} are sent in a handshake; write \
+                 the server's certificate and its intermediates alone",
+                limits::CERTIFICATE_BYTES_MAX
+            )));
+        }
         let (from_s, until_s) = validity(own)
             .ok_or_else(|| certificate("begins with a certificate whose validity cannot be read"))?;
         let entity = webpki::EndEntityCert::try_from(own).map_err(|error| {
@@ -258,6 +268,8 @@ mod tests {
         assert!(
             matches!(parse("nothing", &key), Err(Wrong::Certificate(why)) if why.contains("no certificate"))
         );
+        let long = chain.repeat(limits::CERTIFICATE_BYTES_MAX / certificate.der().len() + 1);
+        assert!(matches!(parse(&long, &key), Err(Wrong::Certificate(why)) if why.contains("at most 32768")));
         let cut = chain.replacen("MII", "MIA", 1);
         assert!(matches!(parse(&cut, &key), Err(Wrong::Certificate(_))));
     }

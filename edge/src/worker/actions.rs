@@ -264,8 +264,7 @@ impl Node {
 
     /// Counts what became of new bytes, by the actions they led to.
     fn count(&mut self, connection: &mut Connection, lookup: Lookup) {
-        let fetched = self.fetched.map(counter);
-        if !lookup.done && fetched.is_none() {
+        if !lookup.done && self.fetched.is_none() {
             if self.out.actions.contains(&Action::Close) && !self.out.bytes.is_empty() {
                 self.cells.add(Counter::Refused, 1);
             }
@@ -273,6 +272,12 @@ impl Node {
         }
         connection.requests = connection.requests.wrapping_add(1);
         self.cells.add(Counter::Requests, 1);
+        self.count_answer(lookup);
+    }
+
+    /// Counts what a request that came with new bytes led to, whatever carries it.
+    pub(super) fn count_answer(&self, lookup: Lookup) {
+        let fetched = self.fetched.map(counter);
         self.cells.add(fetched.unwrap_or(Counter::Hits), 1);
         if lookup.waits > 0 && fetched.is_none() {
             let from = if lookup.from_disk { Counter::HitsFromDisk } else { Counter::HitsLookedAfter };
@@ -453,7 +458,7 @@ impl Node {
 }
 
 /// What becomes of a request that control is asked for in this way.
-pub(super) fn counter(kind: FetchKind) -> Counter {
+fn counter(kind: FetchKind) -> Counter {
     match kind {
         FetchKind::Fill | FetchKind::Part => Counter::Misses,
         FetchKind::Revalidate => Counter::Revalidations,

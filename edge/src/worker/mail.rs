@@ -18,10 +18,13 @@ impl Worker {
                 Some(message) => self.mail(message),
                 None if self.node.mailbox.to_worker.sleep() => {
                     self.mail_left = false;
-                    return;
+                    break;
                 }
                 None => {}
             }
+        }
+        while let Some(stream) = self.node.streams.take_moved() {
+            self.wake_members(stream);
         }
     }
 
@@ -65,12 +68,11 @@ impl Worker {
                 if let Some(stream) = self.node.streams.get_mut(stream) {
                     stream.push(bytes);
                 }
-                self.wake_members(stream);
+                self.node.streams.moved(stream);
             }
             ToWorker::Sealed { stream, sealed_bytes } => {
-                let moved = self.node.streams.get_mut(stream).is_some_and(|stream| stream.seal(sealed_bytes));
-                if moved {
-                    self.wake_members(stream);
+                if self.node.streams.get_mut(stream).is_some_and(|stream| stream.seal(sealed_bytes)) {
+                    self.node.streams.moved(stream);
                 }
             }
             ToWorker::Unstored { stream } => {
@@ -80,7 +82,11 @@ impl Worker {
                 self.let_go(stream);
             }
             ToWorker::End { stream } => self.end_stream(stream, State::Whole),
-            ToWorker::Broken { stream } => self.end_stream(stream, State::Broken),
+            ToWorker::Broken { stream } => {
+                // What came before is still theirs.
+                self.wake_members(stream);
+                self.end_stream(stream, State::Broken);
+            }
             ToWorker::Again { ticket, request, why } => {
                 let Some(connection) = waiting(&mut self.table, ticket) else {
                     return;
@@ -127,12 +133,13 @@ impl Worker {
         self.wake_members(stream);
     }
 
-    /// Moves every client of a stream on, and forgets those that left.
+    /// Moves every client of a stream on, each once, however many of its requests follow the stream; and forgets those
+    /// that left.
     pub(super) fn wake_members(&mut self, id: u64) {
         let Some(stream) = self.node.streams.get_mut(id) else {
             return;
         };
-        let mut members = std::mem::take(&mut stream.members);
+        let mut members = stream.take_members();
         members.retain(|&slot| {
             let connection = &mut self.table[slot as usize];
             let follows = connection.follows(id);

@@ -2,7 +2,7 @@
 //! `proto::http2` and carries its actions out; its bodies are brought in `bodies`. Knows no ring and no descriptor.
 #![forbid(unsafe_code)]
 
-use super::actions::{Answer, Node, counter, outbox};
+use super::actions::{Answer, Node, outbox};
 use super::connection::{Connection, Fetch, Parked, Phase, Source};
 use super::parts::Parts;
 use super::populate::Waiter;
@@ -363,7 +363,7 @@ impl Node {
             }
         }
         if lookup.fresh {
-            self.cells.add(self.fetched.map_or(Counter::Hits, counter), 1);
+            self.count_answer(lookup);
         }
     }
 

@@ -28,7 +28,7 @@ pub struct Stream {
     pub head: Arc<OriginHead>,
     /// Whether the one client's progress is told to control.
     pub pass: bool,
-    /// Slots of clients, some perhaps gone: whoever walks the list checks.
+    /// Slots of clients, some perhaps gone: whoever walks the list checks. One for each request that joined.
     pub members: Vec<u32>,
     /// Nothing more is sealed and nobody joins any more.
     pub unstored: bool,
@@ -39,6 +39,8 @@ pub struct Stream {
     end_offset: u64,
     state: State,
     live: u32,
+    /// More of it came this turn, and its clients are still to be moved on.
+    moved: bool,
 }
 
 /// What a client at some offset gets next.
@@ -67,6 +69,8 @@ pub enum Next {
 #[derive(Default)]
 pub struct Streams {
     map: HashMap<StreamId, Stream>,
+    /// Those of which more came this turn, each once.
+    moved: Vec<StreamId>,
 }
 
 impl Streams {
@@ -91,6 +95,7 @@ impl Streams {
             end_offset: sealed_bytes,
             state: State::Running,
             live: 0,
+            moved: false,
         };
         for piece in pieces {
             stream.push(piece);
@@ -101,6 +106,23 @@ impl Streams {
     /// The stream, if it is known.
     pub fn get_mut(&mut self, id: StreamId) -> Option<&mut Stream> {
         self.map.get_mut(&id)
+    }
+
+    /// More of it came: its clients are moved on once all of this turn's messages are read, and not for each of them.
+    pub fn moved(&mut self, id: StreamId) {
+        if let Some(stream) = self.map.get_mut(&id).filter(|stream| !stream.moved) {
+            stream.moved = true;
+            self.moved.push(id);
+        }
+    }
+
+    /// One of which more came, if its clients are still to be moved on.
+    pub fn take_moved(&mut self) -> Option<StreamId> {
+        let id = self.moved.pop()?;
+        if let Some(stream) = self.map.get_mut(&id) {
+            stream.moved = false;
+        }
+        Some(id)
     }
 
     /// A client joins.
@@ -168,6 +190,14 @@ impl Streams {
 }
 
 impl Stream {
+    /// Takes the list of members out, each once, however many requests of a connection follow the stream.
+    pub fn take_members(&mut self) -> Vec<u32> {
+        let mut members = std::mem::take(&mut self.members);
+        members.sort_unstable();
+        members.dedup();
+        members
+    }
+
     /// The next bytes. Beyond the window the oldest are dropped: a client that lags so far behind an object
     /// that could not be stored is cut off.
     pub fn push(&mut self, bytes: Bytes) {
@@ -238,6 +268,23 @@ mod tests {
         assert_eq!(streams.next(1, 3), Next::Piece(Bytes::from_static(b"lo ")));
         streams.leave(1);
         assert_eq!(streams.next(1, 0), Next::Broken, "the last client of an ended stream took it along");
+    }
+
+    #[test]
+    fn clients_are_moved_on_once_a_turn_and_a_connection_once_for_all_its_requests() {
+        let mut streams = streams(false);
+        for slot in [7, 3, 7, 7, 3] {
+            streams.join(1, slot);
+        }
+        for _ in 0..100 {
+            streams.get_mut(1).unwrap().push(Bytes::from_static(b"more"));
+            streams.moved(1);
+        }
+        streams.moved(2);
+        assert_eq!((streams.take_moved(), streams.take_moved()), (Some(1), None));
+        assert_eq!(streams.get_mut(1).unwrap().take_members(), [3, 7]);
+        streams.moved(1);
+        assert_eq!(streams.take_moved(), Some(1));
     }
 
     #[test]

@@ -6,7 +6,6 @@ use nix::sys::signal::Signal;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
@@ -107,63 +106,6 @@ fn a_broken_origin_is_never_a_whole_response() {
     run(&edge, &["EDGE/after"]);
 }
 
-/// Many streams on each of several connections; scaled so that it ends in seconds on two loaded CPUs. curl 7.88 can
-/// not do this (it fails against nginx, too), so the client is the `h2` crate's.
-#[test]
-fn many_streams_of_many_clients_get_the_right_bytes() {
-    const CLIENTS: usize = 10;
-    const STREAMS: u32 = 100;
-    let origin = Origin::start();
-    let edge = start(&origin);
-    for number in 0..10 {
-        origin.cacheable(&format!("/many/{number}"), MIB);
-    }
-    let address = edge.http();
-    let bodies: Vec<Arc<Vec<u8>>> =
-        (0..10).map(|n| Arc::new(content::part(content::seed(&format!("/many/{n}")), 0, MIB))).collect();
-    let bodies = &bodies;
-    let client = async || {
-        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        let (client, connection) = h2::client::handshake(stream).await.unwrap();
-        let driver = tokio::spawn(connection);
-        let mut streams = Vec::new();
-        for number in 0..STREAMS {
-            let path = format!("/many/{}", number % 10);
-            let expected = bodies[number as usize % 10].clone();
-            let request = http::Request::get(format!("http://edge.test{path}")).body(()).unwrap();
-            let (response, _) = client.clone().ready().await.unwrap().send_request(request, true).unwrap();
-            streams.push(tokio::spawn(async move {
-                let mut body = response.await.unwrap().into_body();
-                let mut at = 0;
-                while let Some(bytes) = body.data().await {
-                    let bytes = bytes.unwrap();
-                    let end = at + bytes.len();
-                    assert!(expected.get(at..end) == Some(&bytes[..]), "{path} from {at}");
-                    body.flow_control().release_capacity(bytes.len()).unwrap();
-                    at = end;
-                }
-                assert_eq!(at, expected.len(), "{path}");
-            }));
-        }
-        for stream in streams {
-            stream.await.unwrap();
-        }
-        drop(client);
-        driver.await.unwrap().unwrap();
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..CLIENTS {
-            scope.spawn(|| {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                runtime.unwrap().block_on(client());
-            });
-        }
-    });
-    for number in 0..10 {
-        assert_eq!(origin.count(&format!("/many/{number}")), 1);
-    }
-}
-
 #[test]
 fn h2load_and_nghttp_find_no_fault() {
     let origin = Origin::start();
@@ -187,12 +129,12 @@ fn over_tls_alpn_says_which_version_is_spoken() {
     let site = Site::new(&["edge.test"]);
     let setup = Setup { listen_lines: site.section(), ..Default::default() };
     let edge = Edge::start_with(origin.address(), setup);
-    origin.cacheable("/tls", 2 * MIB + 5);
+    origin.cacheable("/tls", 20 * MIB + 5);
     origin.script("/echo", |exchange| {
         let body = exchange.body()?;
         exchange.answer(&Answer::new(200).body(body))
     });
-    let whole = content::part(content::seed("/tls"), 0, 2 * MIB + 5);
+    let whole = content::part(content::seed("/tls"), 0, 20 * MIB + 5);
     for (version, shown) in [("--http2", "2"), ("--http1.1", "1.1"), ("--http2", "2")] {
         let output = site.curl("edge.test", "/tls", &[version, "-w", "%{stderr}%{http_version}"]);
         assert!(output.status.success() && output.stdout == whole, "{version}");
@@ -204,10 +146,10 @@ fn over_tls_alpn_says_which_version_is_spoken() {
     let argument = format!("@{}", upload.display());
     assert!(site.curl("edge.test", "/echo", &["--http2", "--data-binary", &argument]).stdout == body);
     let url = format!("https://{}/tls", site.address);
-    let load = ["-n", "40", "-c", "4", "-m", "10", "-T", "20", "-H", ":authority: edge.test", &url];
+    let load = ["-n", "16", "-c", "4", "-m", "4", "-T", "30", "-H", ":authority: edge.test", &url];
     let output = Command::new("h2load").args(load).output().expect("h2load");
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(text.contains("40 succeeded, 0 failed, 0 errored, 0 timeout"), "{text}");
+    assert!(text.contains("16 succeeded, 0 failed, 0 errored, 0 timeout"), "{text}");
     assert!(edge.metric("edge_tls_connections_alpn_h2_total") >= 6.0);
     assert!(edge.metric("edge_http2_connections_total") >= 6.0);
 }

@@ -38,6 +38,8 @@ mod stress;
 
 mod http2;
 
+mod multiplexing;
+
 mod operator;
 
 mod tls;

@@ -105,6 +105,7 @@ fn hits_that_have_left_memory_are_whole_and_no_worker_waits_for_the_disk() {
     let setup = Setup {
         store_size: "256MiB".into(),
         limit_lines: "connections_max = 64".into(),
+        listen_lines: "http2_cleartext = true".into(),
         cgroup: Some(group.0.clone()),
         ..Default::default()
     };
@@ -152,4 +153,20 @@ fn hits_that_have_left_memory_are_whole_and_no_worker_waits_for_the_disk() {
     assert!(faults as f64 * 1000.0 <= from_disk, "{faults} turns waited for the disk");
     let status = String::from_utf8(edge.admin_get("/status").body).expect("UTF-8");
     assert!(status.contains("\"hits_from_disk_share\": 0."), "{status}");
+
+    // The same over HTTP/2.
+    let url = format!("http://{}/memory/[0-{}]", edge.http(), OBJECTS - 1);
+    let output = std::process::Command::new("curl")
+        .args(["-sS", "--max-time", "60", "--http2-prior-knowledge", "-H", "Host: edge.test", &url])
+        .output()
+        .expect("curl");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let wanted = |i: u64| content::part(content::seed(&path(i)), 0, OBJECT_BYTES);
+    let bodies = output.stdout.chunks(OBJECT_BYTES as usize);
+    assert_eq!(bodies.len() as u64, OBJECTS);
+    bodies.zip(0..).for_each(|(body, i)| assert!(body == wanted(i), "{} has other bytes", path(i)));
+    let more = edge.metric("edge_hits_total") - hits;
+    let more_from_disk = edge.metric("edge_hits_from_disk_total") - from_disk;
+    assert_eq!((more, origin.count_all()), (OBJECTS as f64, asked));
+    assert!(more_from_disk >= OBJECTS as f64 / 4.0, "{more_from_disk} of {more}");
 }

@@ -10,6 +10,7 @@ mod origin;
 mod peers;
 mod purge;
 mod report;
+mod streams;
 mod syscalls;
 mod tls;
 
@@ -31,6 +32,7 @@ const EXAMPLES: &str = "Examples:
   cargo xtask bench idle                         memory of 10,000 idle connections
   cargo xtask bench lookup                       lookups a second of one core among ten million objects
   cargo xtask bench purge                        purges by tag with a million objects stored
+  cargo xtask bench streams                      100 clients with 100 streams of 1 MiB each: bytes and fairness
   cargo xtask bench syscalls                     system calls of a worker under load
   cargo xtask bench tls                          hits, handshakes and idle connections over TLS";
 
@@ -53,6 +55,8 @@ enum Other {
     Lookup(lookup::Options),
     /// Time until a purge is acknowledged with a full store, and that it holds for the next request.
     Purge(purge::Options),
+    /// Many streams of many HTTP/2 clients over TLS: every byte, and how much later the slowest ends.
+    Streams(streams::Options),
     /// System calls of edge's worker under load, by strace.
     Syscalls,
     /// Hits, handshakes and idle connections over TLS.
@@ -95,6 +99,7 @@ pub fn run(options: Options) -> Result<()> {
         Some(Other::Idle(options)) => idle::run(&options),
         Some(Other::Lookup(options)) => lookup::run(&options),
         Some(Other::Purge(options)) => purge::run(&options),
+        Some(Other::Streams(options)) => streams::run(&options),
         Some(Other::Syscalls) => syscalls::run(),
         Some(Other::Tls(options)) => tls::run(&options),
     }

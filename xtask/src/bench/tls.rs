@@ -1,5 +1,6 @@
-//! `cargo xtask bench tls`: what TLS costs, edge against nginx and H2O with one ECDSA certificate: hits over
-//! HTTP/1.1 by h2load, handshakes full and resumed by a client of rustls, and memory of idle connections.
+//! `cargo xtask bench tls`: what TLS costs, edge against nginx and H2O with one ECDSA certificate and one cipher: hits
+//! over HTTP/1.1 and HTTP/2 by h2load, handshakes full and resumed by a client of rustls, and memory of idle
+//! connections.
 #![forbid(unsafe_code)]
 
 use super::origin::{Origin, path};
@@ -23,7 +24,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const SIZES: [usize; 2] = [1 << 10, 100 << 10];
-const NAME: &str = "bench.test";
+/// The name that the certificate is for.
+pub(super) const NAME: &str = "bench.test";
+/// The cipher of all hits.
+const CIPHER: &str = "TLS_AES_256_GCM_SHA384";
+/// Streams of a connection under load, where it has more than one.
+const STREAMS: u32 = 10;
 
 /// Options of the measure.
 #[derive(Args, Debug)]
@@ -46,29 +52,33 @@ pub struct Options {
 }
 
 /// The certificate of all servers, and where its files are.
-struct Site {
+pub(super) struct Site {
     certificate: PathBuf,
     key: PathBuf,
     der: CertificateDer<'static>,
 }
 
-struct Peer {
-    kind: Kind,
-    server: Server,
-    address: SocketAddr,
+/// A server that speaks TLS.
+pub(super) struct Peer {
+    pub(super) kind: Kind,
+    pub(super) server: Server,
+    pub(super) address: SocketAddr,
 }
 
 /// What is measured, in the order of the tables.
 #[derive(Clone, Copy, Debug)]
 enum Measure {
-    Hits(usize),
+    Hits { bytes: usize, http2: bool },
     Handshakes { resumed: bool },
 }
 
 impl Measure {
     fn name(self) -> String {
         match self {
-            Measure::Hits(bytes) => format!("{} hit over HTTP/1.1", size(bytes)),
+            Measure::Hits { bytes, http2: false } => format!("{} hit over HTTP/1.1", size(bytes)),
+            Measure::Hits { bytes, http2: true } => {
+                format!("{} hit over HTTP/2, {STREAMS} streams", size(bytes))
+            }
             Measure::Handshakes { resumed: false } => "full handshake and one 1 KiB hit".into(),
             Measure::Handshakes { resumed: true } => "resumed handshake and one 1 KiB hit".into(),
         }
@@ -93,13 +103,15 @@ pub fn run(options: &Options) -> Result<()> {
     }
     agreed.dedup();
     let measures = [
-        Measure::Hits(SIZES[0]),
-        Measure::Hits(SIZES[1]),
+        Measure::Hits { bytes: SIZES[0], http2: false },
+        Measure::Hits { bytes: SIZES[1], http2: false },
+        Measure::Hits { bytes: SIZES[0], http2: true },
+        Measure::Hits { bytes: SIZES[1], http2: true },
         Measure::Handshakes { resumed: false },
         Measure::Handshakes { resumed: true },
     ];
     println!(
-        "\nTLS, ECDSA P-256, {} connections, {} alternating rounds of {} s",
+        "\nTLS, ECDSA P-256, hits with {CIPHER}, {} connections, {} alternating rounds of {} s",
         options.connections, options.rounds, options.seconds
     );
     for (kind, agreed) in agreed {
@@ -149,7 +161,7 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 /// An ECDSA certificate of this run.
-fn site(scratch: &Scratch) -> Result<Site> {
+pub(super) fn site(scratch: &Scratch) -> Result<Site> {
     let key = rcgen::KeyPair::generate()?;
     let made = rcgen::CertificateParams::new([NAME.to_owned()])?.self_signed(&key)?;
     Ok(Site {
@@ -166,7 +178,8 @@ fn pin(cpu: usize) -> Result<()> {
     sched_setaffinity(Pid::from_raw(0), &set).context("pin the client")
 }
 
-fn start(kind: Kind, stage: &Stage, site: &Site) -> Result<Peer> {
+/// Starts a server that speaks both versions of HTTP over TLS.
+pub(super) fn start(kind: Kind, stage: &Stage, site: &Site) -> Result<Peer> {
     let port = http::free_port()?;
     let (certificate, key) = (site.certificate.display(), site.key.display());
     let command = match kind {
@@ -174,7 +187,7 @@ fn start(kind: Kind, stage: &Stage, site: &Site) -> Result<Peer> {
             let directory = stage.scratch.directory("nginx-tls")?.display().to_string();
             let listen = format!("listen 127.0.0.1:{port} backlog=4096;");
             let tls = format!(
-                "listen 127.0.0.1:{port} ssl backlog=4096;\n        ssl_certificate {certificate};\n        \
+                "listen 127.0.0.1:{port} ssl http2 backlog=4096;\n        ssl_certificate {certificate};\n        \
                  ssl_certificate_key {key};\n        ssl_protocols TLSv1.2 TLSv1.3;\n        \
                  ssl_session_tickets on;\n        ssl_buffer_size 16k;"
             );
@@ -227,19 +240,25 @@ fn start(kind: Kind, stage: &Stage, site: &Site) -> Result<Peer> {
     Ok(Peer { kind, server, address })
 }
 
+/// A client of HTTP/1.1.
 fn client(site: &Site, resumed: bool) -> Result<Arc<ClientConfig>> {
-    let mut roots = RootCertStore::empty();
-    roots.add(site.der.clone())?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let mut config = trusting(site)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     if !resumed {
         config.resumption = Resumption::disabled();
     }
     Ok(Arc::new(config))
+}
+
+/// A client that takes the certificate.
+pub(super) fn trusting(site: &Site) -> Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(site.der.clone())?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
 }
 
 type Stream = StreamOwned<ClientConnection, TcpStream>;
@@ -268,7 +287,7 @@ fn ask(config: &Arc<ClientConfig>, to: SocketAddr, bytes: usize) -> Result<Strea
 }
 
 /// Asks until it is stored, and says what was agreed on.
-fn verify(peer: &Peer, site: &Site, bytes: usize) -> Result<String> {
+pub(super) fn verify(peer: &Peer, site: &Site, bytes: usize) -> Result<String> {
     let config = client(site, false)?;
     for _ in 0..3 {
         ask(&config, peer.address, bytes)?;
@@ -291,7 +310,7 @@ fn window(
     let before = machine::cpu_us(peer.server.pid())?;
     let begun = Instant::now();
     let count = match measure {
-        Measure::Hits(bytes) => h2load(peer.address, bytes, options, client_cpu)?,
+        Measure::Hits { bytes, http2 } => h2load(peer.address, (bytes, http2), options, client_cpu)?,
         Measure::Handshakes { resumed } => {
             let mut count = 0;
             while begun.elapsed() < Duration::from_secs(options.seconds.into()) {
@@ -313,12 +332,22 @@ fn window(
     Ok(Some((count as f64 / seconds, cpu_us as f64 / count as f64)))
 }
 
-fn h2load(to: SocketAddr, bytes: usize, options: &Options, client_cpu: usize) -> Result<u64> {
+fn h2load(
+    to: SocketAddr,
+    (bytes, http2): (usize, bool),
+    options: &Options,
+    client_cpu: usize,
+) -> Result<u64> {
     let mut command = Command::new("taskset");
-    command.args(["--cpu-list", &client_cpu.to_string(), "h2load", "--h1", "-t", "1"]);
+    command.args(["--cpu-list", &client_cpu.to_string(), "h2load", "-t", "1"]);
+    let (protocol, streams) = if http2 { ("h2", STREAMS) } else { ("http/1.1", 1) };
+    command.args(["--npn-list", protocol, "-m", &streams.to_string(), "--tls13-ciphers", CIPHER]);
     command.args(["-c", &options.connections.to_string(), "-D", &options.seconds.to_string()]);
     command.arg(format!("https://{to}{}", path(bytes)));
     let text = process::output(&mut command)?;
+    for agreed in [format!("Cipher: {CIPHER}"), format!("Application protocol: {protocol}")] {
+        ensure!(text.lines().any(|line| line == agreed), "not {agreed}:\n{text}");
+    }
     parse(&text).with_context(|| format!("h2load said:\n{text}"))
 }
 

@@ -1,0 +1,290 @@
+//! Long bodies over HTTP/2: what the machine does for each frame it sends, and whose turn it is. The worker's part, a
+//! queue of extents that is sent bit by bit, is played here.
+
+mod proto_client;
+
+use edge::proto::http2::{Http2, PREFACE, Piece, Record, Segment};
+use edge::proto::request::RequestHead;
+use edge::proto::session::{Action, Found, Input, Out};
+use proto_client::{START, record, timeouts};
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+const MIB: usize = 1 << 20;
+/// As many segments as a worker's outbox takes.
+const SEGMENTS: usize = 32;
+/// What is sealed and sent at once.
+const SENT_BYTES: usize = 64 << 10;
+
+/// A chunk of a stored body that counts how often it is looked at.
+#[derive(Clone)]
+struct Chunk {
+    body: Rc<Vec<u8>>,
+    looks: Rc<Cell<u64>>,
+}
+
+impl Record for Chunk {
+    fn body(&self) -> &[u8] {
+        self.looks.set(self.looks.get() + 1);
+        &self.body
+    }
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// A connection on which every request is for the same stored body.
+struct Connection {
+    http2: Http2<Chunk>,
+    out: Out,
+    chunk: Chunk,
+    body_bytes: usize,
+    /// Bytes each stream was brought.
+    brought: BTreeMap<u32, usize>,
+    /// What waits to be sent, by segment.
+    queued: Vec<Vec<u8>>,
+    sent: Vec<u8>,
+    /// Passes of the worker's loop.
+    passes: u64,
+    /// Times the machine asked for a body's next bytes.
+    asked: u64,
+}
+
+impl Connection {
+    /// With windows of so many bytes.
+    fn new(body_bytes: usize, window: u32) -> Self {
+        let out = Out {
+            actions: Vec::new(),
+            bytes: Vec::new(),
+            consumed: 0,
+            request: RequestHead::default(),
+            timeouts: timeouts(),
+        };
+        let body = (0..MIB).map(|at| (at / 7) as u8).collect();
+        let mut connection = Connection {
+            http2: Http2::new(START, &timeouts()),
+            out,
+            chunk: Chunk { body: Rc::new(body), looks: Rc::default() },
+            body_bytes,
+            brought: BTreeMap::new(),
+            queued: Vec::new(),
+            sent: Vec::new(),
+            passes: 0,
+            asked: 0,
+        };
+        let settings = [&[0, 4][..], &window.to_be_bytes()].concat();
+        connection.receive(&[&PREFACE[..], &frame(4, 0, 0, &settings)].concat());
+        if window > 65_535 {
+            connection.receive(&frame(8, 0, 0, &(window - 65_535).to_be_bytes()));
+        }
+        connection
+    }
+
+    /// Asks on these streams, each with its Priority field.
+    fn ask(&mut self, streams: &[(u32, &str)]) {
+        for (stream, priority) in streams {
+            let mut block = b"\x82\x86\x04\x04/hit\x01\x01a\0\x08priority".to_vec();
+            block.push(priority.len() as u8);
+            block.extend(priority.as_bytes());
+            self.receive(&frame(1, 5, *stream, &block));
+        }
+    }
+
+    fn receive(&mut self, bytes: &[u8]) {
+        self.http2.receive(bytes, START);
+        self.http2.set_room(SEGMENTS);
+        while let Some(id) = self.http2.poll(START, &mut self.out) {
+            assert!(self.out.actions.contains(&Action::Lookup));
+            self.out.clear();
+            let body = "x".repeat(self.body_bytes);
+            let asked = "GET /hit HTTP/1.1\r\nHost: a\r\n\r\n";
+            let hit = record(asked, 200, "Cache-Control: max-age=9", &body, START.unix_s);
+            let found = Found { meta: &hit.meta, head: &hit.head, chunks: None, purged: false };
+            self.http2.on(id, Input::Found(Some(found)), START, &mut self.out);
+            assert!(self.out.actions.contains(&Action::StoredBody(0..self.body_bytes as u64)));
+            self.brought.insert(id, 0);
+        }
+    }
+
+    /// One turn: everything that finds room is queued, then some of it is sent.
+    fn turn(&mut self) {
+        loop {
+            self.passes += 1;
+            self.http2.set_room(SEGMENTS - self.queued.len());
+            assert_eq!(self.http2.poll(START, &mut self.out), None);
+            while let Some(id) = self.http2.next_body() {
+                self.asked += 1;
+                let brought = self.brought.get_mut(&id).expect("a stream that was answered");
+                let bytes = (self.body_bytes - *brought).min(MIB);
+                assert!(bytes > 0, "its body is complete");
+                *brought += bytes;
+                self.http2.piece(id, Piece::Stored(self.chunk.clone(), 0..bytes));
+            }
+            let was_full = self.http2.is_full();
+            let queued = &mut self.queued;
+            self.http2.take(|segment| {
+                queued.push(match segment {
+                    Segment::Copied(bytes) => bytes.to_vec(),
+                    Segment::Shared(Piece::Bytes(bytes)) => bytes.to_vec(),
+                    Segment::Shared(Piece::Stored(chunk, range)) => chunk.body[range].to_vec(),
+                });
+            });
+            assert!(self.queued.len() <= SEGMENTS, "no more than there is room for");
+            if !(was_full && self.queued.len() + 4 <= SEGMENTS) {
+                break;
+            }
+        }
+        let mut room = SENT_BYTES;
+        while room > 0 && !self.queued.is_empty() {
+            let first = &mut self.queued[0];
+            let bytes = first.len().min(room);
+            self.sent.extend(first.drain(..bytes));
+            room -= bytes;
+            if first.is_empty() {
+                self.queued.remove(0);
+            }
+        }
+        self.http2.sent(START);
+    }
+
+    /// DATA frames that were sent whole, by stream, in order; the rest stays.
+    fn data(&mut self) -> Vec<(u32, Vec<u8>)> {
+        let mut frames = Vec::new();
+        while let Some(head) = self.sent.first_chunk::<9>() {
+            let end = 9 + u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+            let (kind, stream) = (head[3], u32::from_be_bytes([head[5], head[6], head[7], head[8]]));
+            if self.sent.len() < end {
+                break;
+            }
+            if kind == 0 {
+                frames.push((stream, self.sent[9..end].to_vec()));
+            }
+            self.sent.drain(..end);
+        }
+        frames
+    }
+}
+
+#[test]
+fn work_follows_the_frames_whatever_the_windows() {
+    const BODY: usize = 20 * MIB;
+    for (window, streams) in [(0x7fff_ffff_u32, 1_u32), (0x7fff_ffff, 10), (65_535, 1), (65_535, 10)] {
+        let body = BODY / streams as usize;
+        let mut connection = Connection::new(body, window);
+        let asked: Vec<u32> = (0..streams).map(|number| 2 * number + 1).collect();
+        connection.ask(&asked.iter().map(|id| (*id, "i")).collect::<Vec<_>>());
+        let (mut turns, mut received, mut frames) = (0_u64, BTreeMap::new(), 0_u64);
+        while received.values().sum::<usize>() < BODY {
+            turns += 1;
+            connection.turn();
+            for (stream, data) in connection.data() {
+                let at = received.entry(stream).or_insert(0_usize);
+                let from = *at % MIB;
+                assert!(connection.chunk.body[from..].starts_with(&data), "{stream} at {at}");
+                *at += data.len();
+                frames += 1;
+                if window == 65_535 {
+                    let more = (data.len() as u32).to_be_bytes();
+                    connection.receive(&[frame(8, 0, stream, &more), frame(8, 0, 0, &more)].concat());
+                }
+            }
+            assert!(turns < 10_000, "{window} {streams}: {received:?}");
+        }
+        // Frames of 16 KiB, or of what the windows allow at the seams of chunks.
+        assert!(frames < 2 * (BODY / (16 << 10)) as u64, "{window} {streams}: {frames} frames");
+        assert!(turns < frames, "{window} {streams}: {turns} turns for {frames} frames");
+        assert!(connection.passes <= 3 * turns, "{window} {streams}: {} passes", connection.passes);
+        assert_eq!(connection.asked, 20, "{window} {streams}: once for each MiB");
+        let looks = connection.chunk.looks.get();
+        assert!(looks < 20 * frames, "{window} {streams}: {looks} looks for {frames} frames");
+        // Nothing is left to do, and nothing is done.
+        let before = connection.chunk.looks.get();
+        connection.turn();
+        assert_eq!(connection.chunk.looks.get(), before);
+    }
+}
+
+#[test]
+fn nothing_is_done_for_a_reader_that_takes_nothing() {
+    let mut connection = Connection::new(20 * MIB, 65_535);
+    connection.ask(&[(1, "i"), (3, "u=0"), (5, "")]);
+    for _ in 0..5 {
+        connection.turn();
+    }
+    let (passes, looks) = (connection.passes, connection.chunk.looks.get());
+    for _ in 0..100 {
+        connection.turn();
+    }
+    assert_eq!(connection.passes - passes, 100, "one pass a turn");
+    assert!(connection.chunk.looks.get() - looks <= 100 * 6, "a look at each stream that might send");
+    assert_eq!(connection.data().iter().map(|(_, data)| data.len()).sum::<usize>(), 65_535);
+}
+
+/// The order in which the bytes of equal bodies end, and how much of the others was sent before each end.
+#[test]
+fn urgent_responses_go_first_and_incremental_ones_share() {
+    const BODY: usize = 2 * MIB;
+    let ends = |streams: &[(u32, &str)]| {
+        let mut connection = Connection::new(BODY, 0x7fff_ffff);
+        connection.ask(streams);
+        let (mut received, mut ends) = (BTreeMap::<u32, usize>::new(), Vec::new());
+        while ends.len() < streams.len() {
+            connection.turn();
+            assert!(connection.passes < 10_000, "{received:?}");
+            for (stream, data) in connection.data() {
+                let at = received.entry(stream).or_default();
+                *at += data.len();
+                if *at == BODY {
+                    ends.push((stream, received.values().sum::<usize>()));
+                }
+            }
+        }
+        ends
+    };
+    // By urgency, not by order of asking; the shared turns cost the urgent one a little.
+    let order = ends(&[(1, "u=5"), (3, "u=3"), (5, "u=0")]);
+    assert_eq!(order.iter().map(|end| end.0).collect::<Vec<_>>(), [5, 3, 1]);
+    assert!(order[0].1 < BODY + BODY / 6, "{order:?}");
+    // Of use only whole: one after the other, as asked for.
+    let order = ends(&[(1, ""), (3, ""), (5, "")]);
+    assert_eq!(order.iter().map(|end| end.0).collect::<Vec<_>>(), [1, 3, 5]);
+    assert!(order[0].1 < BODY + BODY / 6 && order[1].1 < 2 * BODY + BODY / 4, "{order:?}");
+    // Of use in parts: all grow together, so the first ends when nearly all is sent.
+    let order = ends(&[(1, "i"), (3, "i"), (5, "i"), (7, "i")]);
+    assert!(order[0].1 > 4 * BODY - BODY / 4, "{order:?}");
+    // An incremental one beside one that is not: they take turns.
+    let order = ends(&[(1, "i"), (3, "")]);
+    assert!(order[0].1 > 2 * BODY - BODY / 4, "{order:?}");
+}
+
+/// A hundred responses of equal priority, none incremental, in small windows: the last ends at most three times as
+/// late as the one in the middle, counted in bytes sent.
+#[test]
+fn no_response_of_a_hundred_starves() {
+    const BODY: usize = 256 << 10;
+    for priority in ["", "i"] {
+        let mut connection = Connection::new(BODY, 0x7fff_ffff);
+        let streams: Vec<(u32, &str)> = (0..100).map(|number| (2 * number + 1, priority)).collect();
+        connection.ask(&streams);
+        let (mut received, mut ends, mut sent) = (BTreeMap::<u32, usize>::new(), Vec::new(), 0);
+        while ends.len() < streams.len() {
+            connection.turn();
+            assert!(connection.passes < 10_000, "{received:?}");
+            for (stream, data) in connection.data() {
+                let at = received.entry(stream).or_default();
+                *at += data.len();
+                sent += data.len();
+                if *at == BODY {
+                    ends.push(sent);
+                }
+            }
+        }
+        assert!(ends[99] <= 3 * ends[50], "{priority:?}: {ends:?}");
+    }
+}
