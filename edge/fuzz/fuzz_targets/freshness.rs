@@ -2,8 +2,9 @@
 //! forbidden is stored, and what was stored reads back as it was judged.
 #![no_main]
 
-use edge::proto::freshness::{Exchange, Storing, current_age, decide, reuse};
+use edge::proto::freshness::{Exchange, Policy, Storing, decide};
 use edge::proto::request::RequestHead;
+use edge::proto::reuse::{current_age, reuse};
 use edge::proto::stored::{self, Meta};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use libfuzzer_sys::fuzz_target;
@@ -26,8 +27,8 @@ fuzz_target!(|input: (&[u8], &[u8], u16, u32, u32)| {
     }
     let status = 200 + status % 400;
     let request_s = 1_700_000_000;
-    let exchange = Exchange { request_s, response_s: request_s + u64::from(took_s) };
-    let (storing, facts) = decide(&request, status, &fields, exchange);
+    let exchange = Exchange { request_s, response_s: request_s + u64::from(took_s), purges: 0 };
+    let (storing, facts) = decide(&request, status, &fields, exchange, &Policy::default());
     if storing != Storing::Store {
         return;
     }
