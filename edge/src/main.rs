@@ -52,6 +52,10 @@ fn serve(path: &Path, config: Config) -> Result<()> {
         size_bytes: shard.size_bytes,
         object_bytes: shard.object_bytes,
         readers: cpus.len(),
+        state: shard.state.clone(),
+        hold: shard.hold,
+        cpus: cpus.clone(),
+        progress: notify::starting,
     };
     let shards: Vec<_> = config.store.iter().map(shard).collect();
     let (mut writer, readers, opened) = shard::open(&shards)?;

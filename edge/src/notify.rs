@@ -62,6 +62,11 @@ pub fn ready(status: &str) {
     send(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
+/// Start-up takes long and has come so far; the service manager waits another minute.
+pub fn starting(status: &str) {
+    send(&[NotifyState::Status(status), NotifyState::ExtendTimeoutUsec(60_000_000)]);
+}
+
 /// The node drains and stops.
 pub fn stopping() {
     send(&[NotifyState::Stopping, NotifyState::Status("draining")]);

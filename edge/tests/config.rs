@@ -111,6 +111,9 @@ size = "2GiB""#, &["8:1: not TOML: duplicate key; it stands earlier in the file,
     (r#""1GiB""#, "-1", &["7:8: store.size: -1 is out of bounds; write a whole number from 0 to 9223372036854775807"]),
     (r#""1GiB""#, "1.5", &[r#"7:8: store.size: this is a float; write a size such as "1GiB", or bytes as a whole number"#]),
     (r#"size = "1GiB""#, "size = \"1GiB\"\nobject_size = \"100B\"", &[r#"8:15: store.object_size: no object with its key and header takes 100 bytes; write at least "128B""#]),
+    (r#"size = "1GiB""#, "size = \"1GiB\"\nlock = \"yes\"", &["8:8: store.lock: this is a string; write true or false"]),
+    (r#"size = "1GiB""#, "size = \"1GiB\"\nprefault = 1", &["8:12: store.prefault: this is an integer; write true or false"]),
+    (r#"size = "1GiB""#, "size = \"1GiB\"\nstate = \"state\"", &[r#"8:9: store.state: "state" depends on where edge is started; write an absolute path"#]),
     (r#"size = "1GiB""#, "size = \"1GiB\"\nobject_size = \"4 pages\"", &[r#"8:15: store.object_size: unit "pages" is not known; write a whole number with B, KiB, MiB, GiB or TiB, such as "1GiB""#]),
     (r#"path = "/var/cache/edge"
 size = "1GiB"
@@ -126,6 +129,19 @@ size = "1GiB"
 path = "/a/"
 size = "1GiB"
 "#, &["9:1: store.shards[1]: /a/ is the path of another shard; give each a directory of its own"]),
+    (r#"path = "/var/cache/edge"
+size = "1GiB"
+"#, r#"[[store.shards]]
+path = "/a"
+size = "1GiB"
+state = "/c"
+[[store.shards]]
+path = "/b"
+size = "1GiB"
+state = "/c"
+lock = true
+"#, &["10:1: store.shards[1]: /b shares a directory with another shard; give each its own path and state",
+      r#"14:1: unknown key "lock" in store.shards[1]; known here: path, size, state"#]),
     (r#"path = "/var/cache/edge"
 size = "1GiB"
 "#, r#"[[store.shards]]

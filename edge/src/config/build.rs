@@ -7,6 +7,7 @@ use super::{
     Config, Files, Https, Origin, Route, Shard, Steering, Timeouts, Xdp, XdpMode, caching, https, value,
 };
 use crate::limits;
+use crate::shard::Hold;
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -25,9 +26,10 @@ pub(super) fn build<'a>(
     let top = Section::top(table, sink, &known);
     let cpus = top.get("node").and_then(|i| i.section(&["cpus"])).and_then(|node| node_cpus(&node));
     let listen = top.require("listen", SMALLEST_LISTEN).and_then(|i| listen(&i, files));
-    let store = top
-        .require("store", "[store] with path = \"/var/cache/edge\" and size = \"1GiB\"")
-        .and_then(|i| store(&i.section(&["path", "size", "object_size", "shards"])?));
+    let store =
+        top.require("store", "[store] with path = \"/var/cache/edge\" and size = \"1GiB\"").and_then(|i| {
+            store(&i.section(&["path", "size", "state", "object_size", "prefault", "lock", "shards"])?)
+        });
     let mut names = Vec::new();
     let origins_item = top.require("origins", "[origins.main] with servers = [\"http://127.0.0.1:8000\"]");
     let origins = origins_item.and_then(|i| origins(&i, &mut names, files));
@@ -147,10 +149,11 @@ fn store(section: &Section<'_>) -> Option<Vec<Shard>> {
         None => Some(limits::OBJECT_BYTES),
         Some(item) => object_size(&item),
     };
+    let hold = hold(section);
     let Some(list) = section.get("shards") else {
-        return shard(section, object_bytes).map(|shard| vec![shard]);
+        return shard(section, object_bytes, hold).map(|shard| vec![shard]);
     };
-    for key in ["path", "size"] {
+    for key in ["path", "size", "state"] {
         if let Some(item) = section.get(key) {
             item.report("every shard has its own; move it into a [[store.shards]], or leave shards out");
         }
@@ -164,13 +167,27 @@ fn store(section: &Section<'_>) -> Option<Vec<Shard>> {
     let mut shards: Vec<Shard> = Vec::new();
     let mut all_good = true;
     for item in &items {
-        let Some(shard) = item.section(&["path", "size"]).and_then(|section| shard(&section, object_bytes))
+        let Some(shard) =
+            item.section(&["path", "size", "state"]).and_then(|section| shard(&section, object_bytes, hold))
         else {
             all_good = false;
             continue;
         };
         // By components, so that a trailing or doubled slash makes no difference.
-        if shards.iter().any(|other| other.path == shard.path) {
+        let own = [Some(&shard.path), shard.state.as_ref()];
+        let taken = |other: &Shard| {
+            [Some(&other.path), other.state.as_ref()]
+                .into_iter()
+                .flatten()
+                .any(|path| own.contains(&Some(path)))
+        };
+        if shards.iter().any(|other| other.path != shard.path && taken(other)) {
+            let path = shard.path.display();
+            item.report(&format!(
+                "{path} shares a directory with another shard; give each its own path and state"
+            ));
+            all_good = false;
+        } else if shards.iter().any(|other| other.path == shard.path) {
             let path = shard.path.display();
             item.report(&format!("{path} is the path of another shard; give each a directory of its own"));
             all_good = false;
@@ -204,16 +221,30 @@ fn bytes(item: &Item<'_>, example: &str) -> Option<u64> {
     }
 }
 
-/// `object_bytes`: `None` if what was written for it is wrong.
-fn shard(section: &Section<'_>, object_bytes: Option<u64>) -> Option<Shard> {
-    let path = section.require("path", "path = \"/var/cache/edge\"").and_then(|item| {
-        let path = PathBuf::from(item.text("write a directory, such as \"/var/cache/edge\"")?);
-        if !path.is_absolute() {
-            item.report(&format!("{path:?} depends on where edge is started; write an absolute path"));
-            return None;
-        }
-        Some(path)
-    });
+/// What becomes of the pages at the start.
+fn hold(section: &Section<'_>) -> Option<Hold> {
+    let truth = |key| section.get(key).map_or(Some(false), |item| item.truth());
+    match (truth("prefault")?, truth("lock")?) {
+        (_, true) => Some(Hold::Lock),
+        (true, false) => Some(Hold::Prefault),
+        (false, false) => Some(Hold::AsUsed),
+    }
+}
+
+/// A directory by its absolute path.
+fn directory(item: &Item<'_>) -> Option<PathBuf> {
+    let path = PathBuf::from(item.text("write a directory, such as \"/var/cache/edge\"")?);
+    if !path.is_absolute() {
+        item.report(&format!("{path:?} depends on where edge is started; write an absolute path"));
+        return None;
+    }
+    Some(path)
+}
+
+/// `object_bytes` and `hold`: `None` if what was written for it is wrong.
+fn shard(section: &Section<'_>, object_bytes: Option<u64>, hold: Option<Hold>) -> Option<Shard> {
+    let path = section.require("path", "path = \"/var/cache/edge\"").and_then(|item| directory(&item));
+    let state = section.get("state").map_or(Some(None), |item| directory(&item).map(Some));
     let size = section.require("size", "size = \"1GiB\"").and_then(|item| {
         let bytes = bytes(&item, "1GiB")?;
         if bytes < limits::STORE_BYTES_MIN {
@@ -225,7 +256,7 @@ fn shard(section: &Section<'_>, object_bytes: Option<u64>) -> Option<Shard> {
         }
         Some(bytes)
     });
-    Some(Shard { path: path?, size_bytes: size?, object_bytes: object_bytes? })
+    Some(Shard { path: path?, size_bytes: size?, object_bytes: object_bytes?, state: state?, hold: hold? })
 }
 
 fn origins<'a>(item: &Item<'a>, names: &mut Vec<&'a str>, files: &dyn Files) -> Option<Vec<Origin>> {

@@ -12,6 +12,7 @@ mod read;
 mod value;
 
 use crate::limits;
+use crate::shard::Hold;
 pub use problem::{PROBLEMS_MAX, Problem, Problems};
 use problem::{Sink, position};
 use std::cell::RefCell;
@@ -243,6 +244,10 @@ pub struct Shard {
     pub size_bytes: u64,
     /// Bytes an object takes on average: what the index is sized for. One figure for all shards.
     pub object_bytes: u64,
+    /// Directory of the files that are written, not mapped; `None`: see [`crate::shard::Options`].
+    pub state: Option<PathBuf>,
+    /// Whether its pages are brought in at the start, and stay. The same for all shards.
+    pub hold: Hold,
 }
 
 /// `[origins.NAME]`

@@ -291,6 +291,9 @@ fn shard_status(shard: &ShardStatus) -> Value {
     match &shard.state {
         Ok(usage) => {
             shown["state"] = "in use".into();
+            shown["pages"] = shard.placed.pages.clone().into();
+            shown["held"] = shard.placed.held.clone().into();
+            shown["numa"] = shard.placed.nodes.clone().into();
             shown["used_bytes"] = usage.used_bytes.into();
             shown["objects"] = usage.objects.into();
         }

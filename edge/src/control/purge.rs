@@ -34,7 +34,7 @@ use std::sync::Arc;
 use tokio::sync::{Notify, oneshot};
 use tokio_uring::fs::{File, OpenOptions};
 
-/// The log's name, in the directory of each shard.
+/// The log's name, among the written files of each shard.
 pub const FILE_NAME: &str = "purges";
 
 /// The purges found at the start.
@@ -56,7 +56,7 @@ impl Opened {
 /// Reads the log beside the shards, puts what it says in force, and begins a new one. Blocks; before the store is
 /// served. Errors: those of reading and writing it.
 pub fn open(writer: &mut shard::Writer) -> io::Result<Opened> {
-    let paths: Vec<PathBuf> = writer.files().iter().map(|file| file.with_file_name(FILE_NAME)).collect();
+    let paths: Vec<PathBuf> = writer.states().iter().map(|directory| directory.join(FILE_NAME)).collect();
     let mut logs = Vec::new();
     let mut why = "it is missing".to_owned();
     for path in &paths {

@@ -8,6 +8,7 @@ mod probe;
 
 use crate::config::{Config, Shard, Steering, XdpMode};
 use crate::limits;
+use crate::shard::Hold;
 pub use probe::{probe, raise_nofile};
 use std::fmt;
 
@@ -307,7 +308,19 @@ fn shard(machine: &Machine, disk: &StoreDisk, shard: &Shard, only: bool, finding
         return;
     }
     let wanted = shard.size_bytes.saturating_sub(disk.own_bytes);
-    if disk.free_bytes < wanted {
+    let huge = disk.kind == "hugetlbfs";
+    if huge && disk.free_bytes < wanted {
+        findings.push(Finding {
+            severity: Severity::Warning,
+            what: format!(
+                "{path} has {} MiB of huge pages free, the store wants {} MiB more",
+                disk.free_bytes >> 20,
+                wanted >> 20
+            ),
+            still_works: "all, on ordinary pages beside the purge log",
+            fix: "reserve more: sysctl vm.nr_hugepages, and size= of the mount".into(),
+        });
+    } else if disk.free_bytes < wanted {
         findings.push(Finding {
             severity,
             what: format!(
@@ -322,7 +335,18 @@ fn shard(machine: &Machine, disk: &StoreDisk, shard: &Shard, only: bool, finding
             ),
         });
     }
-    let in_memory = matches!(disk.kind.as_str(), "tmpfs" | "ramfs" | "hugetlbfs");
+    let in_memory = matches!(disk.kind.as_str(), "tmpfs" | "ramfs");
+    if let Some(available) = machine
+        .memory_available_bytes
+        .filter(|a| shard.hold == Hold::Lock && !in_memory && !huge && *a < shard.size_bytes)
+    {
+        findings.push(Finding {
+            severity: Severity::Fatal,
+            what: format!("lock wants {path} in memory, and {} MiB are available", available >> 20),
+            still_works: "nothing is served",
+            fix: format!("size = \"{}MiB\" at most, or lock = false", available >> 20),
+        });
+    }
     if let Some(available) = machine.memory_available_bytes.filter(|a| in_memory && *a < wanted) {
         findings.push(Finding {
             severity: Severity::Warning,

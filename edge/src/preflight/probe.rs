@@ -90,9 +90,16 @@ fn store_disk(path: &Path) -> Option<StoreDisk> {
     let stat = nix::sys::statfs::statfs(existing).ok()?;
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
     let files = entries.filter_map(|entry| entry.metadata().ok()).filter(|meta| meta.is_file());
+    let block_bytes = u64::try_from(stat.block_size()).unwrap_or(0);
+    let kind = file_system(stat.filesystem_type().0);
+    // hugetlbfs has blocks of its own only where its mount limits them.
+    let blocks = match kind == "hugetlbfs" && stat.blocks() == 0 {
+        true => crate::shard::free_huge_pages(block_bytes).unwrap_or(0),
+        false => stat.blocks_available(),
+    };
     Some(StoreDisk {
-        kind: file_system(stat.filesystem_type().0),
-        free_bytes: stat.blocks_available().saturating_mul(u64::try_from(stat.block_size()).unwrap_or(0)),
+        kind,
+        free_bytes: blocks.saturating_mul(block_bytes),
         own_bytes: files.map(|meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512).sum(),
         writable: existing.is_dir() && nix::unistd::access(existing, nix::unistd::AccessFlags::W_OK).is_ok(),
     })

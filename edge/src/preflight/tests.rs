@@ -113,6 +113,34 @@ fn each_lack_is_found_with_its_fix() {
 }
 
 #[test]
+fn a_store_that_is_to_be_held_in_memory_must_fit_it() {
+    let mut m = machine();
+    m.memory_available_bytes = Some(512 << 20);
+    let mut config = config("");
+    let found =
+        |m: &Machine, config: &Config| judge(m, config).into_iter().map(|f| (f.severity, f.to_string()));
+    assert_eq!(found(&m, &config).next(), None, "a disk may be larger than memory");
+    config.store[0].hold = crate::shard::Hold::Lock;
+    let (severity, text) = found(&m, &config).next().unwrap();
+    assert!(
+        severity == Severity::Fatal
+            && text.contains("512 MiB are available")
+            && text.contains("lock = false"),
+        "{text}"
+    );
+    // Huge pages are not memory that is available, and without them there are others.
+    m.shards[0].as_mut().unwrap().kind = "hugetlbfs".into();
+    assert_eq!(found(&m, &config).next(), None);
+    m.shards[0].as_mut().unwrap().free_bytes = 8 << 20;
+    let (severity, text) = found(&m, &config).next().unwrap();
+    assert!(
+        severity == Severity::Warning
+            && text.contains("8 MiB of huge pages free")
+            && text.contains("vm.nr_hugepages")
+    );
+}
+
+#[test]
 fn lacks_that_something_else_makes_good_are_not_reported() {
     let mut m = machine();
     m.capabilities =

@@ -1,6 +1,7 @@
 //! What the store counts, and what it says of itself. Decides nothing.
 #![forbid(unsafe_code)]
 
+use super::place::Placed;
 use super::reclaim::object_bytes;
 use super::store::Writer;
 use super::{Opened, Usage};
@@ -137,6 +138,8 @@ pub struct ShardStatus {
     pub size_bytes: u64,
     /// What opening it found.
     pub opened: Opened,
+    /// What its pages are, if it is in use.
+    pub placed: Placed,
     /// What is in it; else why it is not in use.
     pub state: Result<Usage, String>,
 }

@@ -16,12 +16,14 @@ mod accounts;
 mod append;
 mod checkpoint;
 pub mod evict;
+mod home;
 pub mod index;
 pub mod inspect;
 pub mod layout;
 pub mod left;
 mod medium;
 pub mod miniature;
+mod place;
 pub mod purge_log;
 mod read;
 mod reader;
@@ -39,6 +41,8 @@ pub use read::{Cold, Pinned};
 
 pub use accounts::{Ages, ShardStatus};
 pub use append::{Body, Label};
+pub use medium::free_huge_pages;
+pub use place::{Hold, Placed};
 pub use set::{Reader, ShardReader, Writer};
 pub use shadow::{Estimate, Estimates, Seen};
 
@@ -77,6 +81,15 @@ pub struct Options {
     pub object_bytes: u64,
     /// How many readers there will be.
     pub readers: usize,
+    /// Directory of the files that are written, not mapped. `None`: `path`; or, where that is hugetlbfs, one named after
+    /// it below `/var/lib/edge`.
+    pub state: Option<PathBuf>,
+    /// What becomes of its pages at the start.
+    pub hold: Hold,
+    /// CPUs of the readers: its pages come from the memory next to them.
+    pub cpus: Vec<usize>,
+    /// Is told how far opening has come, if that takes long.
+    pub progress: fn(&str),
 }
 
 impl Default for Options {
@@ -86,6 +99,10 @@ impl Default for Options {
             size_bytes: limits::STORE_BYTES_MIN,
             object_bytes: limits::OBJECT_BYTES,
             readers: 0,
+            state: None,
+            hold: Hold::AsUsed,
+            cpus: Vec::new(),
+            progress: |_| {},
         }
     }
 }

@@ -4,17 +4,18 @@
 #![forbid(unsafe_code)]
 
 use super::checkpoint::{self, Checkpoint};
+use super::home::{ACCESS, Home};
 use super::index::Index;
 use super::layout::{self, FILE_WORDS, FileHeader, FileKind, Geometry, HEADER_BYTES, Header, Kind};
-use super::medium;
+use super::medium::{self, Medium};
+use super::place::{self, Nodes, Placed, Progress};
 use super::read::{Find, Reader};
 use super::residency::Residency;
 use super::scan::{Found, Life, scan};
 use super::store::Writer;
 use super::{OpenError, Opened, Options};
 use crate::clock;
-use crate::sys::mapping::{LockedDirectory, Shape, Unserved, memory_page_bytes};
-use nix::fcntl::{FallocateFlags, fallocate};
+use crate::sys::mapping::{Shape, Unserved, memory_page_bytes};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -22,8 +23,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// The shard file's name.
-const FILE_NAME: &str = "shard-0";
 /// Segments below which nothing can be reclaimed while records are read and written.
 const SEGMENTS_MIN: usize = 4;
 
@@ -33,35 +32,35 @@ pub(super) fn open(
     segment_bytes: usize,
     index_entries: usize,
 ) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
-    open_locked(options, lock(&options.path)?, segment_bytes, index_entries)
+    open_at(options, Home::take(options)?, segment_bytes, index_entries)
 }
 
 /// As [`open`], empty, where a shard was that has failed. Its file goes: whoever still reads it is broken off.
 pub(super) fn renew(
     options: &Options,
-    directory: Arc<LockedDirectory>,
+    home: Home,
     segment_bytes: usize,
     index_entries: usize,
 ) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
-    let path = options.path.join(FILE_NAME);
+    let path = home.file();
     // Emptied first: its space is not free while anybody has it mapped.
     let emptied = File::options().write(true).open(&path).and_then(|file| file.set_len(0));
     match emptied.and_then(|()| fs::remove_file(&path)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(failed(&path, error, "check the disk, and mount it for writing"))
         }
-        _ => open_locked(options, directory, segment_bytes, index_entries),
+        _ => open_at(options, home, segment_bytes, index_entries),
     }
 }
 
-fn open_locked(
+fn open_at(
     options: &Options,
-    directory: Arc<LockedDirectory>,
+    home: Home,
     segment_bytes: usize,
     index_entries: usize,
 ) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
     let started_ms = clock::now().mono_ms;
-    let file = ShardFile::prepare(options, directory, segment_bytes)?;
+    let file = ShardFile::prepare(options, home, segment_bytes)?;
     let (writer, readers, mut opened) = file.serve(options, index_entries)?;
     opened.took_ms = clock::now().mono_ms - started_ms;
     Ok((writer, readers, opened))
@@ -99,7 +98,7 @@ impl ShardFile {
             Some(checkpoint) => checkpoint.segments.iter().map(|&(_, filled)| filled).collect(),
             None => scanned.iter().map(|life| life.as_ref().map_or(0, |life| life.end)).collect(),
         };
-        let residency = match medium::stays_in_memory(&options.path) {
+        let residency = match self.placed.stays_in_memory {
             true => Residency::always(),
             false => Residency::tracked(self.geometry.file_bytes(), memory_page_bytes()),
         };
@@ -108,7 +107,7 @@ impl ShardFile {
             pins.into_iter().map(|pins| Find { index: Arc::clone(&index), pins, geometry: self.geometry });
         let readers = finds.by_ref().take(options.readers).map(Reader::new).collect();
         let find = finds.next().expect("one more than readers");
-        let mut writer = Writer::new(map, find, &options.path.join(FILE_NAME), self.header.id, run);
+        let mut writer = Writer::new(map, find, (self.home, self.placed), self.header.id, run);
         match checkpoint {
             Some(checkpoint) => restore(&mut writer, checkpoint),
             None => rebuild(&mut writer, scanned, &mut opened),
@@ -138,39 +137,65 @@ impl ShardFile {
     }
 }
 
-const ACCESS: &str = "give the user that runs edge read and write access to this directory";
-
-/// Makes the directory if it is missing, and takes it for this process.
-fn lock(directory: &Path) -> Result<Arc<LockedDirectory>, OpenError> {
-    fs::create_dir_all(directory).map_err(|error| failed(directory, error, ACCESS))?;
-    let lock = LockedDirectory::lock(directory).map_err(|error| failed(directory, error, ACCESS))?;
-    let taken =
-        || refuse(directory, "another process uses it", "stop that edge, or set another [store] path");
-    Ok(Arc::new(lock.ok_or_else(taken)?))
-}
-
 /// A shard file that is ours, of the right size, and mapped.
 struct ShardFile {
     map: Unserved,
     header: FileHeader,
     geometry: Geometry,
-    directory: std::path::PathBuf,
+    home: Home,
+    placed: Placed,
+}
+
+/// Why a shard file was not made.
+enum Unmade {
+    /// There are not enough huge pages.
+    HugePages(String),
+    Else(OpenError),
+}
+
+impl From<OpenError> for Unmade {
+    fn from(error: OpenError) -> Self {
+        Unmade::Else(error)
+    }
 }
 
 impl ShardFile {
-    fn prepare(
-        options: &Options,
-        lock: Arc<LockedDirectory>,
-        segment_bytes: usize,
-    ) -> Result<Self, OpenError> {
-        let directory = &options.path;
-        let segments = (options.size_bytes / segment_bytes as u64) as usize;
+    /// Where it should be; or, on ordinary pages, where it can be.
+    fn prepare(options: &Options, home: Home, segment_bytes: usize) -> Result<Self, OpenError> {
+        let made = match Self::make(options, home.clone(), segment_bytes) {
+            Err(Unmade::HugePages(why)) => {
+                discard(&home.file())?;
+                let (path, state) = (home.path.display(), home.state.display());
+                tracing::warn!("store {path}: {why}; the shard has ordinary pages in {state} instead");
+                Self::make(options, home.without_huge_pages(why), segment_bytes)
+            }
+            made => made,
+        };
+        let file = made.map_err(|unmade| match unmade {
+            Unmade::Else(error) => error,
+            Unmade::HugePages(why) => refuse(&options.path, why, "set another [store] path"),
+        })?;
+        file.home.unused_file(options).map_or(Ok(()), |unused| discard(&unused))?;
+        Ok(file)
+    }
+
+    fn make(options: &Options, home: Home, segment_bytes: usize) -> Result<Self, Unmade> {
+        let page_bytes = match home.medium {
+            Medium::HugePages(bytes) => bytes,
+            _ => 1,
+        };
+        let whole_pages = options.size_bytes / page_bytes * page_bytes;
+        let segments = (whole_pages / segment_bytes as u64) as usize;
         if segments < SEGMENTS_MIN {
-            let least_mib = (SEGMENTS_MIN * segment_bytes).div_ceil(1 << 20);
             let what = format!("a size of {} bytes is too small", options.size_bytes);
-            return Err(refuse(directory, what, format!("set [store] size to \"{least_mib}MiB\" or more")));
+            if page_bytes > 1 {
+                return Err(Unmade::HugePages(format!("{what} for {}", home.medium)));
+            }
+            let least_mib = (SEGMENTS_MIN * segment_bytes).div_ceil(1 << 20);
+            let remedy = format!("set [store] size to \"{least_mib}MiB\" or more");
+            return Err(refuse(&home.path, what, remedy).into());
         }
-        let path = directory.join(FILE_NAME);
+        let path = home.file();
         let mut how = File::options();
         how.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = how.open(&path).map_err(|error| failed(&path, error, ACCESS))?;
@@ -178,22 +203,35 @@ impl ShardFile {
             read_header(&file).map_err(|error| failed(&path, error, "check the disk, or remove the file"))?;
         let header = accept_header(&path, found, segment_bytes, segments)?;
         let geometry = Geometry::new(segment_bytes, segments);
-        allocate(&path, &file, geometry.file_bytes())?;
+        let nodes = Nodes::of(&options.cpus);
+        let bytes = geometry.file_bytes();
+        allocate(&path, &file, geometry, home.medium, &nodes, options.progress)?;
         let shape = Shape { segment_bytes, words_bytes: geometry.words_bytes(), segments };
-        let map = Unserved::map(lock, &file, shape).map_err(|error| {
+        let map = Unserved::map(Arc::clone(&home.lock), &file, shape).map_err(|error| {
             refuse(&path, error, "lower [store] size or raise the limit on address space (ulimit -v)")
         })?;
+        let progress = Progress::new(&path, "prefault", bytes, options.progress);
+        let held = place::hold(&map, geometry, (options.hold, home.medium), &nodes, &progress);
+        let mut placed = held.map_err(|error| {
+            failed(
+                &path,
+                format!("cannot be read: {error}"),
+                "replace the disk, or leave prefault and lock out",
+            )
+        })?;
+        if let Some(why) = &home.instead {
+            placed.pages = format!("{}; {why}", placed.pages);
+        }
         // A larger file is described first and used then; a smaller one likewise, so that at no time the header
         // promises segments that are not there.
         store_words(&map, &header.encode());
-        file.set_len(geometry.file_bytes())
-            .map_err(|error| failed(&path, error, "check the disk, or remove the file"))?;
-        Ok(ShardFile { map, header, geometry, directory: directory.clone() })
+        file.set_len(bytes).map_err(|error| failed(&path, error, "check the disk, or remove the file"))?;
+        Ok(ShardFile { map, header, geometry, home, placed })
     }
 
     /// The checkpoint of the stop before, if there is one that holds for this file as it is.
     fn take_checkpoint(&self, index: &Index) -> Result<Option<Checkpoint>, OpenError> {
-        let path = self.directory.join(checkpoint::FILE_NAME);
+        let path = self.home.state.join(checkpoint::FILE_NAME);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -219,9 +257,9 @@ impl ShardFile {
         let run_found = if self.header.run < layout::RUNS_MAX { self.header.run } else { 0 };
         let run = run_found.max(run_seen) + 1;
         store_words(&self.map, &FileHeader { run, ..self.header }.encode());
-        let path = self.directory.join(FILE_NAME);
+        let path = self.home.file();
         self.map.flush_first_words().map_err(|error| failed(&path, error, "check the disk"))?;
-        let checkpoint = self.directory.join(checkpoint::FILE_NAME);
+        let checkpoint = self.home.state.join(checkpoint::FILE_NAME);
         match fs::remove_file(&checkpoint) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(failed(&checkpoint, error, "remove the file by hand"))
@@ -232,13 +270,13 @@ impl ShardFile {
 }
 
 /// Somebody has to decide something.
-fn refuse(path: &Path, what: impl ToString, remedy: impl Into<String>) -> OpenError {
+pub(super) fn refuse(path: &Path, what: impl ToString, remedy: impl Into<String>) -> OpenError {
     let path = path.display().to_string();
     OpenError { path, what: what.to_string(), remedy: remedy.into(), of_disk: false }
 }
 
 /// The disk or its file system is at fault.
-fn failed(path: &Path, what: impl ToString, remedy: impl Into<String>) -> OpenError {
+pub(super) fn failed(path: &Path, what: impl ToString, remedy: impl Into<String>) -> OpenError {
     OpenError { of_disk: true, ..refuse(path, what, remedy) }
 }
 
@@ -316,19 +354,53 @@ fn accept_header(
     }
 }
 
+/// Removes a shard file that is not used any more, and nothing else.
+fn discard(path: &Path) -> Result<(), OpenError> {
+    let found = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => Err(error),
+        Ok(file) => read_header(&file),
+    };
+    match found {
+        Ok(FileKind::Shard(_) | FileKind::Blank) => {
+            tracing::info!(path = %path.display(), "removed: the shard lies elsewhere now, and what this holds may have been purged");
+            fs::remove_file(path).map_err(|error| failed(path, error, "remove the file by hand"))
+        }
+        Ok(FileKind::OtherVersion(_) | FileKind::Foreign) => Ok(()),
+        Err(error) => Err(failed(path, error, "remove the file by hand")),
+    }
+}
+
 /// Makes sure that all blocks of the file exist, so that writing through the mapping never meets a full disk.
-fn allocate(path: &Path, file: &File, bytes: u64) -> Result<(), OpenError> {
+fn allocate(
+    path: &Path,
+    file: &File,
+    geometry: Geometry,
+    medium: Medium,
+    nodes: &Nodes,
+    tell: fn(&str),
+) -> Result<(), Unmade> {
     let before = file.metadata().map(|data| data.len()).unwrap_or(0);
-    fallocate(file, FallocateFlags::empty(), 0, bytes as i64).map_err(|error| {
+    let bytes = geometry.file_bytes();
+    let progress = Progress::new(path, "allocated", bytes, tell);
+    place::allocate(file, geometry, medium, nodes, &progress).map_err(|error| {
         // Gives back what was taken in vain. If that fails too, the next start tries again from what is there.
         let _ = file.set_len(before);
+        if let (Medium::HugePages(page_bytes), nix::Error::ENOSPC | nix::Error::ENOMEM) = (medium, error) {
+            let wanted = (bytes - before.min(bytes)) / page_bytes;
+            let free = medium::free_huge_pages(page_bytes).unwrap_or(0);
+            return Unmade::HugePages(format!(
+                "{wanted} {medium} are wanted, {free} are free, or size= of the mount is less: reserve more \
+                 (sysctl vm.nr_hugepages, or hugepages= at boot) and restart"
+            ));
+        }
         let remedy = match error {
             nix::Error::ENOSPC => "lower [store] size, or free space on that file system",
             nix::Error::EFBIG => "lower [store] size, or raise the file size limit (ulimit -f)",
             nix::Error::EOPNOTSUPP => "put [store] path on ext4, xfs, btrfs or tmpfs",
             _ => "check the disk",
         };
-        failed(path, format!("cannot allocate {bytes} bytes: {}", error.desc()), remedy)
+        failed(path, format!("cannot allocate {bytes} bytes: {}", error.desc()), remedy).into()
     })
 }
 
@@ -405,6 +477,8 @@ pub(super) fn open_simulated(disk: &Simulated<'_>) -> (Writer, Vec<Reader>, Open
     let path = std::path::PathBuf::from("/nonexistent");
     let options =
         Options { path: path.clone(), size_bytes: geometry.file_bytes(), readers: 1, ..Options::default() };
-    let file = ShardFile { map, header, geometry, directory: path };
+    let home =
+        Home { path: path.clone(), state: path, medium: Medium::Disk, instead: None, lock: map.directory() };
+    let file = ShardFile { map, header, geometry, home, placed: Placed::default() };
     file.serve(&options, disk.index_entries).expect("nothing can fail")
 }

@@ -10,7 +10,7 @@ impl Scratch {
     /// A new empty one, on a disk if there is one.
     pub(crate) fn new(name: &str) -> Self {
         let usual = std::env::temp_dir();
-        let elsewhere = super::medium::stays_in_memory(&usual);
+        let elsewhere = super::medium::Medium::of(&usual).is_memory();
         Scratch::below(if elsewhere { Path::new("/var/tmp") } else { &usual }, name)
     }
 

@@ -12,6 +12,7 @@
 
 use super::accounts::ShardStatus;
 use super::append::{Body, Label};
+use super::home::Home;
 use super::inspect::Inspected;
 use super::layout::Geometry;
 use super::left::Left;
@@ -21,7 +22,7 @@ use super::sweep::Sweeper;
 use super::{
     Meaning, OpenError, Opened, Options, Pinned, PutError, Usage, layout, read, recover, store, sweep,
 };
-use crate::sys::mapping::{LockedDirectory, Window};
+use crate::sys::mapping::Window;
 use crate::{clock, limits};
 use bytes::Bytes;
 use std::fmt;
@@ -69,8 +70,8 @@ struct Shard {
     opened: Opened,
     /// Else why it is not in use.
     writer: Result<store::Writer, String>,
-    /// The directory of one that failed while it was in use: still ours.
-    left: Option<Arc<LockedDirectory>>,
+    /// Where one lay that failed while it was in use: still ours.
+    left: Option<Home>,
 }
 
 /// One worker's side of a shard that was opened later, see [`Reader::take`].
@@ -208,7 +209,7 @@ impl Writer {
         if let Ok(writer) = &shard.writer {
             tracing::error!(path = %shard.options.path.display(), why, "shard out of use");
             writer.map.fail();
-            shard.left = Some(writer.map.directory());
+            shard.left = Some(writer.home.clone());
             shard.writer = Err(why);
         }
     }
@@ -245,7 +246,7 @@ impl Writer {
         }
         let (options, entries) = (&shard.options, shard.options.index_entries());
         let opened = match &shard.left {
-            Some(directory) => recover::renew(options, Arc::clone(directory), segment_bytes, entries),
+            Some(home) => recover::renew(options, home.clone(), segment_bytes, entries),
             None => recover::open(options, segment_bytes, entries),
         };
         let (mut writer, readers, opened) = opened.map_err(|error| error.to_string())?;
@@ -359,6 +360,11 @@ impl Writer {
         self.live().map(|(_, writer)| writer.path.clone()).collect()
     }
 
+    /// The directories of the shards in use in which files can be written.
+    pub fn states(&self) -> Vec<PathBuf> {
+        self.live().map(|(_, writer)| writer.home.state.clone()).collect()
+    }
+
     /// All records of a key that are found, for an operator who asks.
     pub fn inspect(&self, hash: u64, key: &[u8]) -> Vec<Inspected> {
         let home = self.homes.of(hash);
@@ -431,6 +437,7 @@ impl Writer {
             path: shard.options.path.clone(),
             size_bytes: shard.options.size_bytes,
             opened: shard.opened.clone(),
+            placed: shard.writer.as_ref().map(|writer| writer.placed.clone()).unwrap_or_default(),
             state: shard.writer.as_ref().map(store::Writer::usage).map_err(String::clone),
         })
     }

@@ -13,8 +13,10 @@
 use super::accounts::Counts;
 use super::append::{Body, Draft, Label};
 use super::evict::{Log, Policy};
+use super::home::Home;
 use super::index::{Entry, Slot};
 use super::layout::{self, Geometry, HEADER_BYTES, Header, Kind};
+use super::place::Placed;
 use super::read::Find;
 use super::reclaim::{self, Segments};
 use super::{Meaning, Pinned, PutError, checkpoint, left};
@@ -23,7 +25,7 @@ use crate::sys::mapping::Appender;
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering::{Acquire, Release};
 
 /// The writing side; one, owned by control.
@@ -32,6 +34,8 @@ pub struct Writer {
     pub(super) find: Find,
     pub(super) geometry: Geometry,
     pub(super) path: PathBuf,
+    pub(super) home: Home,
+    pub(super) placed: Placed,
     pub(super) id: u64,
     pub(super) run: u64,
     pub(super) segments: Segments,
@@ -55,7 +59,7 @@ pub(super) struct Place {
 }
 
 impl Writer {
-    pub(super) fn new(map: Appender, find: Find, path: &Path, id: u64, run: u64) -> Self {
+    pub(super) fn new(map: Appender, find: Find, (home, placed): (Home, Placed), id: u64, run: u64) -> Self {
         let capacity = find.geometry.file_bytes();
         Writer {
             policy: Policy::new(capacity, find.index.entries_max()),
@@ -64,7 +68,9 @@ impl Writer {
             geometry: find.geometry,
             map,
             find,
-            path: path.to_path_buf(),
+            path: home.file(),
+            home,
+            placed,
             id,
             run,
             // No number is used twice, also if the disk has lost the segments of an earlier run: else a record of theirs
@@ -205,7 +211,7 @@ impl Writer {
     /// The caller flushes the shard file, and then writes this to `path` with a temporary name and a rename.
     pub fn checkpoint(&mut self) -> (PathBuf, Vec<u8>) {
         self.checkpoint_made = true;
-        (self.path.with_file_name(checkpoint::FILE_NAME), checkpoint::encode(self))
+        (self.home.state.join(checkpoint::FILE_NAME), checkpoint::encode(self))
     }
 
     /// Takes a record over that was found on disk, or marks it dead if a newer one was taken over before. Older ones it

@@ -34,6 +34,8 @@ mod kernel;
 
 mod memory;
 
+mod huge_pages;
+
 mod stress;
 
 mod http2;

@@ -88,6 +88,8 @@ fn config(directory: &Path, servers: &[String]) -> Config {
             path: directory.into(),
             size_bytes: 256 << 20,
             object_bytes: limits::OBJECT_BYTES,
+            state: None,
+            hold: Default::default(),
         }],
         origins: vec![Origin {
             name: "main".into(),
@@ -120,6 +122,7 @@ fn shards(config: &Config, readers: usize) -> Vec<shard::Options> {
         size_bytes: one.size_bytes,
         object_bytes: one.object_bytes,
         readers,
+        ..Default::default()
     };
     config.store.iter().map(options).collect()
 }

@@ -226,6 +226,8 @@ fn of_several_shards_each_has_the_log_and_one_is_enough() {
             path: path.clone(),
             size_bytes: 64 << 20,
             object_bytes: crate::limits::OBJECT_BYTES,
+            state: None,
+            hold: Default::default(),
         })
         .collect();
     let (node, mut workers) = start_in(1, config.clone(), directory.clone());

@@ -91,7 +91,7 @@ fn with_its_only_shard_gone_a_store_serves_nothing_and_lives() {
 }
 
 /// Runs a program; what it says in the panic if it fails.
-fn run(program: &str, arguments: &[&str]) -> String {
+pub(super) fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap_or_else(|e| panic!("{program}: {e}"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {arguments:?}: {said}");
@@ -99,10 +99,10 @@ fn run(program: &str, arguments: &[&str]) -> String {
 }
 
 /// A mounted file system, unmounted when dropped.
-struct Mount(std::path::PathBuf);
+pub(super) struct Mount(pub(super) std::path::PathBuf);
 
 impl Mount {
-    fn new(path: std::path::PathBuf, arguments: &[&str]) -> Self {
+    pub(super) fn new(path: std::path::PathBuf, arguments: &[&str]) -> Self {
         std::fs::create_dir_all(&path).unwrap();
         run("mount", &[arguments, &[path.to_str().unwrap()]].concat());
         Mount(path)

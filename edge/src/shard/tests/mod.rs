@@ -8,6 +8,7 @@ mod faults;
 #[cfg(feature = "interleave")]
 mod interleave;
 mod killed;
+mod media;
 mod million;
 mod model;
 mod set;

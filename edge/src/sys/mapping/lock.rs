@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 pub struct LockedDirectory {
     pub(super) path: PathBuf,
     pub(super) lock: File,
+    with: Option<Box<LockedDirectory>>,
 }
 
 impl LockedDirectory {
@@ -17,10 +18,20 @@ impl LockedDirectory {
     pub fn lock(path: &Path) -> io::Result<Option<Self>> {
         let lock = OpenOptions::new().write(true).create(true).truncate(false).open(path.join("lock"))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Some(LockedDirectory { path: path.to_path_buf(), lock })),
+            Ok(()) => Ok(Some(LockedDirectory::new(path.to_path_buf(), lock))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    pub(super) fn new(path: PathBuf, lock: File) -> Self {
+        LockedDirectory { path, lock, with: None }
+    }
+
+    /// Takes another one along.
+    pub fn with(mut self, other: LockedDirectory) -> Self {
+        self.with = Some(Box::new(other));
+        self
     }
 
     /// The directory.

@@ -17,6 +17,7 @@
 //! The file is mapped twice. User space reads and writes the first mapping, in which a page that is missing is
 //! replaced (see `fault`); the kernel sends from the second, in which it is not, so that it fails instead.
 
+mod hold;
 mod lock;
 #[cfg(test)]
 mod simulated;
@@ -142,7 +143,7 @@ impl Unserved {
             shape: self.shape,
             filled,
             rows: (0..readers).map(|_| Row::new(segments)).collect(),
-            directory: self.directory,
+            _directory: self.directory,
         });
         let pins = (0..readers).map(|row| Pins { shared: Arc::clone(&shared), row }).collect();
         (Appender { shared }, pins)
@@ -159,7 +160,8 @@ struct Shared {
     shape: Shape,
     filled: Box<[AtomicU32]>,
     rows: Box<[Row]>,
-    directory: Arc<LockedDirectory>,
+    /// Ours for as long as anybody reads.
+    _directory: Arc<LockedDirectory>,
 }
 
 /// The pin counters of one reader, one for each segment, on cache lines of its own.
@@ -244,11 +246,6 @@ impl Appender {
     /// Writes the words of segment 0 through to the disk.
     pub fn flush_first_words(&self) -> io::Result<()> {
         self.shared.map.flush_range(0, self.shared.shape.words_bytes)
-    }
-
-    /// The lock on the directory, for whoever maps another file there.
-    pub fn directory(&self) -> Arc<LockedDirectory> {
-        Arc::clone(&self.shared.directory)
     }
 
     /// The offset below which bytes of this segment can be read; 0: it is shut.

@@ -12,7 +12,7 @@ impl Unserved {
         use std::sync::OnceLock;
         static DIRECTORY: OnceLock<Arc<LockedDirectory>> = OnceLock::new();
         let lock = || File::open("/dev/null").expect("it can always be opened");
-        let directory = || Arc::new(LockedDirectory { path: PathBuf::new(), lock: lock() });
+        let directory = || Arc::new(LockedDirectory::new(PathBuf::new(), lock()));
         let mut map = memmap2::MmapMut::map_anon(shape.file_bytes()).expect("little memory");
         map.copy_from_slice(image);
         let map = MmapRaw::from(map);
@@ -20,6 +20,11 @@ impl Unserved {
         let sent_from = MmapRaw::from(memmap2::MmapMut::map_anon(PAGE_BYTES).expect("little memory"));
         let directory = Arc::clone(DIRECTORY.get_or_init(directory));
         Unserved { watched, map, sent_from, shape, directory }
+    }
+
+    /// The lock that it has.
+    pub fn directory(&self) -> Arc<LockedDirectory> {
+        Arc::clone(&self.directory)
     }
 }
 

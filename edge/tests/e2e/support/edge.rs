@@ -32,6 +32,8 @@ pub struct Setup {
     pub limit_lines: String,
     /// Lines for `[store]`.
     pub store_lines: String,
+    /// `path` of `[store]`, if it is not to be in the directory of the test.
+    pub store_path: Option<PathBuf>,
     /// A control group that the process starts in.
     pub cgroup: Option<PathBuf>,
     /// Lines for the route, `host = "…"` and the like.
@@ -47,6 +49,7 @@ impl Default for Setup {
             listen_lines: String::new(),
             limit_lines: String::new(),
             store_lines: String::new(),
+            store_path: None,
             cgroup: None,
             route_lines: String::new(),
         }
@@ -248,7 +251,7 @@ impl Edge {
              [[routes]]\norigin = \"main\"\n{}\n",
             setup.listen_lines,
             setup.limit_lines,
-            directory.join("store").display(),
+            setup.store_path.clone().unwrap_or_else(|| directory.join("store")).display(),
             setup.store_size,
             setup.store_lines,
             setup.origin_lines,
