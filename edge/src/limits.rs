@@ -72,6 +72,13 @@ pub const IDLE_TIMEOUT_MS: u64 = 60_000;
 pub const BODY_TIMEOUT_MS: u64 = 30_000;
 /// Milliseconds without progress of a response to the client.
 pub const SEND_TIMEOUT_MS: u64 = 30_000;
+/// Bytes of a request's body that a client sends in a second at least, once it has used up `BODY_TIMEOUT_MS`. Peers:
+/// Apache's mod_reqtimeout 500; the slowest radio links in use bring twenty times as much.
+pub const BODY_RATE_MIN: u32 = 500;
+/// Bytes of responses that a client takes in a second at least, once it has used up `SEND_TIMEOUT_MS`. As above.
+pub const SEND_RATE_MIN: u32 = 500;
+/// The highest rate that can be asked for: links of common clients are not faster all the time.
+pub const RATE_MIN_MAX: u32 = 1024 * 1024;
 /// Milliseconds to connect to an origin.
 pub const CONNECT_TIMEOUT_MS: u64 = 5_000;
 /// Milliseconds from the request to the head of the origin's response.
@@ -304,6 +311,13 @@ pub const LISTENERS_MAX: usize = 16;
 pub const CONNECTIONS_PER_WORKER: usize = 16 * 1024;
 /// Connections of one worker at most.
 pub const CONNECTIONS_PER_WORKER_MAX: usize = 1024 * 1024;
+/// Connections of one client on all workers unless configured. Browsers have six to a host; behind one address of a
+/// carrier there may be some hundred of them.
+pub const CONNECTIONS_PER_CLIENT: u32 = 1024;
+/// Connections of one client at most.
+pub const CONNECTIONS_PER_CLIENT_MAX: u32 = 1024 * 1024 - 1;
+/// Networks whose clients may have more; each is compared with each new connection.
+pub const UNLIMITED_CLIENTS_MAX: usize = 64;
 /// Origins of one node.
 pub const ORIGINS_MAX: usize = 1024;
 /// Servers of one origin.
@@ -326,6 +340,8 @@ pub struct Shape {
     pub http2: bool,
     /// Bytes of one connection slot.
     pub connection_bytes: usize,
+    /// Bytes of the table of clients.
+    pub clients_bytes: usize,
     /// Whether any address speaks TLS.
     pub tls: bool,
     /// Bytes of one message from a worker to control, without the request it points to.
@@ -386,6 +402,7 @@ pub fn worst_case(shape: &Shape) -> Vec<Row> {
     let sealed = TLS_STATE_BYTES + TLS_INCOMING_BYTES_MAX + CERTIFICATE_BYTES_MAX + WIRE_BYTES;
     vec![
         row("connection slots", connections, shape.connection_bytes),
+        row("table of clients", 1, shape.clients_bytes),
         row("unread input of a connection", connections, STASH_BYTES_MAX),
         row("outbox of a connection", connections.max(shape.workers * OUTBOXES_READY), OUTBOX_BYTES),
         row("TLS connection in a handshake or sending", tls * connections, sealed),
@@ -437,6 +454,7 @@ mod tests {
             connections_max: 1000,
             http2: false,
             connection_bytes: 256,
+            clients_bytes: 32_000,
             tls: false,
             to_control_message_bytes: 64,
             to_worker_message_bytes: 96,
@@ -450,6 +468,7 @@ mod tests {
         let sum = |shape: &Shape| worst_case(shape).iter().map(Row::bytes).sum::<u64>();
         let base = sum(&shape);
         assert_eq!(sum(&Shape { connection_bytes: 257, ..shape }) - base, 2000);
+        assert_eq!(sum(&Shape { clients_bytes: 32_003, ..shape }) - base, 3);
         assert_eq!(sum(&Shape { index_bytes: (1 << 24) + 5, ..shape }) - base, 5);
         assert_eq!(sum(&Shape { policy_bytes: (1 << 24) + 7, ..shape }) - base, 7);
         let more = sum(&Shape { shards: 2, ..shape }) - base;

@@ -9,6 +9,7 @@ use edge::control::mailbox::{Mailbox, ToControl, ToWorker};
 use edge::stats::{Cells, Counter};
 use edge::sys::signals::{Request, Signals};
 use edge::worker::Setup;
+use edge::worker::clients::Clients;
 use edge::{cli, clock, control, limits, notify, preflight, shard, sys, worker, xdp};
 use serde_json::json;
 use std::io::IsTerminal;
@@ -79,6 +80,9 @@ fn serve(path: &Path, config: Config) -> Result<()> {
     let cells: Vec<Arc<Cells>> = cpus.iter().map(|_| Arc::default()).collect();
     let mailboxes = cpus.iter().map(|_| Mailbox::new()).collect::<std::io::Result<Vec<_>>>()?;
     let drain = Arc::new(AtomicBool::new(false));
+    let unlimited = config.clients.unlimited_clients.clone();
+    let per_client = config.clients.connections_per_client;
+    let clients = Arc::new(Clients::new(cpus.len() * connections_max, per_client, unlimited));
     let mut workers = Vec::new();
     for (((number, &cpu), reader), listeners) in cpus.iter().enumerate().zip(readers).zip(listeners) {
         let setup = Setup {
@@ -87,8 +91,9 @@ fn serve(path: &Path, config: Config) -> Result<()> {
             listeners,
             policies: certificates.policies(),
             connections_max,
+            clients: clients.clone(),
             http2_cleartext: config.http2_cleartext,
-            timeouts: config.timeouts.into(),
+            timeouts: config.clients.timeouts.into(),
             reader,
             purges: purges.table(),
             mailbox: mailboxes[number].clone(),
@@ -151,7 +156,7 @@ fn worker_cpus(config: &Config) -> Result<Vec<usize>> {
 
 /// Says what the machine lacks, raises what may be raised, and returns how many connections a worker can have.
 fn look_over(config: &Config, cpus: &[usize]) -> Result<usize> {
-    let nofile = preflight::nofile_needed(cpus.len(), config.connections_max);
+    let nofile = preflight::nofile_needed(cpus.len(), config.clients.connections_max);
     let nofile = preflight::raise_nofile(nofile).context("raise the limit of descriptors")?;
     let machine = preflight::probe(config.store.iter().map(|shard| shard.path.as_path()));
     for finding in preflight::judge(&machine, config) {
@@ -160,15 +165,16 @@ fn look_over(config: &Config, cpus: &[usize]) -> Result<usize> {
         }
         warn!("{finding}");
     }
-    Ok(config.connections_max.min(nofile as usize))
+    Ok(config.clients.connections_max.min(nofile as usize))
 }
 
 fn announce_memory(config: &Config, workers: usize, usage: &shard::Usage) {
     let shape = limits::Shape {
         workers,
-        connections_max: config.connections_max,
+        connections_max: config.clients.connections_max,
         http2: config.http2_cleartext || !config.https.is_empty(),
         connection_bytes: worker::CONNECTION_BYTES,
+        clients_bytes: Clients::bytes(workers * config.clients.connections_max),
         tls: !config.https.is_empty(),
         to_control_message_bytes: size_of::<ToControl>(),
         to_worker_message_bytes: size_of::<ToWorker>(),

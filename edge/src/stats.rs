@@ -16,6 +16,8 @@ edge_ebpf::table! {
     Accepted "connections_accepted";
     /// Connections refused because the table was full.
     AcceptRefused "connections_refused";
+    /// Connections closed at once because their client has as many as it may.
+    ClientsRefused "connections_refused_per_client";
     /// Connections closed.
     Closed "connections_closed";
     /// Connections that speak HTTP/2.
@@ -58,6 +60,12 @@ edge_ebpf::table! {
     Overflows "queue_overflows";
     /// Connections closed by a deadline.
     Timeouts "timeouts";
+    /// Deadlines of request heads that did not come to their end.
+    LateHeads "timeouts_of_heads";
+    /// Deadlines of request bodies that stopped, or came too slowly.
+    LateBodies "timeouts_of_bodies";
+    /// Deadlines of responses that were not taken, or too slowly.
+    LateReaders "timeouts_of_readers";
     /// Shards taken out of use because their disk or file failed.
     ShardsFailed "store_shards_failed";
     /// Responses cut short because the origin or a chunk was lost.

@@ -292,6 +292,22 @@ steering = "cpumap"
     ("[store]", "[limits]
 connections_max = 0
 [store]", &["6:19: limits.connections_max: 0 is out of bounds; write a whole number from 1 to 1048576"]),
+    ("[store]", "[limits]
+connections_per_client = 0
+[store]", &["6:26: limits.connections_per_client: 0 is out of bounds; write a whole number from 1 to 1048575"]),
+    ("[store]", r#"[limits]
+unlimited_clients = ["10.0.0.1/8", "x"]
+[store]"#, &[
+        r#"6:22: limits.unlimited_clients[0]: "10.0.0.1/8" has bits set after those it counts, or too many; write an address and the number of its leading bits, such as "192.0.2.0/24""#,
+        r#"6:36: limits.unlimited_clients[1]: "x" is no network; write an address and the number of its leading bits, such as "192.0.2.0/24""#,
+    ]),
+    ("[store]", r#"[limits]
+body_rate_min = "0B"
+send_rate_min = "2MiB"
+[store]"#, &[
+        r#"6:17: limits.body_rate_min: 0 bytes in a second; write "1B" to "1MiB""#,
+        r#"7:17: limits.send_rate_min: 2097152 bytes in a second; write "1B" to "1MiB""#,
+    ]),
     ("[store]", r#"[limits]
 idle_timeout = "2h"
 [store]"#, &[r#"6:16: limits.idle_timeout: "2h" holds resources too long; write at most "1h""#]),
@@ -381,8 +397,8 @@ fn the_smallest_file_serves_with_documented_defaults() {
         (Path::new("/var/cache/edge"), 1 << 30)
     );
     assert_eq!(config.store[0].object_bytes, edge::limits::OBJECT_BYTES);
-    assert_eq!(config.connections_max, edge::limits::CONNECTIONS_PER_WORKER);
-    assert_eq!(config.timeouts, edge::config::Timeouts::default());
+    assert_eq!(config.clients.connections_max, edge::limits::CONNECTIONS_PER_WORKER);
+    assert_eq!(config.clients, edge::config::Clients::default());
     assert_eq!((config.cpus, config.xdp), (None, None));
     let origin = &config.origins[0];
     assert_eq!((origin.name.as_str(), origin.servers[0].as_str()), ("main", "http://127.0.0.1:8000"));
@@ -417,6 +433,10 @@ head_timeout = "1s"
 idle_timeout = "2m"
 body_timeout = "300ms"
 send_timeout = "4 s"
+connections_per_client = 7
+unlimited_clients = ["10.0.0.0/8", "2001:db8::1"]
+body_rate_min = 1
+send_rate_min = "1MiB"
 [origins.b]
 servers = ["HTTPS://B.example", "http://[::1]:9"]
 [origins.a]
@@ -448,9 +468,14 @@ steering = "rps"
     let config = parse("f", text.replace("HTTPS", "https").as_bytes(), &Told).unwrap();
     assert_eq!(config.cpus, Some(vec![0, 1, 2, 6]));
     assert_eq!((config.http.len(), config.admin), (2, None));
-    assert_eq!((config.store[0].size_bytes, config.connections_max), (64 << 20, 256));
+    assert_eq!((config.store[0].size_bytes, config.clients.connections_max), (64 << 20, 256));
     assert_eq!(config.store[0].object_bytes, 1024);
-    let t = config.timeouts;
+    assert_eq!(config.clients.connections_per_client, 7);
+    let unlimited = &config.clients.unlimited_clients;
+    assert!(unlimited.len() == 2 && unlimited[0].contains("10.9.8.7".parse().unwrap()));
+    assert!(unlimited[1].contains("2001:db8::1".parse().unwrap()));
+    let t = config.clients.timeouts;
+    assert_eq!((t.body_rate_min, t.send_rate_min), (1, 1 << 20));
     assert_eq!((t.head_ms, t.idle_ms, t.body_ms, t.send_ms), (1000, 120_000, 300, 4000));
     let rules = Caching {
         ttl_s: Some(90),

@@ -1,6 +1,6 @@
 //! What `deploy/` ships: the commented configuration, the unit and the account it runs under.
 
-use edge::config::{self, Config, Steering, Timeouts, XdpMode};
+use edge::config::{self, Clients, Config, Steering, XdpMode};
 use edge::limits;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -57,8 +57,7 @@ impl config::Files for AnyFile {
 #[test]
 fn every_example_in_its_comments_is_right_and_every_default_true() {
     let all: Config = config::parse("edge.toml", uncommented().as_bytes(), &AnyFile).unwrap();
-    assert_eq!(all.connections_max, limits::CONNECTIONS_PER_WORKER);
-    assert_eq!(all.timeouts, Timeouts::default());
+    assert_eq!(all.clients, Clients::default());
     assert_eq!(all.cpus, Some(vec![0, 1, 2, 3, 6]));
     let main = all.origins.iter().find(|origin| origin.name == "main").unwrap();
     assert_eq!(main.concurrency_max, limits::FETCHES_RUNNING_MAX);
@@ -104,7 +103,7 @@ fn the_unit_gives_what_the_code_counts_on() {
     let watchdog = std::time::Duration::from_secs(values("WatchdogSec")[0].parse().unwrap());
     assert!(watchdog > 2 * stuck, "a stuck worker must be named in the status before the watchdog strikes");
     let nofile: u64 = values("LimitNOFILE")[0].parse().unwrap();
-    assert!(nofile >= edge::preflight::nofile_needed(32, config.connections_max));
+    assert!(nofile >= edge::preflight::nofile_needed(32, config.clients.connections_max));
 }
 
 /// Runs a program of systemd's; `None` where it is not installed.

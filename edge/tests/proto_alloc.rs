@@ -62,7 +62,7 @@ fn answer(session: &mut Session, out: &mut Out, input: &[u8], record: &Record) -
         _ => None,
     });
     out.clear();
-    session.on(Input::Sent { drained: true }, START, out);
+    session.on(Input::Sent { drained: true, bytes: 1 }, START, out);
     body.unwrap_or(0)
 }
 
@@ -85,6 +85,7 @@ fn a_hit_allocates_nothing() {
         consumed: 0,
         request: RequestHead::default(),
         timeouts: timeouts(),
+        draining: false,
     };
     let mut session = Session::new(START, &timeouts());
     for (input, body) in &requests {

@@ -65,6 +65,7 @@ impl Peer {
             consumed: 0,
             request: RequestHead::default(),
             timeouts: timeouts(),
+            draining: false,
         };
         let http2 = Http2::new(START, &timeouts());
         Peer { http2, out, frames: Vec::new(), unparsed: Vec::new(), uploads: Vec::new() }

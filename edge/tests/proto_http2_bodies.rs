@@ -65,6 +65,7 @@ impl Connection {
             consumed: 0,
             request: RequestHead::default(),
             timeouts: timeouts(),
+            draining: false,
         };
         let body = (0..MIB).map(|at| (at / 7) as u8).collect();
         let mut connection = Connection {
@@ -150,7 +151,7 @@ impl Connection {
                 self.queued.remove(0);
             }
         }
-        self.http2.sent(START);
+        self.http2.sent(SENT_BYTES - room, START);
     }
 
     /// DATA frames that were sent whole, by stream, in order; the rest stays.

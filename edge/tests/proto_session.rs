@@ -764,7 +764,12 @@ fn deadlines() {
     let mut client = Client::new(vec![fresh()]);
     client.send(GET);
     assert_eq!(client.due_ms(), edge_ms(30));
-    client.pass_ms(29_000).give(Input::Sent { drained: false });
+    client.pass_ms(29_000).give(Input::Sent { drained: false, bytes: 100_000 });
+    assert_eq!(client.due_ms(), edge_ms(30));
+    // A byte is worth two milliseconds, for a reader that takes one now and then.
+    client.pass_ms(29_000).give(Input::Sent { drained: false, bytes: 1 });
+    assert_eq!(client.due_ms(), edge_ms(1) + 2);
+    client.give(Input::Sent { drained: false, bytes: 14_499 });
     assert_eq!(client.due_ms(), edge_ms(30));
     client.pass_ms(30_000).give(Input::Deadline);
     assert_eq!(client.log(), "Done Abort");
@@ -776,13 +781,43 @@ fn deadlines() {
     assert_eq!(client.log(), "Done Close");
     // A body that stops.
     let mut client = Client::new(vec![]);
-    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n").pass_ms(29_000).send("a");
-    assert_eq!(client.due_ms(), edge_ms(30));
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\n").pass_ms(29_000).send("a");
+    assert_eq!(client.due_ms(), edge_ms(1) + 2);
     client.session.hold();
     assert_eq!(client.due_ms(), u64::MAX);
     client.pass_ms(100_000).send("b").pass_ms(30_000).give(Input::Deadline);
     assert!(client.wire().starts_with("HTTP/1.1 408 "));
     assert_eq!(client.log(), "Pass Close");
+}
+
+#[test]
+fn bodies_have_a_least_rate() {
+    // 500 bytes a second for a minute, and then a byte each second.
+    let mut client = Client::new(vec![]);
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999\r\n\r\n");
+    for _ in 0..60 {
+        client.pass_ms(1_000).send("x".repeat(edge::limits::BODY_RATE_MIN as usize));
+        assert_eq!(client.due_ms(), edge::limits::BODY_TIMEOUT_MS);
+    }
+    let mut seconds = 0;
+    while client.due_ms() > 1_000 {
+        client.pass_ms(1_000).send("x");
+        seconds += 1;
+    }
+    assert_eq!(seconds, 30, "all that a timeout holds");
+    client.pass_ms(1_000).give(Input::Deadline);
+    assert!(client.wire().starts_with("HTTP/1.1 408 "));
+}
+
+#[test]
+fn a_node_that_stops_says_so_in_its_responses() {
+    let mut client = Client::new(vec![fresh()]);
+    client.send(GET).drained();
+    assert!(!client.wire().to_ascii_lowercase().contains("connection: close"));
+    client.out.draining = true;
+    client.send(GET);
+    assert!(client.wire().to_ascii_lowercase().contains("connection: close"));
+    assert_eq!(client.log(), "Done Done Close");
 }
 
 #[test]
@@ -855,7 +890,7 @@ proptest! {
                     6 => client.give(if flag { Input::End } else { Input::Broken }),
                     7 if client.fetched.is_some() => client.again(if flag { REVALIDATED } else { Again::Stored }),
                     8 => client.give(Input::Refused(*number)),
-                    _ => client.give(Input::Sent { drained: flag }),
+                    _ => client.give(Input::Sent { drained: flag, bytes: usize::from(*number) }),
                 };
                 client.pass_ms(u64::from(*number));
                 if client.log.iter().any(|entry| entry == "Close" || entry == "Abort") {

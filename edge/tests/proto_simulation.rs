@@ -176,7 +176,7 @@ impl World {
                 }
                 1 => {
                     let drained = self.random.one_in(2);
-                    self.client.give(Input::Sent { drained }).send("");
+                    self.client.give(Input::Sent { drained, bytes: 1000 }).send("");
                 }
                 2 => {
                     let ms = self.random.below(1500);

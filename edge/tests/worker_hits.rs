@@ -7,6 +7,7 @@ use bytes::Bytes;
 use edge::control::mailbox::Mailbox;
 use edge::shard::{self, Body, Label, Options, Writer};
 use edge::stats::{Cells, Counter};
+use edge::worker::clients::Clients;
 use edge::worker::{self, Setup};
 use edge::{clock, control, sys};
 use proto_client::{Record, record, timeouts};
@@ -113,6 +114,7 @@ impl Served {
             listeners: vec![(listener, None)],
             policies: Arc::default(),
             connections_max: 64,
+            clients: Arc::new(Clients::new(64, 64, Vec::new())),
             http2_cleartext: false,
             timeouts: timeouts(),
             reader: readers.remove(0),

@@ -84,13 +84,14 @@ struct Side {
 
 impl Side {
     fn new() -> Self {
-        let timeouts = Timeouts { head_ms: 1000, idle_ms: 2000, body_ms: 3000, send_ms: 4000 };
+        let timeouts = Timeouts { head_ms: 1000, idle_ms: 2000, body_ms: 3000, send_ms: 4000, body_rate_min: 9, send_rate_min: 9 };
         let out = Out {
             actions: Vec::new(),
             bytes: Vec::new(),
             consumed: 0,
             request: RequestHead::default(),
             timeouts,
+            draining: false,
         };
         Side {
             http2: Http2::new(START, &timeouts),
@@ -131,12 +132,14 @@ impl Side {
             self.bring(id);
         }
         let sent = &mut self.sent;
+        let before = sent.len();
         self.http2.take(|segment| match segment {
             Segment::Copied(bytes) => sent.extend_from_slice(bytes),
             Segment::Shared(Piece::Bytes(bytes)) => sent.extend_from_slice(&bytes),
             Segment::Shared(Piece::Stored(record, range)) => sent.extend_from_slice(&record.body()[range]),
         });
-        self.http2.sent(self.now);
+        let bytes = sent.len() - before;
+        self.http2.sent(bytes, self.now);
         self.drop_gone();
     }
 

@@ -9,7 +9,7 @@ use edge::proto::session::{Action, Again, Found, Input, Interim, Out, Session, T
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|script: Vec<(u8, u16, &[u8])>| {
-    let timeouts = Timeouts { head_ms: 10, idle_ms: 20, body_ms: 30, send_ms: 40 };
+    let timeouts = Timeouts { head_ms: 10, idle_ms: 20, body_ms: 30, send_ms: 40, body_rate_min: 500, send_rate_min: 500 };
     let mut now = Now { mono_ms: 1, unix_s: 1_700_000_000 };
     let mut out = Out {
         actions: Vec::new(),
@@ -17,6 +17,7 @@ fuzz_target!(|script: Vec<(u8, u16, &[u8])>| {
         consumed: 0,
         request: RequestHead::default(),
         timeouts,
+        draining: false,
     };
     let mut session = Session::new(now, &timeouts);
     let mut ended = false;
@@ -42,7 +43,7 @@ fuzz_target!(|script: Vec<(u8, u16, &[u8])>| {
             7 if number % 2 == 0 => Input::Again(Again::OriginFailed),
             7 => Input::Again(Again::Stored),
             8 => Input::Refused(number),
-            9 => Input::Sent { drained: kind & 0x80 == 0 },
+            9 => Input::Sent { drained: kind & 0x80 == 0, bytes: usize::from(number) },
             10 => Input::Interim(&interim),
             _ => Input::Deadline,
         };

@@ -4,14 +4,14 @@
 use super::problem::{Sink, nearest};
 use super::read::{Item, Section};
 use super::{
-    Config, Files, Https, Origin, Route, Shard, Steering, Timeouts, Xdp, XdpMode, caching, https, value,
+    Config, Files, Https, Origin, Route, Shard, Steering, Xdp, XdpMode, caching, clients, https, value,
 };
 use crate::limits;
 use crate::shard::Hold;
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use toml::de::DeTable;
 
 const SMALLEST_LISTEN: &str = "[listen] with http = [\"0.0.0.0:8080\"]";
@@ -35,7 +35,7 @@ pub(super) fn build<'a>(
     let origins = origins_item.and_then(|i| origins(&i, &mut names, files));
     let routes = top.require("routes", "[[routes]] with origin = \"main\"").and_then(|i| routes(&i, &names));
     let xdp = top.get("xdp").map(|i| xdp(&i));
-    let limits = limits_section(top.get("limits"));
+    let clients = clients::section(top.get("limits"));
 
     let tls = https::tls(top.get("tls"));
 
@@ -46,7 +46,6 @@ pub(super) fn build<'a>(
             item.report("this is an address the node itself listens on, it would ask itself; write the origin's address");
         }
     }
-    let (connections_max, timeouts) = limits?;
     let (store, origins, routes) = (store?, origins?, routes?);
     Some(Config {
         cpus,
@@ -56,8 +55,7 @@ pub(super) fn build<'a>(
         tls: tls?,
         warnings: Vec::new(),
         admin,
-        connections_max,
-        timeouts,
+        clients: clients?,
         store,
         origins,
         routes,
@@ -211,7 +209,7 @@ fn object_size(item: &Item<'_>) -> Option<u64> {
 }
 
 /// A size with its unit, or a number.
-fn bytes(item: &Item<'_>, example: &str) -> Option<u64> {
+pub(super) fn bytes(item: &Item<'_>, example: &str) -> Option<u64> {
     match item.is_number() {
         true => item.number(0..=i64::MAX as u64),
         false => {
@@ -337,7 +335,7 @@ fn server_addresses<'a>(top: &Section<'a>) -> Vec<(Item<'a>, SocketAddr)> {
     elements.filter_map(address).collect()
 }
 
-fn duration(section: &Section<'_>, key: &str, default_ms: u64) -> Option<u64> {
+pub(super) fn duration(section: &Section<'_>, key: &str, default_ms: u64) -> Option<u64> {
     match section.get(key) {
         Some(item) => item.parse("write a duration such as \"10s\"", value::duration_ms),
         None => Some(default_ms),
@@ -479,44 +477,4 @@ fn xdp(item: &Item<'_>) -> Option<Xdp> {
         );
     }
     Some(Xdp { interface: interface?, mode: mode?, steering: steering? })
-}
-
-fn limits_section(item: Option<Item<'_>>) -> Option<(usize, Timeouts)> {
-    let Some(item) = item else {
-        return Some((limits::CONNECTIONS_PER_WORKER, Timeouts::default()));
-    };
-    let known = ["connections_max", "head_timeout", "idle_timeout", "body_timeout", "send_timeout"];
-    let section = item.section(&known)?;
-    let connections_max = match section.get("connections_max") {
-        Some(item) => item.number(1..=limits::CONNECTIONS_PER_WORKER_MAX as u64).map(|n| n as usize),
-        None => Some(limits::CONNECTIONS_PER_WORKER),
-    };
-    let default = Timeouts::default();
-    let head_ms = duration(&section, "head_timeout", default.head_ms);
-    let idle_ms = duration(&section, "idle_timeout", default.idle_ms);
-    let body_ms = duration(&section, "body_timeout", default.body_ms);
-    let send_ms = duration(&section, "send_timeout", default.send_ms);
-    let timeouts = Timeouts { head_ms: head_ms?, idle_ms: idle_ms?, body_ms: body_ms?, send_ms: send_ms? };
-    Some((connections_max?, timeouts))
-}
-
-/// The real file system.
-pub(super) struct Disk;
-
-impl Files for Disk {
-    fn readable(&self, path: &Path) -> Result<(), String> {
-        match std::fs::File::open(path).and_then(|file| file.metadata()) {
-            Ok(meta) if meta.is_dir() => Err("it is a directory".into()),
-            Ok(_) => Ok(()),
-            Err(error) => Err(super::plain(&error)),
-        }
-    }
-
-    fn read(&self, path: &Path) -> Result<Vec<u8>, String> {
-        super::contents(path)
-    }
-
-    fn unix_s(&self) -> u64 {
-        crate::clock::now().unix_s
-    }
 }

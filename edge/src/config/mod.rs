@@ -6,6 +6,7 @@
 
 mod build;
 mod caching;
+mod clients;
 mod https;
 mod problem;
 mod read;
@@ -13,6 +14,7 @@ mod value;
 
 use crate::limits;
 use crate::shard::Hold;
+pub use clients::{Clients, Network, Timeouts};
 pub use problem::{PROBLEMS_MAX, Problem, Problems};
 use problem::{Sink, position};
 use std::cell::RefCell;
@@ -31,6 +33,27 @@ pub trait Files {
 
     /// The time, Unix seconds: certificates end.
     fn unix_s(&self) -> u64;
+}
+
+/// The real file system.
+struct Disk;
+
+impl Files for Disk {
+    fn readable(&self, path: &Path) -> Result<(), String> {
+        match std::fs::File::open(path).and_then(|file| file.metadata()) {
+            Ok(meta) if meta.is_dir() => Err("it is a directory".into()),
+            Ok(_) => Ok(()),
+            Err(error) => Err(plain(&error)),
+        }
+    }
+
+    fn read(&self, path: &Path) -> Result<Vec<u8>, String> {
+        contents(path)
+    }
+
+    fn unix_s(&self) -> u64 {
+        crate::clock::now().unix_s
+    }
 }
 
 /// A file of at most [`limits::CERTIFICATE_FILE_BYTES_MAX`].
@@ -65,7 +88,7 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
     let mut bytes = Vec::new();
     let limit = limits::CONFIG_BYTES_MAX as u64 + 1;
     std::fs::File::open(path).map_err(failed)?.take(limit).read_to_end(&mut bytes).map_err(failed)?;
-    parse(&file, &bytes, &build::Disk)
+    parse(&file, &bytes, &Disk)
 }
 
 /// Parses and checks the bytes of a file that is called `file` in messages.
@@ -136,10 +159,8 @@ pub struct Config {
     pub warnings: Vec<String>,
     /// Where the admin endpoint listens; `None`: nowhere.
     pub admin: Option<SocketAddr>,
-    /// Connections per worker.
-    pub connections_max: usize,
-    /// Timeouts of client connections.
-    pub timeouts: Timeouts,
+    /// What clients may take of the node.
+    pub clients: Clients,
     /// The shards of the store, at least one.
     pub store: Vec<Shard>,
     /// Origins in the order of their names.
@@ -170,7 +191,7 @@ impl Config {
             ),
             ("store", self.store != new.store),
             ("xdp", self.xdp != new.xdp),
-            ("limits", self.connections_max != new.connections_max || self.timeouts != new.timeouts),
+            ("limits", self.clients != new.clients),
         ];
         differs.into_iter().filter(|(_, differs)| *differs).map(|(section, _)| section).collect()
     }
@@ -198,41 +219,6 @@ pub struct Tls {
     pub tls13_only: bool,
     /// Ciphers to offer; empty: all that are safe.
     pub ciphers: Vec<rustls::CipherSuite>,
-}
-
-/// `[limits]`: milliseconds a client may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// For a complete head, from its first byte.
-    pub head_ms: u64,
-    /// Between requests.
-    pub idle_ms: u64,
-    /// Without progress of the request's body.
-    pub body_ms: u64,
-    /// Without progress of sending.
-    pub send_ms: u64,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Timeouts {
-            head_ms: limits::HEAD_TIMEOUT_MS,
-            idle_ms: limits::IDLE_TIMEOUT_MS,
-            body_ms: limits::BODY_TIMEOUT_MS,
-            send_ms: limits::SEND_TIMEOUT_MS,
-        }
-    }
-}
-
-impl From<Timeouts> for crate::proto::session::Timeouts {
-    fn from(t: Timeouts) -> Self {
-        crate::proto::session::Timeouts {
-            head_ms: t.head_ms,
-            idle_ms: t.idle_ms,
-            body_ms: t.body_ms,
-            send_ms: t.send_ms,
-        }
-    }
 }
 
 /// `[store]`, or one `[[store.shards]]`

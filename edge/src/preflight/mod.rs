@@ -195,7 +195,7 @@ fn ranges(cpus: &[usize]) -> String {
 
 fn descriptors(machine: &Machine, config: &Config, findings: &mut Vec<Finding>) {
     let workers = config.cpus.as_ref().map_or(machine.cpus.len(), Vec::len);
-    let needed = nofile_needed(workers, config.connections_max);
+    let needed = nofile_needed(workers, config.clients.connections_max);
     // CAP_SYS_RESOURCE may raise the hard limit as well; see `raise_nofile`.
     if let Some((_, hard)) = machine.nofile
         && hard < needed

@@ -38,6 +38,8 @@ pub enum Input<'a> {
     Sent {
         /// Nothing is left to send.
         drained: bool,
+        /// How many.
+        bytes: usize,
     },
     /// `Session::deadline_ms` has passed.
     Deadline,
@@ -139,7 +141,22 @@ pub enum FetchKind {
     Pass,
 }
 
-/// Timeouts of a connection in milliseconds.
+/// What a client is late with when its deadline passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Late {
+    /// The rest of a head.
+    Head,
+    /// Another request.
+    Request,
+    /// The rest of a request's body.
+    Body,
+    /// Taking what is sent.
+    Reader,
+}
+
+/// What a client may take of time: milliseconds of a connection, and bytes a second that it must be worth. While more
+/// comes, or is taken, at the least rate or faster, it has a whole timeout for what follows; a client that is slower
+/// uses that up, and is late when it has.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
     /// For a complete head, from its first byte.
@@ -150,6 +167,29 @@ pub struct Timeouts {
     pub body_ms: u64,
     /// Without progress of sending.
     pub send_ms: u64,
+    /// Bytes of a request's body in a second, at least.
+    pub body_rate_min: u32,
+    /// Bytes of responses taken in a second, at least.
+    pub send_rate_min: u32,
+}
+
+impl Timeouts {
+    /// When a client is late with its request's body that was to be late at `due_ms` (`u64::MAX`: not awaited), now that
+    /// so many more bytes came.
+    pub(super) fn body_due_ms(&self, due_ms: u64, bytes: usize, now_ms: u64) -> u64 {
+        postpone(due_ms, bytes, self.body_rate_min, now_ms.saturating_add(self.body_ms))
+    }
+
+    /// The same of what is sent to it.
+    pub(super) fn send_due_ms(&self, due_ms: u64, bytes: usize, now_ms: u64) -> u64 {
+        postpone(due_ms, bytes, self.send_rate_min, now_ms.saturating_add(self.send_ms))
+    }
+}
+
+/// By the time that the bytes may take, and never beyond `latest_ms`.
+fn postpone(due_ms: u64, bytes: usize, rate: u32, latest_ms: u64) -> u64 {
+    let worth_ms = (bytes as u64).saturating_mul(1000) / u64::from(rate.max(1));
+    due_ms.saturating_add(worth_ms).min(latest_ms)
 }
 
 /// Where a session leaves its results; one per worker, reused for every input of every connection.
@@ -165,6 +205,8 @@ pub struct Out {
     pub request: RequestHead,
     /// The timeouts in force.
     pub timeouts: Timeouts,
+    /// The node stops: responses say that their connection carries no further one.
+    pub draining: bool,
 }
 
 impl Out {

@@ -28,7 +28,7 @@ use super::framing;
 use super::request::BodyLength;
 use crate::limits;
 
-pub use super::io::{Action, Again, Chunks, FetchKind, Found, Input, Interim, Out, Timeouts};
+pub use super::io::{Action, Again, Chunks, FetchKind, Found, Input, Interim, Late, Out, Timeouts};
 
 /// Responses queued and not yet sent before further pipelined requests are left unread.
 const PIPELINED_MAX: u8 = 16;
@@ -90,7 +90,7 @@ impl Session {
     /// Takes one input and leaves actions in `out`, which the caller has cleared.
     pub fn on(&mut self, input: Input<'_>, now: Now, out: &mut Out) {
         match (input, self.state) {
-            (Input::Sent { drained }, _) => self.sent(drained, now, out),
+            (Input::Sent { drained, bytes }, _) => self.sent(drained, bytes, now, out),
             (Input::Deadline, _) => self.deadline(now, out),
             (_, State::Closing) => {}
             (Input::PeerClosed, _) => self.peer_closed(now, out),
@@ -117,6 +117,17 @@ impl Session {
     /// Monotonic milliseconds at which [`Input::Deadline`] is due; `u64::MAX`: never.
     pub fn deadline_ms(&self) -> u64 {
         self.deadline_ms
+    }
+
+    /// What the deadline is for.
+    pub fn late(&self) -> Late {
+        match self.state {
+            _ if self.sending => Late::Reader,
+            State::Closing => Late::Reader,
+            State::Head if self.seen_bytes > 0 => Late::Head,
+            State::Head => Late::Request,
+            State::Busy => Late::Body,
+        }
     }
 
     /// The worker holds received body bytes back for want of room at control: the client is not late.
@@ -207,7 +218,11 @@ impl Session {
             }
         }
         out.consumed = at;
-        self.rearm(now, out);
+        if !self.takes_body() {
+            self.rearm(now, out);
+        } else if !self.sending {
+            self.deadline_ms = out.timeouts.body_due_ms(self.deadline_ms, at, now.mono_ms);
+        }
     }
 
     // Responses.
@@ -253,7 +268,7 @@ impl Session {
     #[inline]
     fn answer(&mut self, answer: &Answer<'_>, now: Now, out: &mut Out) {
         self.framing = Framing::of(answer.length, self.minor_version);
-        self.keep_alive &= self.framing != Framing::Close;
+        self.keep_alive &= self.framing != Framing::Close && !out.draining;
         let is_whole = !self.exchange.is_streaming();
         // Of a body that is not wanted any more, the end is not waited for.
         self.keep_alive &= !is_whole || self.body.ended();
@@ -328,12 +343,11 @@ impl Session {
     }
 
     fn deadline(&mut self, now: Now, out: &mut Out) {
-        match self.state {
-            State::Closing => self.abort(out),
-            _ if self.sending => self.abort(out),
-            State::Head if self.seen_bytes > 0 => self.refuse_head(408, now, out),
-            State::Head => self.close(now, out),
-            _ => self.fail(408, now, out),
+        match self.late() {
+            Late::Reader => self.abort(out),
+            Late::Head => self.refuse_head(408, now, out),
+            Late::Request => self.close(now, out),
+            Late::Body => self.fail(408, now, out),
         }
     }
 
@@ -347,13 +361,13 @@ impl Session {
         }
     }
 
-    fn sent(&mut self, drained: bool, now: Now, out: &Out) {
+    fn sent(&mut self, drained: bool, bytes: usize, now: Now, out: &Out) {
         if drained {
             self.sending = false;
             self.unsent = 0;
             self.rearm(now, out);
         } else if self.sending {
-            self.deadline_ms = now.mono_ms.saturating_add(out.timeouts.send_ms);
+            self.deadline_ms = out.timeouts.send_due_ms(self.deadline_ms, bytes, now.mono_ms);
         }
     }
 

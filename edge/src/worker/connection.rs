@@ -1,13 +1,14 @@
 //! One connection of a worker: a slot of its table, numbered as its direct descriptor is.
 #![forbid(unsafe_code)]
 
+use super::clients::Place;
 use super::multiplex::Multiplex;
 use super::parts::Parts;
 use super::secure::Secure;
 use crate::control::mailbox::StreamId;
 use crate::limits;
 use crate::proto::request::{RequestHead, Scheme};
-use crate::proto::session::Session;
+use crate::proto::session::{Late, Session};
 use crate::sys::outbox::Outbox;
 use std::net::IpAddr;
 
@@ -109,6 +110,8 @@ pub struct Connection {
     pub scheme: Scheme,
     /// The address it came from.
     pub peer: Option<IpAddr>,
+    /// Where it is counted among those of its client.
+    pub place: Place,
     /// The connection speaks HTTP/2; its streams have what `source` and `fetch` are for the session.
     pub multiplex: Option<Box<Multiplex>>,
     /// The first bytes tell which version of HTTP it speaks.
@@ -150,6 +153,7 @@ impl Connection {
             secure: None,
             scheme: Scheme::Http,
             peer: None,
+            place: Place::NONE,
             multiplex: None,
             undecided: false,
             stash: Vec::new(),
@@ -217,6 +221,11 @@ impl Connection {
         !self.sends_stored()
             && self.outbox.as_ref().is_none_or(Outbox::is_empty)
             && self.secure.as_ref().is_none_or(|secure| secure.is_flushed())
+    }
+
+    /// What the client is late with when [`Connection::deadline_ms`] has passed, which is not that of its handshake.
+    pub fn late(&self) -> Late {
+        self.multiplex.as_ref().map_or(self.session.late(), |mux| mux.http2.late())
     }
 
     /// When the connection has to be looked at next, monotonic milliseconds.

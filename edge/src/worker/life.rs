@@ -4,13 +4,14 @@
 //! again under a late completion.
 #![forbid(unsafe_code)]
 
+use super::clients::Place;
 use super::connection::{Connection, Phase, Source};
 use super::secure::{self, Secure};
 use super::token::{self, Op, Token};
 use super::{BUFFER_GROUP, Worker};
 use crate::limits;
 use crate::proto::request::Scheme;
-use crate::proto::session::{Input, Session};
+use crate::proto::session::{Input, Late, Session};
 use crate::stats::Counter;
 use crate::sys::fault;
 use crate::sys::ring::Completion;
@@ -40,11 +41,17 @@ impl Worker {
             self.ring.close(file, Token::pack(Op::Unwatched, 0, 0));
             return;
         };
+        let Ok(place) = peer.map_or(Ok(Place::NONE), |address| self.clients.enter(address)) else {
+            self.node.cells.add(Counter::ClientsRefused, 1);
+            self.ring.close(file, Token::pack(Op::Unwatched, 0, 0));
+            return;
+        };
         let generation = connection.generation.wrapping_add(1) & token::GENERATION_MASK;
         *connection = Connection::free(Session::new(self.node.now, &self.node.timeouts()));
         connection.generation = generation;
         connection.phase = Phase::Open;
         connection.peer = peer;
+        connection.place = place;
         connection.undecided = self.http2_cleartext;
         if let Some(config) = self.listeners[number as usize / limits::ACCEPTS_PER_LISTENER]
             .policy
@@ -130,7 +137,7 @@ impl Worker {
             _ if connection.secure.as_ref().is_some_and(|secure| secure.deadline_ms != u64::MAX) => {}
             Phase::Open | Phase::Finishing => {
                 let drained = connection.caught_up();
-                self.node.tell(connection, slot, Input::Sent { drained });
+                self.node.tell(connection, slot, Input::Sent { drained, bytes });
             }
             _ => {}
         }
@@ -264,6 +271,7 @@ impl Worker {
         connection.secure = None;
         connection.stash = Vec::new();
         connection.phase = Phase::Free;
+        self.clients.leave(std::mem::replace(&mut connection.place, Place::NONE));
         self.wheel.remove(slot);
         self.ring.close(slot, Token::pack(Op::Unwatched, 0, 0));
         self.open -= 1;
@@ -287,6 +295,12 @@ impl Worker {
             Phase::Open if connection.parked.is_some() => self.wait_no_longer(slot),
             Phase::Open => {
                 self.node.cells.add(Counter::Timeouts, 1);
+                match connection.late() {
+                    Late::Head => self.node.cells.add(Counter::LateHeads, 1),
+                    Late::Body => self.node.cells.add(Counter::LateBodies, 1),
+                    Late::Reader => self.node.cells.add(Counter::LateReaders, 1),
+                    Late::Request => {}
+                }
                 self.node.tell(connection, slot, Input::Deadline);
                 self.advance(slot);
             }

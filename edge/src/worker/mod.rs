@@ -7,6 +7,7 @@
 mod actions;
 mod asking;
 mod bodies;
+pub mod clients;
 mod connection;
 mod life;
 mod mail;
@@ -30,6 +31,7 @@ use crate::sys::buffers::Buffers;
 use crate::sys::ring::{Completion, Features, Ring};
 use crate::{clock, limits, sys};
 use actions::Node;
+use clients::Clients;
 use connection::{Connection, Phase};
 use secure::Shared;
 use std::io;
@@ -52,6 +54,8 @@ pub struct Setup {
     pub policies: Arc<Policies>,
     /// Connections it can hold.
     pub connections_max: usize,
+    /// Those of each client, on all workers.
+    pub clients: Arc<Clients>,
     /// Clients may speak HTTP/2 without TLS, if they know it before (RFC 9113 section 3.3).
     pub http2_cleartext: bool,
     /// Timeouts of its connections.
@@ -104,6 +108,7 @@ struct Worker {
     /// Accepts to be started at the next tick, see `limits::ACCEPTS_PER_LISTENER`.
     accepts_idle: Vec<u32>,
     secure: Shared,
+    clients: Arc<Clients>,
     http2_cleartext: bool,
     drain: Arc<AtomicBool>,
     /// Once draining: when to cut off what is still open.
@@ -135,6 +140,7 @@ impl Worker {
             consumed: 0,
             request: Default::default(),
             timeouts: setup.timeouts,
+            draining: false,
         };
         Ok(Worker {
             ring,
@@ -151,6 +157,7 @@ impl Worker {
                 .collect(),
             accepts_idle: (0..accepts as u32).collect(),
             secure: Shared::new(setup.policies),
+            clients: setup.clients,
             http2_cleartext: setup.http2_cleartext,
             drain: setup.drain,
             end_ms: None,
@@ -246,6 +253,7 @@ impl Worker {
         }
         self.end_ms = Some(self.node.now.mono_ms + limits::DRAIN_MS);
         self.node.draining = true;
+        self.node.out.draining = true;
         for listener in &self.listeners {
             self.ring.cancel_all(listener.socket.as_fd(), Token::pack(Op::Unwatched, 0, 0));
             // Whoever comes now is refused at once and can go elsewhere; else the kernel would still complete

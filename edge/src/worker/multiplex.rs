@@ -190,7 +190,7 @@ impl Node {
         };
         let mux = &mut *multiplex;
         match input {
-            Input::Sent { .. } => mux.http2.sent(self.now),
+            Input::Sent { bytes, .. } => mux.http2.sent(*bytes, self.now),
             Input::Deadline if !mux.http2.deadline(self.now, &mut self.out) => {
                 connection.phase = Phase::Aborted;
             }

@@ -24,6 +24,8 @@ mod failures;
 
 mod hostile;
 
+mod clients;
+
 mod admin;
 
 mod purge;

@@ -61,6 +61,8 @@ pub fn timeouts() -> Timeouts {
         idle_ms: limits::IDLE_TIMEOUT_MS,
         body_ms: limits::BODY_TIMEOUT_MS,
         send_ms: limits::SEND_TIMEOUT_MS,
+        body_rate_min: limits::BODY_RATE_MIN,
+        send_rate_min: limits::SEND_RATE_MIN,
     }
 }
 
@@ -90,6 +92,7 @@ impl Client {
                 consumed: 0,
                 request: RequestHead::default(),
                 timeouts: timeouts(),
+                draining: false,
             },
             now: START,
             records,
@@ -138,7 +141,7 @@ impl Client {
     }
 
     pub fn drained(&mut self) -> &mut Self {
-        self.give(Input::Sent { drained: true });
+        self.give(Input::Sent { drained: true, bytes: 1 });
         self.send("")
     }
 

@@ -13,7 +13,7 @@ mod worker;
 
 use super::mailbox::Mailbox;
 use super::{Handle, Start, spawn};
-use crate::config::{Config, Origin, Route, Shard, Timeouts};
+use crate::config::{Clients, Config, Origin, Route, Shard};
 use crate::limits;
 use crate::shard;
 use crate::stats::{Cells, Counter};
@@ -82,8 +82,7 @@ fn config(directory: &Path, servers: &[String]) -> Config {
         tls: Default::default(),
         warnings: vec![],
         admin: Some("127.0.0.1:0".parse().unwrap()),
-        connections_max: 1024,
-        timeouts: Timeouts::default(),
+        clients: Clients { connections_max: 1024, ..Clients::default() },
         store: vec![Shard {
             path: directory.into(),
             size_bytes: 256 << 20,

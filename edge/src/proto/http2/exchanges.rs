@@ -37,7 +37,8 @@ impl<R: Record> Http2<R> {
             return None;
         }
         out.clear();
-        let mut stream = Stream::new(id, Exchange::none(), respond, (!ended).then_some(upload), now.mono_ms);
+        let due_ms = self.timeouts.body_due_ms(u64::MAX, 0, now.mono_ms);
+        let mut stream = Stream::new(id, Exchange::none(), respond, (!ended).then_some(upload), due_ms);
         stream.priority = self.priority(id, &parts);
         let at = self.streams.len();
         let next = match read {
@@ -125,7 +126,7 @@ impl<R: Record> Http2<R> {
     }
 
     /// The rest of a request did not come in time.
-    pub(super) fn late(&mut self, id: u32, now: Now, out: &mut Out) {
+    pub(super) fn give_up(&mut self, id: u32, now: Now, out: &mut Out) {
         let Some(at) = self.find(id) else {
             return;
         };

@@ -24,7 +24,7 @@ pub use pipe::{Piece, Record, Segment};
 pub use stream::Upload;
 
 use super::Now;
-use super::io::{Input, Out, Timeouts};
+use super::io::{Input, Late, Out, Timeouts};
 use crate::limits;
 use ::h2::server::{Builder, Connection, Handshake, SendResponse};
 use ::h2::{Reason, RecvStream};
@@ -56,7 +56,9 @@ enum Link<R: Record> {
 /// Which time is up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Due {
-    /// For the preface, the end of a field section, or a request.
+    /// For the preface, or the end of a field section.
+    Head,
+    /// For a request.
     Idle,
     /// For the next bytes of this stream's request.
     Upload(u32),
@@ -80,8 +82,8 @@ pub struct Http2<R: Record> {
     now_ms: u64,
     /// When the connection began, or the last stream ended.
     idle_since_ms: u64,
-    /// When something was last sent, or nothing was left to send.
-    progress_ms: u64,
+    /// When the peer is late with taking what it holds up; [`NEVER`]: it holds nothing up.
+    send_due_ms: u64,
     flood: Option<Flood>,
     draining: bool,
 }
@@ -113,7 +115,7 @@ impl<R: Record> Http2<R> {
             timeouts: *timeouts,
             now_ms: now.mono_ms,
             idle_since_ms: now.mono_ms,
-            progress_ms: now.mono_ms,
+            send_due_ms: NEVER,
             flood: None,
             draining: false,
         }
@@ -157,16 +159,24 @@ impl<R: Record> Http2<R> {
         self.pipe.set_room(segments);
     }
 
-    /// Some of what was written was sent.
-    pub fn sent(&mut self, now: Now) {
+    /// So many bytes of what was written were sent.
+    pub fn sent(&mut self, bytes: usize, now: Now) {
         self.now_ms = now.mono_ms;
-        self.progress_ms = now.mono_ms;
+        if self.send_due_ms != NEVER {
+            self.send_due_ms = self.timeouts.send_due_ms(self.send_due_ms, bytes, now.mono_ms);
+        }
     }
 
     /// Writes, and yields, what is to be sent now.
     pub fn take(&mut self, sink: impl FnMut(Segment<'_, R>)) {
         self.write();
+        let is_held_up = self.is_over() || self.pipe.is_full() || self.streams.iter().any(Stream::is_held_up);
         self.pipe.take(sink);
+        if !is_held_up {
+            self.send_due_ms = NEVER;
+        } else if self.send_due_ms == NEVER {
+            self.send_due_ms = self.now_ms.saturating_add(self.timeouts.send_ms);
+        }
     }
 
     /// Takes no more streams, and ends with the last one (RFC 9113 section 6.8).
@@ -202,16 +212,26 @@ impl<R: Record> Http2<R> {
         self.due().0
     }
 
+    /// What the deadline is for.
+    pub fn late(&self) -> Late {
+        match self.due().1 {
+            Due::Head => Late::Head,
+            Due::Idle => Late::Request,
+            Due::Upload(_) => Late::Body,
+            Due::Send => Late::Reader,
+        }
+    }
+
     /// A deadline passed. `false`: the connection must be aborted.
     pub fn deadline(&mut self, now: Now, out: &mut Out) -> bool {
         self.now_ms = now.mono_ms;
         match self.due() {
             (at_ms, _) if at_ms > now.mono_ms => {}
-            (_, Due::Idle) => match &mut self.link {
+            (_, Due::Head | Due::Idle) => match &mut self.link {
                 Link::Open(connection) => connection.abrupt_shutdown(Reason::NO_ERROR),
                 Link::Shaking(_) | Link::Over => self.over(),
             },
-            (_, Due::Upload(id)) => self.late(id, now, out),
+            (_, Due::Upload(id)) => self.give_up(id, now, out),
             (_, Due::Send) => return false,
         }
         true
@@ -220,23 +240,18 @@ impl<R: Record> Http2<R> {
     fn due(&self) -> (u64, Due) {
         let after = |since_ms: u64, ms: u64| since_ms.saturating_add(ms);
         if let Some(began_ms) = self.meter.section_began_ms() {
-            return (after(began_ms, self.timeouts.head_ms), Due::Idle);
+            return (after(began_ms, self.timeouts.head_ms), Due::Head);
         }
         match self.link {
-            Link::Shaking(_) => return (after(self.idle_since_ms, self.timeouts.head_ms), Due::Idle),
-            Link::Over => return (after(self.progress_ms, self.timeouts.send_ms), Due::Send),
+            Link::Shaking(_) => return (after(self.idle_since_ms, self.timeouts.head_ms), Due::Head),
+            Link::Over => return (self.send_due_ms, Due::Send),
             Link::Open(_) if self.streams.is_empty() => {
                 return (after(self.idle_since_ms, self.timeouts.idle_ms), Due::Idle);
             }
             Link::Open(_) => {}
         }
-        let uploads = self.streams.iter().filter_map(|stream| {
-            let since_ms = stream.upload_since_ms()?;
-            Some((after(since_ms, self.timeouts.body_ms), Due::Upload(stream.id)))
-        });
-        let sending = (self.pipe.is_full() || self.streams.iter().any(Stream::is_held_up))
-            .then(|| (after(self.progress_ms, self.timeouts.send_ms), Due::Send));
-        uploads.chain(sending).min_by_key(|(at_ms, _)| *at_ms).unwrap_or((NEVER, Due::Send))
+        let uploads = self.streams.iter().map(|stream| (stream.upload_due_ms(), Due::Upload(stream.id)));
+        uploads.fold((self.send_due_ms, Due::Send), |first, next| if next.0 < first.0 { next } else { first })
     }
 
     // Requests.
@@ -273,9 +288,11 @@ impl<R: Record> Http2<R> {
 
     /// The next bytes of a request's body. `hold`: control has no room for more, and the peer is not late.
     pub fn upload(&mut self, id: u32, hold: bool) -> Upload {
-        let now_ms = self.now_ms;
+        let (now_ms, timeouts) = (self.now_ms, self.timeouts);
         match self.find(id) {
-            Some(at) => self.streams[at].upload(hold, now_ms, &mut Context::from_waker(Waker::noop())),
+            Some(at) => {
+                self.streams[at].upload(hold, now_ms, &timeouts, &mut Context::from_waker(Waker::noop()))
+            }
             None => Upload::Nothing,
         }
     }
@@ -363,9 +380,6 @@ impl<R: Record> Http2<R> {
         let stream = self.streams.remove(at);
         self.gone.push(stream.id);
         self.idle_since_ms = self.now_ms;
-        if !self.streams.iter().any(Stream::is_held_up) {
-            self.progress_ms = self.now_ms;
-        }
     }
 
     fn accept(&mut self) -> Option<(Request<RecvStream>, SendResponse<Body<R>>)> {
@@ -419,7 +433,7 @@ impl<R: Record> Http2<R> {
     fn over(&mut self) {
         self.link = Link::Over;
         self.gone.extend(self.streams.drain(..).map(|stream| stream.id));
-        self.progress_ms = self.now_ms;
+        self.send_due_ms = self.now_ms.saturating_add(self.timeouts.send_ms);
     }
 
     fn cut_off(&mut self, flood: Flood) {

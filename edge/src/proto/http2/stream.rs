@@ -5,7 +5,7 @@ use super::message;
 use super::pipe::{Body, Piece, Pipe, Record};
 use super::priority::Priority;
 use crate::proto::exchange::Exchange;
-use crate::proto::io::Interim;
+use crate::proto::io::{Interim, Timeouts};
 use ::h2::server::SendResponse;
 use ::h2::{Reason, RecvStream, SendStream};
 use bytes::Bytes;
@@ -70,8 +70,8 @@ pub(super) struct Stream<R: Record> {
     send: Option<SendStream<Body<R>>>,
     outgoing: Outgoing,
     upload: Option<RecvStream>,
-    /// When the request's body last went on; `u64::MAX`: it is not the peer who is awaited.
-    upload_since_ms: u64,
+    /// When the peer is late with the request's body; `u64::MAX`: it is not the peer who is awaited.
+    upload_due_ms: u64,
 }
 
 impl<R: Record> Stream<R> {
@@ -80,7 +80,7 @@ impl<R: Record> Stream<R> {
         exchange: Exchange,
         respond: SendResponse<Body<R>>,
         upload: Option<RecvStream>,
-        now_ms: u64,
+        upload_due_ms: u64,
     ) -> Self {
         Stream {
             id,
@@ -93,7 +93,7 @@ impl<R: Record> Stream<R> {
             send: None,
             outgoing: Outgoing::Unanswered,
             upload,
-            upload_since_ms: now_ms,
+            upload_due_ms,
         }
     }
 
@@ -112,9 +112,9 @@ impl<R: Record> Stream<R> {
         self.blocked && self.is_answered()
     }
 
-    /// When the peer was last heard of, if more of the request is awaited.
-    pub(super) fn upload_since_ms(&self) -> Option<u64> {
-        (self.upload.is_some() && self.upload_since_ms != u64::MAX).then_some(self.upload_since_ms)
+    /// When the peer is late with its request; `u64::MAX`: no more of it is awaited.
+    pub(super) fn upload_due_ms(&self) -> u64 {
+        if self.upload.is_some() { self.upload_due_ms } else { u64::MAX }
     }
 
     /// The request goes to control. `expects`: the client waits for leave to send its body.
@@ -203,13 +203,19 @@ impl<R: Record> Stream<R> {
         }
     }
 
-    pub(super) fn upload(&mut self, hold: bool, now_ms: u64, context: &mut Context<'_>) -> Upload {
+    pub(super) fn upload(
+        &mut self,
+        hold: bool,
+        now_ms: u64,
+        timeouts: &Timeouts,
+        context: &mut Context<'_>,
+    ) -> Upload {
         if hold {
-            self.upload_since_ms = u64::MAX;
+            self.upload_due_ms = u64::MAX;
             return Upload::Nothing;
         }
-        if self.upload_since_ms == u64::MAX {
-            self.upload_since_ms = now_ms;
+        if self.upload_due_ms == u64::MAX {
+            self.upload_due_ms = timeouts.body_due_ms(u64::MAX, 0, now_ms);
         }
         let Some(upload) = &mut self.upload else {
             return Upload::Nothing;
@@ -218,7 +224,7 @@ impl<R: Record> Stream<R> {
             match upload.poll_data(context) {
                 Poll::Pending => return Upload::Nothing,
                 Poll::Ready(Some(Ok(bytes))) => {
-                    self.upload_since_ms = now_ms;
+                    self.upload_due_ms = timeouts.body_due_ms(self.upload_due_ms, bytes.len(), now_ms);
                     // It leaves our hands: the peer may send as much again. Never more than was received.
                     let _ = upload.flow_control().release_capacity(bytes.len());
                     if !bytes.is_empty() {

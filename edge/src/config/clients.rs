@@ -1,0 +1,222 @@
+//! `[limits]`: what a client may take of the node, in connections and in time.
+#![forbid(unsafe_code)]
+
+use super::build::{self, duration};
+use super::read::{Item, Section};
+use super::value::Parsed;
+use crate::limits;
+use std::net::IpAddr;
+
+/// `[limits]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Clients {
+    /// Connections of one worker.
+    pub connections_max: usize,
+    /// Connections of one client, on all workers together.
+    pub connections_per_client: u32,
+    /// Clients that may have as many as there are.
+    pub unlimited_clients: Vec<Network>,
+    /// What a client may take of time.
+    pub timeouts: Timeouts,
+}
+
+/// Milliseconds a client may take, and bytes a second that it must be worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a complete head, from its first byte.
+    pub head_ms: u64,
+    /// Between requests.
+    pub idle_ms: u64,
+    /// Without progress of the request's body.
+    pub body_ms: u64,
+    /// Without progress of sending.
+    pub send_ms: u64,
+    /// Bytes of a request's body in a second, at least.
+    pub body_rate_min: u32,
+    /// Bytes of responses taken in a second, at least.
+    pub send_rate_min: u32,
+}
+
+/// Addresses that begin with the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    bits: u8,
+}
+
+impl Default for Clients {
+    fn default() -> Self {
+        let loopback = ["127.0.0.0/8", "::1/128"].map(network);
+        Clients {
+            connections_max: limits::CONNECTIONS_PER_WORKER,
+            connections_per_client: limits::CONNECTIONS_PER_CLIENT,
+            unlimited_clients: loopback.into_iter().flatten().collect(),
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            head_ms: limits::HEAD_TIMEOUT_MS,
+            idle_ms: limits::IDLE_TIMEOUT_MS,
+            body_ms: limits::BODY_TIMEOUT_MS,
+            send_ms: limits::SEND_TIMEOUT_MS,
+            body_rate_min: limits::BODY_RATE_MIN,
+            send_rate_min: limits::SEND_RATE_MIN,
+        }
+    }
+}
+
+impl From<Timeouts> for crate::proto::session::Timeouts {
+    fn from(t: Timeouts) -> Self {
+        crate::proto::session::Timeouts {
+            head_ms: t.head_ms,
+            idle_ms: t.idle_ms,
+            body_ms: t.body_ms,
+            send_ms: t.send_ms,
+            body_rate_min: t.body_rate_min,
+            send_rate_min: t.send_rate_min,
+        }
+    }
+}
+
+impl Network {
+    /// The addresses that begin as this one with so many bits; `None`: it has no so many, or further ones are set.
+    pub fn new(address: IpAddr, bits: u8) -> Option<Self> {
+        let network = Network { address, bits };
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        (bits <= most && number(address) & !network.mask() == 0).then_some(network)
+    }
+
+    /// The leading bits, of a number of 32 or 128.
+    fn mask(&self) -> u128 {
+        let rest = if self.address.is_ipv4() { 32 } else { 128 } - u32::from(self.bits);
+        u128::MAX.checked_shl(rest).unwrap_or(0)
+    }
+
+    /// Whether the address is one of them.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let differs = (number(self.address) ^ number(address)) & self.mask();
+        self.address.is_ipv4() == address.is_ipv4() && differs == 0
+    }
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+/// `"192.0.2.0/24"`, or one address.
+fn network(text: &str) -> Parsed<Network> {
+    const RIGHT: &str = r#"write an address and the number of its leading bits, such as "192.0.2.0/24""#;
+    let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
+    let Ok(address) = address.parse::<IpAddr>() else {
+        return Err(format!("{text:?} is no network; {RIGHT}"));
+    };
+    let all = if address.is_ipv4() { 32 } else { 128 };
+    let bits = bits.map_or(Some(all), |bits| bits.parse().ok());
+    bits.and_then(|bits| Network::new(address, bits))
+        .ok_or_else(|| format!("{text:?} has bits set after those it counts, or too many; {RIGHT}"))
+}
+
+/// The section, or its defaults.
+pub(super) fn section(item: Option<Item<'_>>) -> Option<Clients> {
+    let default = Clients::default();
+    let Some(item) = item else {
+        return Some(default);
+    };
+    let section = item.section(&[
+        "connections_max",
+        "connections_per_client",
+        "unlimited_clients",
+        "head_timeout",
+        "idle_timeout",
+        "body_timeout",
+        "send_timeout",
+        "body_rate_min",
+        "send_rate_min",
+    ])?;
+    let connections_max = match section.get("connections_max") {
+        Some(item) => item.number(1..=limits::CONNECTIONS_PER_WORKER_MAX as u64).map(|n| n as usize),
+        None => Some(default.connections_max),
+    };
+    let connections_per_client = match section.get("connections_per_client") {
+        Some(item) => item.number(1..=limits::CONNECTIONS_PER_CLIENT_MAX.into()).map(|n| n as u32),
+        None => Some(default.connections_per_client),
+    };
+    let unlimited_clients = match section.get("unlimited_clients") {
+        Some(item) => networks(&item),
+        None => Some(default.unlimited_clients),
+    };
+    let timeouts = timeouts(&section, default.timeouts);
+    Some(Clients {
+        connections_max: connections_max?,
+        connections_per_client: connections_per_client?,
+        unlimited_clients: unlimited_clients?,
+        timeouts: timeouts?,
+    })
+}
+
+/// A list that may be empty: then nobody is excepted.
+fn networks(item: &Item<'_>) -> Option<Vec<Network>> {
+    const RIGHT: &str = "write a list of networks, such as [\"192.0.2.0/24\"]";
+    match item.list(RIGHT)?.is_empty() {
+        true => Some(Vec::new()),
+        false => item.values(RIGHT, limits::UNLIMITED_CLIENTS_MAX, network),
+    }
+}
+
+/// Bytes in a second.
+fn rate(section: &Section<'_>, key: &str, default: u32) -> Option<u32> {
+    let Some(item) = section.get(key) else {
+        return Some(default);
+    };
+    let bytes = build::bytes(&item, "500B")?;
+    let most = limits::RATE_MIN_MAX;
+    if !(1..=u64::from(most)).contains(&bytes) {
+        item.report(&format!("{bytes} bytes in a second; write \"1B\" to \"{}MiB\"", most >> 20));
+        return None;
+    }
+    Some(bytes as u32)
+}
+
+fn timeouts(section: &Section<'_>, default: Timeouts) -> Option<Timeouts> {
+    let head_ms = duration(section, "head_timeout", default.head_ms);
+    let idle_ms = duration(section, "idle_timeout", default.idle_ms);
+    let body_ms = duration(section, "body_timeout", default.body_ms);
+    let send_ms = duration(section, "send_timeout", default.send_ms);
+    let body_rate_min = rate(section, "body_rate_min", default.body_rate_min);
+    let send_rate_min = rate(section, "send_rate_min", default.send_rate_min);
+    Some(Timeouts {
+        head_ms: head_ms?,
+        idle_ms: idle_ms?,
+        body_ms: body_ms?,
+        send_ms: send_ms?,
+        body_rate_min: body_rate_min?,
+        send_rate_min: send_rate_min?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_are_told_by_their_leading_bits() {
+        let has = |text: &str, address: &str| network(text).unwrap().contains(address.parse().unwrap());
+        assert!(has("192.0.2.0/24", "192.0.2.255") && !has("192.0.2.0/24", "192.0.3.0"));
+        assert!(has("192.0.2.7", "192.0.2.7") && !has("192.0.2.7", "192.0.2.6"));
+        assert!(has("0.0.0.0/0", "255.1.2.3") && !has("0.0.0.0/0", "::1"));
+        assert!(has("2001:db8::/32", "2001:db8:1::1") && !has("2001:db8::/32", "2001:db9::"));
+        assert!(has("::/0", "ffff::1") && !has("::/0", "0.0.0.0"));
+        for wrong in
+            ["", "a/8", "10.0.0.0/33", "10.0.0.1/24", "10.0.0.0/", "::/129", "::1/127", "10.0.0.0/-1"]
+        {
+            assert!(network(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! How many connections each client has, on all workers together: a table of fixed size that they share without a lock.
+//!
+//! A client is an IPv4 address, or the /64 of an IPv6 one, which is the least that a subscriber is given
+//! (RFC 6177). It is counted in one of a few neighbouring places: the hash of its address under a secret of this run,
+//! and the number of its connections. Where two workers meet in the first connection of a client, one of them takes
+//! another place, and the client may have twice as many until one of the two is empty; where all its places are taken
+//! by others, it is not counted. Neither can be brought about by choice, for the hash is secret.
+#![forbid(unsafe_code)]
+
+use crate::config::Network;
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Bits of the number of connections.
+const COUNT_BITS: u32 = 20;
+const COUNT: u64 = (1 << COUNT_BITS) - 1;
+/// Neighbouring places a client may be counted in: two cache lines.
+const PROBES: usize = 16;
+/// Places for each connection the node can have; half of them stay empty even if all are of different clients.
+const PLACES_PER_CONNECTION: usize = 2;
+
+const _: () = assert!(crate::limits::CONNECTIONS_PER_CLIENT_MAX <= COUNT as u32);
+
+/// The table.
+pub struct Clients {
+    places: Box<[AtomicU64]>,
+    most: u32,
+    unlimited: Vec<Network>,
+    secret: RandomState,
+}
+
+/// Where a connection is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place(u32);
+
+impl Place {
+    /// Nowhere.
+    pub const NONE: Place = Place(u32::MAX);
+}
+
+/// The client has as many connections as it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+impl Clients {
+    /// For a node that can have so many `connections`: at most `most` for each client, but for those in `unlimited`.
+    pub fn new(connections: usize, most: u32, unlimited: Vec<Network>) -> Self {
+        let places = 0..Self::places(connections);
+        Clients {
+            places: places.map(|_| AtomicU64::new(0)).collect(),
+            most,
+            unlimited,
+            secret: RandomState::new(),
+        }
+    }
+
+    /// Bytes of the table.
+    pub fn bytes(connections: usize) -> usize {
+        Self::places(connections) * size_of::<AtomicU64>()
+    }
+
+    fn places(connections: usize) -> usize {
+        connections.saturating_mul(PLACES_PER_CONNECTION).clamp(PROBES, u32::MAX as usize - 1)
+    }
+
+    /// Counts a connection of the client at this address.
+    ///
+    /// # Errors
+    /// [`Full`]: it is not counted, and must be closed.
+    pub fn enter(&self, address: IpAddr) -> Result<Place, Full> {
+        if self.unlimited.iter().any(|network| network.contains(address)) {
+            return Ok(Place::NONE);
+        }
+        let hash = self.secret.hash_one(client(address));
+        // Each round lost is one that another worker has won.
+        loop {
+            if let Some(result) = self.try_enter(hash) {
+                return result;
+            }
+        }
+    }
+
+    /// `None`: another worker was faster.
+    fn try_enter(&self, hash: u64) -> Option<Result<Place, Full>> {
+        let own = hash & !COUNT;
+        let mut empty = None;
+        for at in self.probes(hash) {
+            let seen = self.places[at].load(Relaxed);
+            if seen & COUNT == 0 {
+                empty = empty.or(Some((at, seen)));
+            } else if seen & !COUNT == own {
+                if seen & COUNT >= u64::from(self.most) {
+                    return Some(Err(Full));
+                }
+                return self.replace(at, seen, seen + 1);
+            }
+        }
+        match empty {
+            Some((at, seen)) => self.replace(at, seen, own | 1),
+            None => Some(Ok(Place::NONE)),
+        }
+    }
+
+    /// The places of a client; the bits that choose them are not those that tell clients apart in them.
+    fn probes(&self, hash: u64) -> impl Iterator<Item = usize> {
+        let (mixed, len) = (hash.wrapping_mul(0x9e37_79b9_7f4a_7c15), self.places.len());
+        let first = ((u128::from(mixed) * len as u128) >> 64) as usize;
+        (first..first + PROBES).map(move |at| at % len)
+    }
+
+    fn replace(&self, at: usize, seen: u64, new: u64) -> Option<Result<Place, Full>> {
+        // Numbers alone: nothing else is handed over with them.
+        let done = self.places[at].compare_exchange(seen, new, Relaxed, Relaxed);
+        done.ok().map(|_| Ok(Place(at as u32)))
+    }
+
+    /// A connection that was counted here is closed.
+    pub fn leave(&self, place: Place) {
+        if place != Place::NONE {
+            let before = self.places[place.0 as usize].fetch_sub(1, Relaxed);
+            debug_assert!(before & COUNT > 0, "each connection leaves once");
+        }
+    }
+}
+
+/// What connections of one client have in common.
+fn client(address: IpAddr) -> u64 {
+    match address.to_canonical() {
+        // No /64 of the Internet begins with zeroes (RFC 4291 section 2.4), so the two do not meet.
+        IpAddr::V4(address) => u64::from(address.to_bits()),
+        IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    fn v4(number: u32) -> IpAddr {
+        Ipv4Addr::from_bits(0x0a00_0000 | number).into()
+    }
+
+    fn taken(clients: &Clients) -> u64 {
+        clients.places.iter().map(|place| place.load(Relaxed) & COUNT).sum()
+    }
+
+    #[test]
+    fn a_client_is_an_address_or_a_slash_64() {
+        let clients = Clients::new(100, 2, Vec::new());
+        let v6 = |text: &str| text.parse::<Ipv6Addr>().map(IpAddr::from).unwrap();
+        for address in [v4(1), v4(2), v6("2001:db8::1")] {
+            let first = clients.enter(address).unwrap();
+            assert_eq!(clients.enter(address), Ok(first));
+            assert_eq!(clients.enter(address), Err(Full));
+        }
+        assert_eq!(clients.enter(v6("2001:db8::ffff:0:0:2")), Err(Full), "the same /64");
+        assert!(clients.enter(v6("2001:db8:0:1::1")).is_ok(), "another /64");
+        assert_eq!(clients.enter(v6("::ffff:10.0.0.1")), Err(Full), "the IPv4 address");
+    }
+
+    #[test]
+    fn who_leaves_makes_room_and_an_empty_place_is_used_again() {
+        let clients = Clients::new(100, 1, Vec::new());
+        for _ in 0..3 {
+            let places: Vec<Place> = (0..100).map(|number| clients.enter(v4(number)).unwrap()).collect();
+            assert!((0..100).all(|number| clients.enter(v4(number)) == Err(Full)));
+            assert_eq!(taken(&clients), 100);
+            places.into_iter().for_each(|place| clients.leave(place));
+            assert_eq!(taken(&clients), 0);
+        }
+    }
+
+    #[test]
+    fn a_full_table_refuses_nobody() {
+        let clients = Clients::new(1, 5, Vec::new());
+        let places: Vec<Place> = (0..20).map(|number| clients.enter(v4(number)).unwrap()).collect();
+        assert_eq!(places.iter().filter(|place| **place == Place::NONE).count(), 20 - PROBES);
+        places.into_iter().for_each(|place| clients.leave(place));
+        assert_eq!(taken(&clients), 0);
+    }
+
+    #[test]
+    fn some_networks_are_not_counted() {
+        let clients = Clients::new(100, 1, vec![Network::new(v4(0), 24).unwrap()]);
+        assert!((0..50).all(|number| clients.enter(v4(number % 3)) == Ok(Place::NONE)));
+        assert!(clients.enter(v4(256)).is_ok_and(|place| place != Place::NONE));
+        assert_eq!(clients.enter(v4(256)), Err(Full));
+    }
+
+    /// Nobody has more than its share (twice that, where workers met), and all that enter leave.
+    #[test]
+    fn workers_share_the_table() {
+        const MOST: u32 = 40;
+        let clients = Clients::new(1000, MOST, Vec::new());
+        std::thread::scope(|scope| {
+            for worker in 0..4_u32 {
+                let clients = &clients;
+                scope.spawn(move || {
+                    let mut held = Vec::new();
+                    for turn in 0..20_000_u32 {
+                        let number = turn.wrapping_mul(2_654_435_761).wrapping_add(worker) >> 28;
+                        if let Ok(place) = clients.enter(v4(number)) {
+                            held.push(place);
+                        }
+                        if turn % 3 == 0 && !held.is_empty() {
+                            clients.leave(held.swap_remove(turn as usize % held.len()));
+                        }
+                    }
+                    let most = clients.places.iter().map(|place| place.load(Relaxed) & COUNT).max();
+                    assert!(most.is_some_and(|most| (1..=u64::from(MOST)).contains(&most)), "{most:?}");
+                    held.into_iter().for_each(|place| clients.leave(place));
+                });
+            }
+        });
+        assert_eq!(taken(&clients), 0);
+    }
+}
