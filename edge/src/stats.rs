@@ -94,6 +94,8 @@ edge_ebpf::table! {
     TlsFailed "tls_handshakes_failed";
     /// TLS handshakes refused because there is no certificate for the name asked for.
     TlsNameRefused "tls_names_refused";
+    /// TLS handshakes that were not begun because a worker had begun as many as it may within a second.
+    TlsRefused "tls_handshakes_refused";
     /// TLS handshakes not done in time.
     TlsTimedOut "tls_handshakes_timed_out";
     /// Steps of TLS handshakes that had to wait for a later turn.

@@ -351,6 +351,7 @@ client_ca = "/ok/a.crt"
     (r#"origin = "main""#, "origin = \"main\"\nhsts = \"forever\"", &[r#"14:8: routes[0].hsts: "forever" is no such policy; write max-age= with seconds, then perhaps includeSubDomains and preload, such as "max-age=31536000; includeSubDomains""#]),
     (r#"origin = "main""#, "origin = \"main\"\nhttps_redirect = 1", &["14:18: routes[0].https_redirect: this is an integer; write true or false"]),
     ("[store]", "[tls]\nmin_version = \"1.1\"\n[store]", &[r#"6:15: tls.min_version: "1.1" is not known; did you mean "1.2"? write one of "1.2", "1.3""#]),
+    ("[store]", "[tls]\nhandshakes_per_second = 0\n[store]", &["6:25: tls.handshakes_per_second: 0 is out of bounds; write a whole number from 1 to 4294967295"]),
     ("[store]", "[tls]\nmin_version = \"1.3\"\nciphers = [\"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256\"]\n[store]", &["7:11: tls.ciphers: none of these can be used with min_version; add TLS_AES_128_GCM_SHA256"]),
     ("[store]", r#"[[listen.https]]
 address = "0.0.0.0"

@@ -48,6 +48,13 @@ const PROGRAMS: &[Program] = &[
     Program("h2load", "nghttp2-client", "makes load over HTTP/2, and asks by frames", &[Bench, Test]),
     Program("wrk", "wrk", "makes load", &[Bench, Demo, Test]),
     Program("python3", "python3", "reads multipart bodies with a parser that is not ours", &[Test]),
+    Program(
+        "/usr/lib/python3/dist-packages/h2/__init__.py",
+        "python3-h2",
+        "an HTTP/2 client that is not ours",
+        &[Test],
+    ),
+    Program("chromium", "chromium", "a browser, which loads a page over HTTP/2", &[Test]),
     Program("mkfs.ext4", "e2fsprogs", "makes a disk that can fail", &[Test]),
     Program("losetup", "mount", "makes a disk of a file", &[Test]),
     Program("strace", "strace", "counts system calls", &[Bench, Test]),

@@ -219,6 +219,8 @@ pub struct Tls {
     pub tls13_only: bool,
     /// Ciphers to offer; empty: all that are safe.
     pub ciphers: Vec<rustls::CipherSuite>,
+    /// Handshakes that a worker begins within a second at most; `None`: all that come.
+    pub handshakes_per_second: Option<u32>,
 }
 
 /// `[store]`, or one `[[store.shards]]`

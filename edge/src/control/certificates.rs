@@ -125,7 +125,7 @@ impl Certificates {
 pub(super) fn reload(node: &Node, config: &Config) -> Result<(), String> {
     node.certificates.borrow_mut().reload(config)?;
     let policies = node.certificates.borrow().policies();
-    if !policies.is_empty() {
+    if !policies.addresses.is_empty() {
         node.outboxes.iter().for_each(|outbox| outbox.post(ToWorker::Policies(policies.clone())));
     }
     Ok(())
@@ -175,7 +175,8 @@ fn read(
     before: &Loaded,
 ) -> Result<Loaded, String> {
     let mut loaded = Loaded::default();
-    let mut policies = Policies::new();
+    let handshakes_per_second = config.tls.handshakes_per_second;
+    let mut policies = Policies { addresses: Vec::new(), handshakes_per_second };
     for (number, address) in addresses.iter().enumerate() {
         let mut certificates = Vec::new();
         let mut client_ca = None;
@@ -205,7 +206,7 @@ fn read(
         }
         if certificates.is_empty() {
             // The address was removed; until the restart that takes, it is served as it was.
-            policies.extend(before.policies.get(number).cloned());
+            policies.addresses.extend(before.policies.addresses.get(number).cloned());
             continue;
         }
         let rules = Rules {
@@ -216,7 +217,7 @@ fn read(
             name: &address.to_string(),
             clock: Arc::new(clock::Wall),
         };
-        policies.push(rules.build(secrets).map_err(|error| format!("{address}: {error}"))?);
+        policies.addresses.push(rules.build(secrets).map_err(|error| format!("{address}: {error}"))?);
     }
     loaded.policies = Arc::new(policies);
     Ok(loaded)

@@ -38,8 +38,14 @@ const INTERNAL_ERROR: u8 = 80;
 const ACCESS_DENIED: u8 = 49;
 const UNRECOGNIZED_NAME: u8 = 112;
 
-/// How clients are met, one for each address, in the order their listeners are numbered.
-pub type Policies = Vec<Arc<ServerConfig>>;
+/// How clients are met.
+#[derive(Clone, Debug, Default)]
+pub struct Policies {
+    /// One for each address, in the order their listeners are numbered.
+    pub addresses: Vec<Arc<ServerConfig>>,
+    /// Handshakes that a worker begins within a second at most; `None`: all that come.
+    pub handshakes_per_second: Option<u32>,
+}
 
 /// What was agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +141,11 @@ impl Tls {
             peer_closed: false,
             close_sent: false,
         }
+    }
+
+    /// Whether nothing has been worked out for it yet.
+    pub fn is_fresh(&self) -> bool {
+        matches!(self.layer, Layer::Fresh(_))
     }
 
     /// Whether application data cannot flow yet.

@@ -55,7 +55,7 @@ impl Worker {
         connection.undecided = self.http2_cleartext;
         if let Some(config) = self.listeners[number as usize / limits::ACCEPTS_PER_LISTENER]
             .policy
-            .and_then(|at| self.secure.policies.get(at))
+            .and_then(|at| self.secure.policies.addresses.get(at))
         {
             let deadline_ms = connection.session.deadline_ms();
             connection.secure = Some(Box::new(Secure::new(config.clone(), deadline_ms)));

@@ -63,6 +63,27 @@ pub struct Shared {
     /// Slots, and their generation, whose handshake waits; each at most once.
     waiting: VecDeque<(u32, u32)>,
     steps_left: u32,
+    begun: Begun,
+}
+
+/// Handshakes begun in the second that runs.
+#[derive(Debug, Default)]
+struct Begun {
+    second: u64,
+    count: u32,
+}
+
+impl Begun {
+    /// Whether another one may begin now, which it then does.
+    fn another(&mut self, most: u32, now_ms: u64) -> bool {
+        let second = now_ms / 1000;
+        if self.second != second {
+            *self = Begun { second, count: 0 };
+        }
+        let may = self.count < most;
+        self.count += u32::from(may);
+        may
+    }
 }
 
 impl Shared {
@@ -128,6 +149,14 @@ impl Worker {
             secure.waiting = true;
             self.secure.waiting.push_back((slot, connection.generation));
             self.node.cells.add(Counter::TlsDeferred, 1);
+            return;
+        }
+        if secure.tls.is_fresh()
+            && let Some(most) = self.secure.policies.handshakes_per_second
+            && !self.secure.begun.another(most, self.node.now.mono_ms)
+        {
+            self.node.cells.add(Counter::TlsRefused, 1);
+            connection.phase = Phase::Aborted;
             return;
         }
         self.secure.steps_left -= 1;
@@ -279,4 +308,17 @@ fn seal(tls: &mut Tls, mut outbox: Option<&mut Outbox>, wire: &mut Wire) -> Resu
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handshakes_of_a_second_are_counted_anew_in_the_next() {
+        let mut begun = Begun::default();
+        let mut within = |now_ms: u64| (0..10).filter(|_| begun.another(3, now_ms)).count();
+        assert_eq!((within(5_000), within(5_999), within(6_000), within(6_001)), (3, 0, 3, 0));
+        assert_eq!(within(1_000_000), 3);
+    }
 }

@@ -40,6 +40,8 @@ mod huge_pages;
 
 mod stress;
 
+mod agents;
+
 mod http2;
 
 mod multiplexing;

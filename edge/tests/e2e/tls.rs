@@ -202,6 +202,29 @@ fn slow_and_broken_handshakes_end_and_are_counted() {
 }
 
 #[test]
+fn handshakes_beyond_what_a_second_may_have_are_closed_and_counted() {
+    const MOST: f64 = 1.0;
+    let origin = Origin::start();
+    cacheable(&origin, "/a", 100);
+    let site = Site::new(&["edge.test"]);
+    let edge = start_with(&origin, site.section() + "[tls]\nhandshakes_per_second = 1\n", "");
+    let config = site.client();
+    let ask = || {
+        let mut client = TlsClient::connect(&config, site.address, "edge.test")?;
+        client.get("edge.test", "/a")
+    };
+    let begun = Instant::now();
+    let served = (0..60).filter(|_| ask().is_ok()).count() as f64;
+    let workers = edge.metric("edge_workers");
+    let seconds = begun.elapsed().as_secs_f64().ceil() + 1.0;
+    assert!(served >= 1.0 && served <= MOST * workers * seconds, "{served} within {seconds} s");
+    assert_eq!(edge.metric("edge_tls_handshakes_refused_total"), 60.0 - served);
+    assert!(served < 60.0, "all that came");
+    eventually("a second has passed", || ask().is_ok());
+    assert_eq!(edge.metric("edge_tls_handshakes_failed_total"), 0.0);
+}
+
+#[test]
 fn certificates_change_under_load_and_no_request_fails() {
     let origin = Origin::start();
     cacheable(&origin, "/a", 2000);

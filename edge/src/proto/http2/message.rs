@@ -163,7 +163,7 @@ fn head(status: u16, lines: &[u8]) -> Option<Response<()>> {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(status).ok()?;
     let fields = response.headers_mut();
-    fields.reserve(16);
+    fields.reserve(lines.iter().filter(|byte| **byte == b'\n').count());
     for (name, value) in stored::fields(&lines) {
         let name = HeaderName::from_bytes(name).ok()?;
         let value = HeaderValue::from_maybe_shared(lines.slice_ref(value)).ok()?;
