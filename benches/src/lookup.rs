@@ -140,6 +140,7 @@ fn main() -> Result<()> {
         size_bytes: (arguments.objects * RECORD_BYTES * 3 / 2).max(Options::default().size_bytes),
         object_bytes: RECORD_BYTES,
         readers: 1,
+        ..Options::default()
     };
     let (mut writer, readers, _) = shard::open(&[options])?;
     let reader = readers.first().context("a reader")?;
