@@ -268,9 +268,13 @@ impl Scratch {
     /// In memory where there is a tmpfs, so that disks play no part.
     pub fn create(name: &str) -> Result<Self> {
         let shm = Path::new("/dev/shm");
-        let parent = if shm.is_dir() { shm.to_path_buf() } else { std::env::temp_dir() };
+        Scratch::within(&if shm.is_dir() { shm.to_path_buf() } else { std::env::temp_dir() }, name)
+    }
+
+    /// In this directory.
+    pub fn within(parent: &Path, name: &str) -> Result<Self> {
         let path = parent.join(format!("edge-{name}-{}", std::process::id()));
-        sweep(&parent, &format!("edge-{name}-"));
+        sweep(parent, &format!("edge-{name}-"));
         fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
         Ok(Scratch(path))
     }

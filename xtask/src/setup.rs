@@ -41,6 +41,7 @@ const PROGRAMS: &[Program] = &[
     Program("ip", "iproute2", "makes network namespaces and links between them", &[Bench, Demo, Test]),
     Program("ethtool", "ethtool", "turns off checksum offload where XDP redirects", &[Demo, Test]),
     Program("setpriv", "util-linux", "ends servers together with the task", &[Bench, Conformance, Demo]),
+    Program("chrt", "util-linux", "lets the client that measures run first", &[Bench]),
     Program("taskset", "util-linux", "pins servers and load to CPUs", &[Bench, Demo]),
     Program("nsenter", "util-linux", "runs programs in namespaces", &[Demo]),
     Program("curl", "curl", "an HTTP client that is not ours", &[Demo, Test]),

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod idle;
+mod latency;
 mod lookup;
 pub mod measure;
 mod origin;
@@ -30,6 +31,7 @@ const EXAMPLES: &str = "Examples:
   cargo xtask bench --servers edge,null --sizes 1024 --rounds 9
   cargo xtask bench --json bench.json            also for machines
   cargo xtask bench idle                         memory of 10,000 idle connections
+  cargo xtask bench latency                      hot hits alone, and beside cold ones, trickles and floods
   cargo xtask bench lookup                       lookups a second of one core among ten million objects
   cargo xtask bench purge                        purges by tag with a million objects stored
   cargo xtask bench streams                      100 clients with 100 streams of 1 MiB each: bytes and fairness
@@ -51,6 +53,8 @@ pub struct Options {
 enum Other {
     /// Anonymous memory of idle keep-alive connections, each of which has had one answer.
     Idle(idle::Options),
+    /// How long hot hits take alone, and beside hits from the disk, clients that trickle, and floods over HTTP/2.
+    Latency(latency::Options),
     /// Lookups of the store among millions of small objects on one core, and what bounds them.
     Lookup(lookup::Options),
     /// Time until a purge is acknowledged with a full store, and that it holds for the next request.
@@ -97,6 +101,7 @@ pub fn run(options: Options) -> Result<()> {
     match options.measure {
         None => hits(&options.hits),
         Some(Other::Idle(options)) => idle::run(&options),
+        Some(Other::Latency(options)) => latency::run(&options),
         Some(Other::Lookup(options)) => lookup::run(&options),
         Some(Other::Purge(options)) => purge::run(&options),
         Some(Other::Streams(options)) => streams::run(&options),

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use anyhow::Result;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -80,6 +80,19 @@ fn serve(stream: TcpStream, requests: &AtomicU64) -> Result<()> {
             }
         }
         requests.fetch_add(1, Ordering::SeqCst);
+        let field = |name: &str| {
+            let named = |line: &str| {
+                let (field, value) = line.split_once(':')?;
+                field.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+            };
+            head.lines().find_map(named)
+        };
+        // A body of known length is awaited; of another one the end would have to be looked for.
+        let length = field("content-length").and_then(|length| length.parse::<u64>().ok()).unwrap_or(0);
+        if std::io::copy(&mut reader.by_ref().take(length), &mut std::io::sink())? < length {
+            return Ok(());
+        }
+        let is_last = field("transfer-encoding").is_some();
         let target = head.split(' ').nth(1).unwrap_or_default();
         let size = target.strip_prefix("/object/").and_then(|size| size.parse::<usize>().ok());
         let date = date(SystemTime::now());
@@ -95,6 +108,9 @@ fn serve(stream: TcpStream, requests: &AtomicU64) -> Result<()> {
             answer.extend(body(size.unwrap_or(0)));
         }
         stream.write_all(&answer)?;
+        if is_last {
+            return Ok(());
+        }
     }
 }
 

@@ -1,0 +1,340 @@
+//! `cargo xtask bench latency`: how long hot hits of 1 KiB take alone, and beside what could slow them: hits from the
+//! disk, clients that trickle, floods over HTTP/2. Windows alone and beside follow each other within one run, and ratios
+//! are made between neighbours. The node has one CPU for all its threads; client and loads have another.
+#![forbid(unsafe_code)]
+
+mod cold;
+mod floods;
+mod hot;
+mod trickle;
+
+use super::origin::{self, Origin};
+use super::report::Spread;
+use crate::http::{self, Connection};
+use crate::node::Node;
+use crate::process::{self, Scratch, Server};
+use crate::{build, machine};
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use cold::{Group, Objects};
+use hot::{Hot, Latency};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use trickle::Trickle;
+
+const START: Duration = Duration::from_secs(20);
+/// How long a load runs before a window begins, and how long it is quiet before the next.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Body of the hot object.
+const BYTES: usize = 1024;
+/// How much longer 99 of 100 hot hits may take beside cold hits, and beside clients that mean ill.
+const COLD_MAX: f64 = 2.0;
+const OTHERS_MAX: f64 = 1.5;
+
+/// Options of the measure.
+#[derive(Args, Debug)]
+pub struct Options {
+    /// Pairs of windows, alone and beside, for each load.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Seconds of each window.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=600))]
+    seconds: u32,
+    /// Hot hits asked for in a second.
+    #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u32).range(100..=100_000))]
+    rate: u32,
+    /// Connections that ask for them by turns.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    connections: u32,
+    /// Only loads whose name contains this.
+    #[arg(long)]
+    only: Option<String>,
+    /// Clients that trickle.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    clients: u32,
+    /// Attackers of a flood.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=100))]
+    attackers: u32,
+    /// Milliseconds after which an attacker that was cut off comes again.
+    #[arg(long, default_value_t = 10)]
+    again_ms: u64,
+    /// Cold hits asked for in a second.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    cold_rate: u32,
+    /// Memory of the control group that serves cold hits, in MiB.
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u64).range(64..=1 << 20))]
+    memory_mib: u64,
+    /// Bytes stored there, in MiB.
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u64).range(64..=1 << 20))]
+    stored_mib: u64,
+    /// A directory on a disk for that store; by default the one for temporary files.
+    #[arg(long, value_name = "DIRECTORY")]
+    store: Option<PathBuf>,
+}
+
+impl Options {
+    fn wants(&self, name: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| name.contains(only.as_str()))
+    }
+}
+
+/// What a load has done.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    /// Its events.
+    events: u64,
+    /// How often the node has told it off.
+    told: u64,
+}
+
+impl Tally {
+    fn add(&mut self, other: Tally) {
+        self.events += other.events;
+        self.told += other.told;
+    }
+}
+
+/// Runs until it is told to stop.
+type Run<'a> = Box<dyn FnMut(&AtomicBool) -> Result<Tally> + Send + 'a>;
+
+/// What can run beside the hot hits.
+struct Load<'a> {
+    name: &'static str,
+    /// What its events are, and what being told off is.
+    counted: (&'static str, &'static str),
+    bound: f64,
+    run: Run<'a>,
+}
+
+/// A window.
+struct Window {
+    latency: Latency,
+    /// Share of its CPU that the node used.
+    cpu: f64,
+    /// The node's anonymous memory, in bytes.
+    memory: u64,
+    tally: Tally,
+}
+
+/// A node under test.
+struct Target {
+    server: Server,
+    http: SocketAddr,
+    _group: Option<Group>,
+}
+
+/// The measure.
+pub fn run(options: &Options) -> Result<()> {
+    let (cpu, client) = super::server_and_client_cpu()?;
+    machine::stay_on(&[client])?;
+    let scratch = Scratch::create("latency")?;
+    let origin = Origin::start()?;
+    let mut rows = Vec::new();
+
+    let name = "cold hits";
+    if options.wants(name) {
+        let parent = options.store.clone().unwrap_or_else(std::env::temp_dir);
+        let disk = Scratch::within(&parent, "latency-cold")?;
+        let target = start(&disk, &origin, cpu, Some(options))?;
+        let objects = Objects::store(target.http, options.stored_mib << 20)?;
+        let asked = origin.requests();
+        let mut seed = 0;
+        let load = Load {
+            name,
+            counted: ("hits", "–"),
+            bound: COLD_MAX,
+            run: Box::new(move |stop| {
+                seed += 1;
+                objects.run(options.cold_rate, seed, stop)
+            }),
+        };
+        rows.push(measure(options, &target, load)?);
+        ensure!(origin.requests() == asked, "cold objects were asked for at the origin: these were no hits");
+    }
+    let target = start(&scratch, &origin, cpu, None)?;
+    for load in others(options, target.http)? {
+        rows.push(measure(options, &target, load)?);
+    }
+    report(options, (cpu, client), &rows)
+}
+
+/// The loads that need no node of their own.
+fn others(options: &Options, to: SocketAddr) -> Result<Vec<Load<'_>>> {
+    let mut loads = Vec::new();
+    let name = "trickling clients";
+    if options.wants(name) {
+        let mut trickle = Trickle::connect(to, options.clients as usize)?;
+        loads.push(Load {
+            name,
+            counted: ("bytes", "connections ended"),
+            bound: OTHERS_MAX,
+            run: Box::new(move |stop| trickle.run(stop)),
+        });
+    }
+    let pause = Duration::from_millis(options.again_ms);
+    for flood in floods::all().into_iter().filter(|flood| options.wants(flood.name)) {
+        loads.push(Load {
+            name: flood.name,
+            counted: ("connections cut off", "with GOAWAY"),
+            bound: OTHERS_MAX,
+            run: Box::new(move |stop| flood.run(to, options.attackers as usize, pause, stop)),
+        });
+    }
+    Ok(loads)
+}
+
+/// Starts a node and has it store the hot object. `limited`: in a control group, with little memory.
+fn start(scratch: &Scratch, origin: &Origin, cpu: usize, limited: Option<&Options>) -> Result<Target> {
+    let group = limited.map(|options| Group::limited(options.memory_mib << 20)).transpose()?;
+    let address = || http::free_port().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    let http = address()?;
+    let size = limited.map_or(256, |options| options.stored_mib * 3 / 2);
+    let node = Node {
+        cpus: cpu.to_string(),
+        http: http.to_string(),
+        admin: address()?.to_string(),
+        origin: origin.address().to_string(),
+        xdp: None,
+        store_size: &format!("{size}MiB"),
+    };
+    let store = scratch.directory("store")?.display().to_string();
+    let text = node.text(&store).replacen("[listen]\n", "[listen]\nhttp2_cleartext = true\n", 1);
+    let file = scratch.write("edge.toml", text + "\n[limits]\nconnections_max = 4096\n")?;
+    let mut command = Command::new("taskset");
+    command.args(["--cpu-list", &cpu.to_string()]).arg(build::release_binary("edge")?);
+    command.args(["run", "--config"]).arg(file);
+    if let Some(group) = &group {
+        command = group.inside(&command);
+    }
+    let server = Server::start("edge", &command, &scratch.path("edge.log"))?;
+    server.wait_ready(START, || http::listens(http))?;
+    let mut connection = Connection::open(http)?;
+    let mut is_hit = || Ok(connection.get(&origin::path(BYTES))?.field("cache-status").contains("hit"));
+    ensure!(process::wait_until(START, &mut is_hit)?, "the hot object is not stored");
+    Ok(Target { server, http, _group: group })
+}
+
+/// Windows alone and beside a load, by turns.
+fn measure(options: &Options, target: &Target, mut load: Load<'_>) -> Result<Row> {
+    process::step(&format!("{} pairs of windows of {} s: {}", options.rounds, options.seconds, load.name));
+    let mut hot = Hot::open(target.http, &origin::path(BYTES), BYTES, options.connections as usize)?;
+    let mut row = Row { name: load.name, counted: load.counted, bound: load.bound, pairs: Vec::new() };
+    for _ in 0..options.rounds {
+        let alone = window(options, target, &mut hot, None)?;
+        let beside = window(options, target, &mut hot, Some(&mut load))?;
+        row.pairs.push((alone, beside));
+        process::sleep(SETTLE)?;
+    }
+    Ok(row)
+}
+
+fn window(options: &Options, target: &Target, hot: &mut Hot, load: Option<&mut Load<'_>>) -> Result<Window> {
+    let stop = AtomicBool::new(false);
+    let pid = target.server.pid();
+    std::thread::scope(|scope| {
+        let beside = load.map(|load| scope.spawn(|| (load.run)(&stop)));
+        let time = Duration::from_secs(u64::from(options.seconds));
+        let client = scope.spawn(move || {
+            hot::run_first()?;
+            process::sleep(SETTLE)?;
+            let before = machine::cpu_us(pid)?;
+            let latency = hot.window(options.rate, time)?;
+            let cpu = (machine::cpu_us(pid)? - before) as f64 / time.as_micros() as f64;
+            Ok((latency, cpu, machine::anonymous_bytes(pid)?))
+        });
+        let measured: Result<_> = client.join().map_err(|_| anyhow::anyhow!("the hot client panicked"))?;
+        stop.store(true, Ordering::Relaxed);
+        let tally = match beside {
+            Some(beside) => beside.join().map_err(|_| anyhow::anyhow!("the load panicked"))??,
+            None => Tally::default(),
+        };
+        target.server.alive()?;
+        let (latency, cpu, memory) = measured?;
+        Ok(Window { latency, cpu, memory, tally })
+    })
+}
+
+/// All windows of one load.
+struct Row {
+    name: &'static str,
+    counted: (&'static str, &'static str),
+    bound: f64,
+    /// Alone, and beside.
+    pairs: Vec<(Window, Window)>,
+}
+
+impl Row {
+    fn of(&self, value: impl Fn(&(Window, Window)) -> f64) -> Result<Spread> {
+        Spread::of(self.pairs.iter().map(value)).context("no rounds")
+    }
+
+    fn ratio(&self) -> Result<Spread> {
+        self.of(|(alone, beside)| beside.latency.p99 / alone.latency.p99)
+    }
+
+    fn line(&self, seconds: f64) -> Result<String> {
+        let range = |spread: Spread| format!("{:.0} ({:.0}–{:.0})", spread.median, spread.min, spread.max);
+        let alone = |value: fn(&Window) -> f64| self.of(move |(alone, _)| value(alone)).map(range);
+        let beside = |value: fn(&Window) -> f64| self.of(move |(_, beside)| value(beside)).map(range);
+        let cpu = |which: fn(&(Window, Window)) -> f64| self.of(which).map(|spread| 100.0 * spread.median);
+        let memory = |which: fn(&(Window, Window)) -> u64| {
+            self.pairs.iter().map(which).max().unwrap_or(0) as f64 / f64::from(1 << 20)
+        };
+        let ratio = self.ratio()?;
+        let mut tally = Tally::default();
+        self.pairs.iter().for_each(|(_, beside)| tally.add(beside.tally));
+        let each = |count: u64| count as f64 / seconds / self.pairs.len() as f64;
+        let (events, told) = self.counted;
+        Ok(format!(
+            "| {} | {} | {} | {} | {} | {:.2} ({:.2}–{:.2}) | {:.1} | {:.0} %, {:.0} % | {:.1}, {:.1} | {:.0} {events}, {:.0} {told} |",
+            self.name,
+            alone(|window| window.latency.p50)?,
+            beside(|window| window.latency.p50)?,
+            alone(|window| window.latency.p99)?,
+            beside(|window| window.latency.p99)?,
+            ratio.median,
+            ratio.min,
+            ratio.max,
+            self.bound,
+            cpu(|(alone, _)| alone.cpu)?,
+            cpu(|(_, beside)| beside.cpu)?,
+            memory(|(alone, _)| alone.memory),
+            memory(|(_, beside)| beside.memory),
+            each(tally.events),
+            each(tally.told),
+        ))
+    }
+}
+
+fn report(options: &Options, (cpu, client): (usize, usize), rows: &[Row]) -> Result<()> {
+    ensure!(!rows.is_empty(), "no load has such a name");
+    println!(
+        "\n{} hot hits of 1 KiB a second over {} connections; medians (extremes) of {} pairs of windows of {} s; node on CPU {cpu}, client and loads on CPU {client}; Linux {}, {}\n",
+        options.rate,
+        options.connections,
+        options.rounds,
+        options.seconds,
+        machine::kernel(),
+        machine::processor(),
+    );
+    println!(
+        "| beside | p50 µs alone | beside | p99 µs alone | beside | p99 × alone | bound | node's CPU alone, beside | its anonymous memory, MiB | a second |\n|---|---|---|---|---|---|---|---|---|---|"
+    );
+    // A load begins before its window does.
+    let seconds = f64::from(options.seconds) + SETTLE.as_secs_f64();
+    for row in rows {
+        println!("{}", row.line(seconds)?);
+    }
+    println!();
+    let mut missed = Vec::new();
+    for row in rows {
+        if row.ratio()?.median > row.bound {
+            missed.push(row.name);
+        }
+    }
+    ensure!(missed.is_empty(), "p99 beside these is more than its bound: {}", missed.join(", "));
+    process::proceed()
+}
