@@ -1,5 +1,6 @@
 //! Lookups of the store among many small objects, on one CPU: how many a second, and what one costs when its memory is
-//! in the CPU's caches and when it is not. Runs the store's own code on a store in an empty directory.
+//! in the CPU's caches and when it is not, one after the other and announced together as a worker does in a turn. Runs
+//! the store's own code on a store in an empty directory.
 #![forbid(unsafe_code)]
 #![expect(clippy::disallowed_methods, reason = "measures real time")]
 
@@ -20,6 +21,8 @@ const KEY_BYTES: usize = 40;
 const DIGITS_AT: usize = 25;
 /// A record: its header, key, meta and body.
 const RECORD_BYTES: u64 = 64 + KEY_BYTES as u64 + 8 + 48;
+/// Lookups that are announced together; 1: none is announced.
+const BATCHES: [usize; 4] = [1, 8, 16, 32];
 /// Memory whose latency is measured: more than any cache holds.
 const FAR_BYTES: usize = 512 << 20;
 /// And less than a core's own cache holds.
@@ -66,8 +69,8 @@ fn cost(mut runs: Vec<f64>) -> Cost {
     Cost { undisturbed: runs[runs.len() / 10], mean }
 }
 
-/// Lookups of random objects below `among`.
-fn lookups(reader: &Reader, among: u64, count: u64) -> Result<Cost> {
+/// Lookups of random objects below `among`, so many announced together.
+fn lookups(reader: &Reader, among: u64, count: u64, batch: usize) -> Result<Cost> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let (mut runs, mut keys) = (Vec::new(), Vec::with_capacity(RUN));
     let (mut asked, mut found) = (0, 0);
@@ -82,9 +85,15 @@ fn lookups(reader: &Reader, among: u64, count: u64) -> Result<Cost> {
             keys.push((xxh3_64(&key), key));
         }
         let started = Instant::now();
-        for (hash, key) in &keys {
-            let record = reader.try_lookup(black_box(*hash), key, |_| true);
-            found += usize::from(record.is_ok_and(|record| record.is_some()));
+        for keys in keys.chunks(batch) {
+            if batch > 1 {
+                keys.iter().for_each(|(hash, _)| reader.prefetch_entries(black_box(*hash)));
+                keys.iter().for_each(|(hash, _)| reader.prefetch_records(black_box(*hash)));
+            }
+            for (hash, key) in keys {
+                let record = reader.try_lookup(black_box(*hash), key, |_| true);
+                found += usize::from(record.is_ok_and(|record| record.is_some()));
+            }
         }
         runs.push(started.elapsed().as_nanos() as f64 / RUN as f64);
         asked += RUN;
@@ -158,30 +167,32 @@ fn main() -> Result<()> {
     ensure!(usage.objects * 1000 > arguments.objects * 999, "only {} objects are stored", usage.objects);
     filled(&usage, started.elapsed().as_secs_f64());
 
-    let few = lookups(reader, FEW.min(arguments.objects), arguments.lookups)?;
-    let many = lookups(reader, arguments.objects, arguments.lookups)?;
-    let line = |what: &str, cost: &Cost| {
-        let million = |ns: f64| 1e3 / ns;
-        println!(
-            "{what}: {:.0} ns a lookup, {:.1} million a second on one core (mean of all runs {:.0} ns, {:.1} million)",
-            cost.undisturbed,
-            million(cost.undisturbed),
-            cost.mean,
-            million(cost.mean),
-        );
+    let all = usage.objects;
+    let measure = |among: u64| -> Result<Vec<Cost>> {
+        BATCHES.iter().map(|batch| lookups(reader, among, arguments.lookups, *batch)).collect()
     };
-    line(&format!("among {FEW} objects, in the caches"), &few);
-    line(&format!("among all {} objects", usage.objects), &many);
+    let (few, many) = (measure(FEW.min(arguments.objects))?, measure(arguments.objects)?);
+    println!(
+        "\n| lookups announced together | among {FEW}, in the caches: ns each | million a second | among all {all}: ns each | million a second |"
+    );
+    println!("|---|---|---|---|---|");
+    for ((batch, few), many) in BATCHES.iter().zip(&few).zip(&many) {
+        let [few, many] = [few, many].map(|cost| (cost.undisturbed, 1e3 / cost.undisturbed, cost.mean));
+        println!(
+            "| {batch} | {:.0} (mean {:.0}) | {:.1} | {:.0} (mean {:.0}) | {:.1} |",
+            few.0, few.2, few.1, many.0, many.2, many.1
+        );
+    }
     drop((writer, readers));
     let (near, far) = (latency(NEAR_BYTES).undisturbed, latency(FAR_BYTES).undisturbed);
     println!(
-        "one load that hangs on the load before: {near:.1} ns in the cache, {far:.0} ns in {} MiB",
+        "\none load that hangs on the load before: {near:.1} ns in the cache, {far:.0} ns in {} MiB",
         FAR_BYTES >> 20
     );
-    let waited = (many.undisturbed - few.undisturbed).max(0.0);
+    let (alone, near_all) = (many[0].undisturbed, few[0].undisturbed);
+    let waited = (alone - near_all).max(0.0);
     println!(
-        "bound: {waited:.0} of {:.0} ns are waiting for memory, the time of {:.1} such loads; the index and then the record have to be read, one after the other",
-        many.undisturbed,
+        "bound of one after the other: {waited:.0} of {alone:.0} ns are waiting for memory, the time of {:.1} such loads; the index and then the record have to be read",
         waited / far,
     );
     Ok(())

@@ -193,6 +193,9 @@ pub const STASH_BYTES_MAX: usize = 2 * REQUEST_HEAD_BYTES_MAX;
 pub const RECEIVE_BUFFERS: u16 = 512;
 /// Bytes of one receive buffer.
 pub const RECEIVE_BUFFER_BYTES: usize = 4096;
+/// Requests of one turn whose heads are parsed before the first is answered: as many waits for memory as a core has
+/// under way at once.
+pub const HEADS_AHEAD_MAX: usize = 16;
 /// Outboxes a worker makes at its start. More connections than this that send at one moment make more, which may
 /// take a system call for memory.
 pub const OUTBOXES_READY: usize = 256;
@@ -414,6 +417,7 @@ pub fn worst_case(shape: &Shape) -> Vec<Row> {
         ),
         row("receive buffers of a worker", shape.workers, RECEIVE_BUFFERS as usize * RECEIVE_BUFFER_BYTES),
         row("ring of a worker", shape.workers, ring),
+        row("request parsed ahead by a worker", shape.workers * HEADS_AHEAD_MAX, request),
         row("queue to control, full of requests", shape.workers, to_control),
         row("queue to a worker", shape.workers, to_worker),
         row("origin requests running", FETCHES_RUNNING_MAX, fetch),

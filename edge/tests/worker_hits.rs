@@ -13,7 +13,7 @@ use edge::{clock, control, sys};
 use proto_client::{Record, record, timeouts};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
@@ -235,6 +235,52 @@ fn a_warm_worker_allocates_nothing_for_hits() {
     let hits = served.cells.get(Counter::Hits) - hits;
     assert_eq!((hits, allocations), ((ROUNDS * CONNECTIONS * asked.len()) as u64, 0));
     assert_eq!(served.cells.get(Counter::Requests), served.cells.get(Counter::Hits));
+}
+
+/// One response off a stream that has more behind it: its body.
+fn next_body(stream: &mut BufReader<TcpStream>) -> Vec<u8> {
+    let (mut length, mut line) = (0, String::new());
+    while line != "\r\n" {
+        line.clear();
+        assert_ne!(stream.read_line(&mut line).expect("a line"), 0, "the connection ended");
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length: ") {
+            length = value.trim().parse().expect("a number");
+        }
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).expect("a body");
+    body
+}
+
+#[test]
+fn heads_that_come_together_whole_split_and_pipelined_are_each_answered_with_their_own_object() {
+    const OBJECTS: usize = 5;
+    let bodies: Vec<String> = (0..OBJECTS).map(|number| format!("{number}:{}", text(700 + number))).collect();
+    let records: Vec<Record> =
+        bodies.iter().enumerate().map(|(number, body)| stored(&format!("/{number}"), body)).collect();
+    let served = Served::start(3, &records);
+    let mut streams: Vec<_> = (0..12).map(|_| BufReader::new(served.connect())).collect();
+    for round in 0..400_usize {
+        // Two or three requests of each connection, cut once at a place that moves through all of them.
+        let asked = |client: usize| (0..2 + client % 2).map(move |next| (client + round + next) % OBJECTS);
+        let bytes = |client: usize| -> Vec<u8> {
+            let field = format!("X-Padding: {}\r\n", "p".repeat(client * 3));
+            asked(client).flat_map(|number| head(&format!("/{number}"), &field).into_bytes()).collect()
+        };
+        let cut = |client: usize| (round * 7 + client * 31) % bytes(client).len();
+        for (client, stream) in streams.iter_mut().enumerate() {
+            stream.get_mut().write_all(&bytes(client)[..cut(client)]).expect("sent");
+        }
+        for (client, stream) in streams.iter_mut().enumerate() {
+            stream.get_mut().write_all(&bytes(client)[cut(client)..]).expect("sent");
+        }
+        for (client, stream) in streams.iter_mut().enumerate() {
+            for number in asked(client) {
+                assert!(next_body(stream) == bodies[number].as_bytes(), "round {round}, client {client}");
+            }
+        }
+    }
+    assert_eq!(served.cells.get(Counter::Hits), 400 * (6 * 2 + 6 * 3));
 }
 
 /// The pages of a stored body, in the mapping that user space reads. The kernel sends from another one.

@@ -11,6 +11,9 @@ pub enum Input<'a> {
     /// Bytes from the peer, not consumed before. `out.consumed` says how many were taken now; what is
     /// left is offered again, with what came since, when the session wants input (see `Session::wants_input`).
     Received(&'a [u8]),
+    /// As [`Input::Received`] of bytes that begin with a whole head of this length, when the session awaits one (see
+    /// `Session::awaits_head`): `out.request` is what [`RequestHead::parse`] made of them.
+    Head(usize),
     /// The peer will send no more.
     PeerClosed,
     /// The answer to [`Action::Lookup`], in the same call chain: `out.request` is still the request.

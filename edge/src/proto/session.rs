@@ -5,7 +5,7 @@
 //!
 //! | state   | input        | then                                                            |
 //! |---------|--------------|-----------------------------------------------------------------|
-//! | Head    | Received     | incomplete: stay; refused: answer, Close; else an exchange begins |
+//! | Head    | Received, Head | incomplete: stay; refused: answer, Close; else an exchange begins |
 //! | Busy    | Received     | request body: Forward; else nothing is consumed                  |
 //! | Busy    | of the exchange | what it says next (see `exchange`), framed; at its end back to Head (or Close); Broken: Abort |
 //! | any     | Deadline     | 408 in a half-read head or body, else Close/Abort               |
@@ -96,6 +96,11 @@ impl Session {
             (Input::PeerClosed, _) => self.peer_closed(now, out),
             (Input::Received(bytes), State::Head) => self.head(bytes, now, out),
             (Input::Received(bytes), State::Busy) => self.request_body(bytes, now, out),
+            (Input::Head(bytes), State::Head) => {
+                debug_assert!(self.awaits_head());
+                self.whole_head(bytes, now, out);
+            }
+            (Input::Head(_), State::Busy) => {}
             (_, State::Head) => {}
             (input, State::Busy) => {
                 let next = self.exchange.on(input, &out.request, now);
@@ -112,6 +117,11 @@ impl Session {
             State::Busy => self.takes_body(),
             State::Closing => false,
         }
+    }
+
+    /// Whether the next bytes from the peer begin a request, of which nothing was seen yet.
+    pub fn awaits_head(&self) -> bool {
+        self.state == State::Head && self.seen_bytes == 0 && self.wants_input()
     }
 
     /// Monotonic milliseconds at which [`Input::Deadline`] is due; `u64::MAX`: never.
@@ -145,11 +155,7 @@ impl Session {
             return;
         }
         match out.request.parse(bytes) {
-            Ok(Some(taken)) => {
-                out.consumed = taken;
-                self.seen_bytes = 0;
-                self.request(now, out);
-            }
+            Ok(Some(taken)) => self.whole_head(taken, now, out),
             Ok(None) => {
                 let seen = (bytes.len() - framing::empty_lines(bytes)) as u32;
                 if self.seen_bytes == 0 && seen > 0 && !self.sending {
@@ -175,7 +181,10 @@ impl Session {
             && bytes.len() < limits::REQUEST_HEAD_BYTES_MAX
     }
 
-    fn request(&mut self, now: Now, out: &mut Out) {
+    /// `out.request` was parsed from so many bytes.
+    fn whole_head(&mut self, bytes: usize, now: Now, out: &mut Out) {
+        out.consumed = bytes;
+        self.seen_bytes = 0;
         let request = &out.request;
         self.body = Decoder::new(request.body);
         self.minor_version = request.minor_version;

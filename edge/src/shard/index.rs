@@ -87,13 +87,38 @@ impl Index {
         std::mem::size_of_val(&*self.buckets)
     }
 
+    /// The entries of this hash are about to be asked for.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        self.buckets_of(hash).into_iter().for_each(|bucket| self.buckets.prefetch(bucket));
+    }
+
     /// The entries that may be of this hash.
     #[inline]
     pub fn candidates(&self, hash: u64) -> impl Iterator<Item = (Slot, Entry)> + use<'_> {
         let tag = tag(hash);
-        self.slots(hash).filter_map(move |slot| {
-            let word = self.word(slot).load(Ordering::Acquire);
-            (word >> 48 == tag && word != 0).then_some((slot, Entry(word)))
+        let is_candidate = move |word: u64| word >> 48 == tag && word != 0;
+        let buckets = self.buckets_of(hash);
+        // Which of the sixteen, without a branch for each: nearly always it is one.
+        let mut candidates = 0_u32;
+        for (number, bucket) in buckets.into_iter().enumerate() {
+            for (place, word) in self.buckets[bucket].0.iter().enumerate() {
+                let bit = u32::from(is_candidate(word.load(Ordering::Relaxed)));
+                candidates |= bit << (number * BUCKET_ENTRIES + place);
+            }
+        }
+        std::iter::from_fn(move || {
+            while candidates != 0 {
+                let place = candidates.trailing_zeros() as usize;
+                candidates &= candidates - 1;
+                let slot = buckets[place / BUCKET_ENTRIES] * BUCKET_ENTRIES + place % BUCKET_ENTRIES;
+                // It may have changed since.
+                let word = self.word(slot).load(Ordering::Acquire);
+                if is_candidate(word) {
+                    return Some((slot, Entry(word)));
+                }
+            }
+            None
         })
     }
 
@@ -178,16 +203,23 @@ impl Index {
         &self.buckets[slot / BUCKET_ENTRIES].0[slot % BUCKET_ENTRIES]
     }
 
-    /// The slots of both buckets, the first bucket's first.
+    /// The numbers of both buckets of a hash.
     #[inline]
-    fn slots(&self, hash: u64) -> impl Iterator<Item = Slot> + use<> {
+    fn buckets_of(&self, hash: u64) -> [usize; 2] {
         let buckets = self.buckets.len() as u64;
         let first = ((hash >> 32) * buckets) >> 32;
         let mixed = (hash ^ hash >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let second = ((mixed >> 32) * buckets) >> 32;
         // Two different ones, so that no entry is seen twice.
         let second = if second == first { (second + 1) % buckets } else { second };
-        let slots = |bucket: u64| (0..BUCKET_ENTRIES).map(move |i| bucket as usize * BUCKET_ENTRIES + i);
+        [first as usize, second as usize]
+    }
+
+    /// The slots of both buckets, the first bucket's first.
+    #[inline]
+    fn slots(&self, hash: u64) -> impl Iterator<Item = Slot> + use<> {
+        let [first, second] = self.buckets_of(hash);
+        let slots = |bucket: usize| (0..BUCKET_ENTRIES).map(move |i| bucket * BUCKET_ENTRIES + i);
         slots(first).chain(slots(second))
     }
 }

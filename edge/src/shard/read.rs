@@ -21,6 +21,8 @@ const FOLLOWS_MAX: usize = 4;
 const BEGINNING_BYTES: usize = 8 * 1024;
 /// The same for a chunk, which is long.
 const CHUNK_BEGINNING_BYTES: usize = HEADER_BYTES + limits::CHUNK_BYTES;
+/// Bytes that are read of a record of common size before it is sent: its header, key and meta.
+const READ_BYTES: usize = 256;
 
 /// The reading side of one worker. `Send`, but neither `Sync` nor `Clone`: its pin counters have one writer.
 pub struct Reader {
@@ -46,6 +48,23 @@ impl Reader {
         accept: impl FnMut(&[u8]) -> bool,
     ) -> Result<Option<Pinned>, Cold> {
         self.find.object(hash, key, accept, Touch::Believed)
+    }
+
+    /// The first of two hints that a lookup of this hash is coming: memory of the index is asked for. Lookups that are
+    /// announced together wait together.
+    #[inline]
+    pub fn prefetch_entries(&self, hash: u64) {
+        self.find.index.prefetch(hash);
+    }
+
+    /// The second hint, some lookups later: what the entries lead to is asked for.
+    #[inline]
+    pub fn prefetch_records(&self, hash: u64) {
+        let Find { index, pins, geometry } = &self.find;
+        for (_, entry) in index.candidates(hash) {
+            let (segment, start) = geometry.place(entry.location());
+            pins.prefetch(segment, start, READ_BYTES);
+        }
     }
 
     /// As [`Reader::try_lookup`], but what is not in memory is waited for.

@@ -36,6 +36,23 @@ impl Reader {
         Ok(shard.try_lookup(hash, key, accept)?.map(|found| found.of_shard(number << SHARD_SHIFT)))
     }
 
+    /// The first of two hints that a lookup of this hash is coming: memory of the index is asked for. Lookups that are
+    /// announced together wait together.
+    #[inline]
+    pub fn prefetch_entries(&self, hash: u64) {
+        if let Some((_, shard)) = self.home(hash) {
+            shard.prefetch_entries(hash);
+        }
+    }
+
+    /// The second hint, some lookups later: what the entries lead to is asked for.
+    #[inline]
+    pub fn prefetch_records(&self, hash: u64) {
+        if let Some((_, shard)) = self.home(hash) {
+            shard.prefetch_records(hash);
+        }
+    }
+
     /// As [`Reader::try_lookup`], but what is not in memory is waited for.
     pub fn lookup(&self, hash: u64, key: &[u8], accept: impl FnMut(&[u8]) -> bool) -> Option<Pinned> {
         let (number, shard) = self.home(hash)?;

@@ -6,6 +6,7 @@ pub mod cpu;
 pub mod fault;
 pub mod mapping;
 pub mod outbox;
+mod prefetch;
 pub mod privilege;
 pub mod readiness;
 pub mod ring;

@@ -2,6 +2,7 @@
 //! What the words mean is not known here.
 
 use super::atomics::AtomicU64;
+use super::prefetch;
 use std::ops::Deref;
 
 /// Words of a cache line.
@@ -31,6 +32,14 @@ impl Table {
     /// `lines` lines.
     pub fn new(lines: usize) -> std::io::Result<Self> {
         Backing::new(lines).map(Table)
+    }
+
+    /// This line is about to be read. Nothing happens if there is none with that number.
+    #[inline]
+    pub fn prefetch(&self, number: usize) {
+        if let Some(line) = self.get(number) {
+            prefetch::bytes((&raw const *line).cast(), size_of::<Line>());
+        }
     }
 }
 

@@ -113,8 +113,9 @@ impl Node {
         self.out.timeouts
     }
 
-    /// Bytes came from the peer. Taken while the session takes them, kept else.
-    pub fn receive(&mut self, connection: &mut Connection, slot: u32, data: &[u8]) {
+    /// Bytes came from the peer. Taken while the session takes them, kept else. `head`: they begin with so many of a
+    /// request's head, which is parsed into `out.request` already.
+    pub fn receive(&mut self, connection: &mut Connection, slot: u32, data: &[u8], head: Option<usize>) {
         if connection.undecided {
             return self.decide(connection, slot, data);
         }
@@ -123,7 +124,7 @@ impl Node {
             self.feed_stash(connection, slot);
             return;
         }
-        let used = self.feed_bytes(connection, slot, data);
+        let used = self.feed_bytes(connection, slot, data, head);
         if connection.phase == Phase::Open {
             connection.stash.extend_from_slice(&data[used..]);
         }
@@ -135,7 +136,7 @@ impl Node {
             return false;
         }
         let mut stash = std::mem::take(&mut connection.stash);
-        let used = self.feed_bytes(connection, slot, &stash);
+        let used = self.feed_bytes(connection, slot, &stash, None);
         if used == stash.len() || connection.phase != Phase::Open {
             // An idle connection keeps no buffer.
             return used > 0;
@@ -145,11 +146,22 @@ impl Node {
         used > 0
     }
 
-    fn feed_bytes(&mut self, connection: &mut Connection, slot: u32, data: &[u8]) -> usize {
+    fn feed_bytes(
+        &mut self,
+        connection: &mut Connection,
+        slot: u32,
+        data: &[u8],
+        mut head: Option<usize>,
+    ) -> usize {
         let mut used = 0;
         while used < data.len() && connection.takes_input() {
             let rest = &data[used..];
-            let taken = self.feed(connection, slot, Input::Received(rest), Given::Received(rest));
+            // It was parsed before the completions ahead of it were dealt with: what is expected now decides.
+            let input = match head.take() {
+                Some(bytes) if connection.session.awaits_head() => Input::Head(bytes),
+                _ => Input::Received(rest),
+            };
+            let taken = self.feed(connection, slot, input, Given::Received(rest));
             used += taken;
             if taken == 0 {
                 break;
@@ -186,7 +198,7 @@ impl Node {
         input: Input<'_>,
         mut given: Given<'_>,
     ) -> usize {
-        let fresh = matches!(input, Input::Received(_));
+        let fresh = matches!(input, Input::Received(_) | Input::Head(_));
         self.out.request.scheme = connection.scheme;
         self.out.request.peer = connection.peer;
         self.fetched = None;

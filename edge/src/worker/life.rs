@@ -95,7 +95,8 @@ impl Worker {
                 if connection.secure.is_some() {
                     self.received_sealed(slot, id, len);
                 } else {
-                    self.node.receive(connection, slot, self.buffers.bytes(id, len));
+                    let head = self.lookahead.take(id, &mut self.node.out.request);
+                    self.node.receive(connection, slot, self.buffers.bytes(id, len), head);
                 }
             }
             self.buffers.give_back(id);

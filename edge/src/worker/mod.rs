@@ -10,6 +10,7 @@ mod bodies;
 pub mod clients;
 mod connection;
 mod life;
+mod lookahead;
 mod mail;
 mod multiplex;
 mod parts;
@@ -33,6 +34,7 @@ use crate::{clock, limits, sys};
 use actions::Node;
 use clients::Clients;
 use connection::{Connection, Phase};
+use lookahead::Lookahead;
 use secure::Shared;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -104,6 +106,7 @@ struct Worker {
     wheel: Wheel,
     due: Vec<u32>,
     completions: Vec<Completion>,
+    lookahead: Lookahead,
     listeners: Vec<Listener>,
     /// Accepts to be started at the next tick, see `limits::ACCEPTS_PER_LISTENER`.
     accepts_idle: Vec<u32>,
@@ -150,6 +153,7 @@ impl Worker {
             wheel: Wheel::new(setup.connections_max, now.mono_ms),
             due: Vec::with_capacity(setup.connections_max),
             completions: Vec::with_capacity(4 * limits::RING_ENTRIES as usize),
+            lookahead: Lookahead::default(),
             listeners: setup
                 .listeners
                 .into_iter()
@@ -177,9 +181,14 @@ impl Worker {
             self.node.cells.add(Counter::Enters, 1);
             self.node.now = clock::now();
             self.shake_waiting();
-            for completion in completions.drain(..) {
-                self.dispatch(completion);
+            let mut seen = 0;
+            for (number, completion) in completions.iter().enumerate() {
+                if number == seen {
+                    seen += self.look_ahead(&completions[number..]);
+                }
+                self.dispatch(*completion);
             }
+            completions.clear();
             self.completions = completions;
             self.read_mail();
             self.start_populates();

@@ -245,7 +245,7 @@ fn with_tls<T>(
     let mut secure = connection.secure.take()?;
     let result = run(&mut secure.tls, &mut |plaintext: &[u8]| {
         if connection.phase == Phase::Open {
-            node.receive(connection, slot, plaintext);
+            node.receive(connection, slot, plaintext, None);
         }
     });
     connection.peer_closed |= secure.tls.peer_closed();

@@ -94,7 +94,9 @@ fn serve(stream: TcpStream, requests: &AtomicU64) -> Result<()> {
         }
         let is_last = field("transfer-encoding").is_some();
         let target = head.split(' ').nth(1).unwrap_or_default();
-        let size = target.strip_prefix("/object/").and_then(|size| size.parse::<usize>().ok());
+        // Whatever the query is: that is how many objects of one size are told apart.
+        let path = target.split('?').next().unwrap_or_default();
+        let size = path.strip_prefix("/object/").and_then(|size| size.parse::<usize>().ok());
         let date = date(SystemTime::now());
         let mut answer = match size {
             Some(size) => format!(

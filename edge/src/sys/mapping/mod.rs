@@ -28,6 +28,7 @@ pub use window::{Extent, Window, memory_page_bytes};
 
 use super::atomics::AtomicU32;
 use super::fault::Watched;
+use super::prefetch;
 use crate::shard::residency::Residency;
 use memmap2::{MmapOptions, MmapRaw};
 use std::fs::File;
@@ -356,6 +357,13 @@ impl Pins {
     /// The whole mapping, to ask the kernel about.
     pub fn window(&self) -> Window {
         Window { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Bytes from this offset of a segment on are about to be read. Nothing happens but that, also where there are none.
+    #[inline]
+    pub fn prefetch(&self, segment: usize, start: usize, bytes: usize) {
+        let offset = segment.wrapping_mul(self.shared.shape.segment_bytes).wrapping_add(start);
+        prefetch::bytes(self.shared.map.as_ptr().wrapping_add(offset), bytes);
     }
 
     /// Holds a segment. `None`: there is no such segment, or it is shut.

@@ -59,7 +59,7 @@ pub struct Options {
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=100))]
     attackers: u32,
     /// Milliseconds after which an attacker that was cut off comes again.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 100)]
     again_ms: u64,
     /// Cold hits asked for in a second.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
