@@ -14,14 +14,15 @@
 #![forbid(unsafe_code)]
 
 use super::mailbox::{Ticket, ToWorker};
-use super::origin::{FetchError, Outgoing, Response};
+use super::origin::FetchError;
+use super::outgoing::Outgoing;
 use super::reasons::Reason;
+use super::response::Response;
 use super::rules::{self, Selector};
 use super::sealing::{self, Filling};
 use super::uncacheable::Uncacheable;
 use super::upload::UploadBody;
-use super::{Node, Routed};
-use super::{pass, ranged, stream::Stream};
+use super::{Node, Routed, pass, ranged, stream::Stream};
 use crate::clock;
 use crate::proto::freshness::Storing;
 use crate::proto::generations::Verdict;
@@ -299,6 +300,7 @@ fn start_for(
         let node = task_node;
         node.fills.running.set(node.fills.running.get() + 1);
         tokio::select! {
+            biased;
             () = run(&node, &fill, &leader) => {}
             () = node.broken_off() => {}
         }

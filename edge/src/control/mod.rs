@@ -13,11 +13,13 @@ pub mod mailbox;
 mod metrics;
 mod origin;
 mod outbox;
+mod outgoing;
 mod pass;
 mod pool;
 pub mod purge;
 mod ranged;
 mod reasons;
+mod response;
 mod routes;
 mod rules;
 mod sealing;
@@ -227,7 +229,7 @@ impl Node {
     fn route(&self, request: &RequestHead) -> Result<(Rc<Origin>, Routed), FetchError> {
         let config = self.config.borrow();
         let Some(routed) = routes::find(&config.routes, request) else {
-            return Err(FetchError { status: 404, reason: "no route".into() });
+            return Err(FetchError::new(404, "no route"));
         };
         let origin = self.origins.borrow()[routed.origin].clone();
         let fields = routed.fields.into_iter().map(str::to_owned).collect();

@@ -1,26 +1,22 @@
-//! One request to an origin: a place within the bounds, a server that answers, the response's head within
-//! its time limit, and its body piece by piece. Decides nothing about caching.
+//! One request to an origin: a place within the bounds, a server that answers, and the response's head within its
+//! time limit. Decides nothing about caching.
 #![forbid(unsafe_code)]
 
+use super::outgoing::Outgoing;
 use super::pool::{self, ConnectError, Connector, Sender, Server};
+use super::response::Response;
 use super::upload::{Upload, UploadBody};
 use super::waiting;
 use crate::clock;
 use crate::config;
 use crate::limits;
-use crate::proto::forwarding;
 use crate::proto::freshness::Exchange;
-use crate::proto::request::RequestHead;
 use crate::proto::response::{self, HeadError};
 use crate::proto::reuse::Failure;
 use crate::proto::session::Interim;
-use crate::proto::validation;
 use crate::stats::{Cells, Counter};
-use bytes::{Buf, Bytes};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::uri::{Authority, PathAndQuery, Scheme, Uri};
-use http::{Method, Request, StatusCode};
-use http_body_util::BodyExt;
+use http::uri::{Scheme, Uri};
+use http::{Request, header};
 use hyper::body::Incoming;
 use prometheus_client::metrics::histogram::Histogram;
 use std::cell::Cell;
@@ -28,7 +24,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 /// Why there is no response, and what the client is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,11 +33,13 @@ pub(super) struct FetchError {
     pub(super) status: u16,
     /// For the log.
     pub(super) reason: String,
+    /// What came breaks the rules of its framing: where the body ends is not known, nor what came before it broke.
+    pub(super) malformed: bool,
 }
 
 impl FetchError {
     pub(super) fn new(status: u16, reason: impl Into<String>) -> Self {
-        FetchError { status, reason: reason.into() }
+        FetchError { status, reason: reason.into(), malformed: false }
     }
 }
 
@@ -79,6 +77,11 @@ impl Bounds {
     pub(super) fn new(cells: Arc<Cells>, latency: Histogram, purges: Rc<Cell<u64>>) -> Self {
         let running = Arc::new(Semaphore::new(limits::FETCHES_RUNNING_MAX));
         Bounds { running, waiting: Rc::default(), cells, latency, purges }
+    }
+
+    /// What is counted.
+    pub(super) fn cells(&self) -> &Arc<Cells> {
+        &self.cells
     }
 
     /// Fetches that wait for a place.
@@ -119,6 +122,13 @@ pub(super) struct Origin {
 impl Origin {
     /// Reads what the configuration says. The error names what is wrong with it.
     pub(super) fn new(origin: &config::Origin) -> Result<Self, String> {
+        let connector =
+            pool::connector(origin.ca_file.as_deref()).map_err(|e| format!("origin {}: {e}", origin.name))?;
+        Origin::through(origin, connector)
+    }
+
+    /// As [`Origin::new`], its connections opened by this.
+    pub(super) fn through(origin: &config::Origin, connector: Connector) -> Result<Self, String> {
         let mut servers = Vec::new();
         for server in &origin.servers {
             let uri: Uri = server.parse().map_err(|e| format!("origin {}: {server}: {e}", origin.name))?;
@@ -138,8 +148,7 @@ impl Origin {
             name: origin.name.clone(),
             servers,
             next: Cell::new(0),
-            connector: pool::connector(origin.ca_file.as_deref())
-                .map_err(|e| format!("origin {}: {e}", origin.name))?,
+            connector,
             places: Arc::new(Semaphore::new(origin.concurrency_max)),
             connect_timeout: Duration::from_millis(origin.connect_timeout_ms),
             first_byte_timeout: Duration::from_millis(origin.first_byte_timeout_ms),
@@ -279,6 +288,14 @@ impl Origin {
         match answered {
             Some(Ok(response)) => {
                 bounds.cells.add(Counter::OriginRequests, 1);
+                let fields = response.headers();
+                if fields.contains_key(header::TRANSFER_ENCODING)
+                    && fields.contains_key(header::CONTENT_LENGTH)
+                {
+                    // Two ends of one body: an attempt to have it read in two ways (RFC 9112 section 6.3).
+                    let reason = format!("{}: Content-Length beside Transfer-Encoding", server.uri());
+                    return Err((FetchError::new(502, reason), None));
+                }
                 Ok((response, sender))
             }
             Some(Err(mut error)) => {
@@ -299,199 +316,5 @@ fn connect_failed(server: &Server, error: ConnectError) -> FetchError {
     match error {
         ConnectError::Timeout => FetchError::new(504, format!("{}: no connection in time", server.uri())),
         ConnectError::Failed(reason) => FetchError::new(502, format!("{}: {reason}", server.uri())),
-    }
-}
-
-/// A request as the origin gets it, without its body: hop-by-hop fields removed, all else as the client sent it.
-#[derive(Clone, Debug)]
-pub(super) struct Outgoing {
-    method: Method,
-    path: PathAndQuery,
-    fields: HeaderMap,
-}
-
-impl Outgoing {
-    /// Builds it from the client's request. `Err`: it cannot be sent on (400, or 501 for CONNECT).
-    pub(super) fn new(request: &RequestHead) -> Result<Self, FetchError> {
-        let bad = |what: &str| FetchError::new(400, format!("{what} cannot be sent on"));
-        let method: Method = request.method_name().parse().map_err(|_| bad("method"))?;
-        if method == Method::CONNECT {
-            return Err(FetchError::new(501, "CONNECT is not supported"));
-        }
-        if forwarding::is_loop(request) {
-            return Err(FetchError::new(508, "the request goes round: an origin leads back to a node"));
-        }
-        let path = PathAndQuery::try_from(request.path().as_bytes()).map_err(|_| bad("target"))?;
-        let mut fields = HeaderMap::new();
-        for (name, value) in request.fields().filter(|(name, _)| !request.hop_by_hop(name)) {
-            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad("field name"))?;
-            fields.append(name, HeaderValue::from_bytes(value).map_err(|_| bad("field value"))?);
-        }
-        forwarding::forward(&mut fields, request);
-        fields.insert(header::HOST, HeaderValue::from_str(request.host()).map_err(|_| bad("host"))?);
-        Ok(Outgoing { method, path, fields })
-    }
-
-    /// Asks for the whole, current representation: the client's own conditions and range are left out.
-    pub(super) fn unconditional(&mut self) {
-        validation::unconditional(&mut self.fields);
-    }
-
-    /// Its fields, to add conditions.
-    pub(super) fn fields_mut(&mut self) -> &mut HeaderMap {
-        &mut self.fields
-    }
-
-    /// Whether a response to this has no body whatever its fields say.
-    fn head_only(&self) -> bool {
-        self.method == Method::HEAD
-    }
-
-    fn request(
-        &self,
-        http2: bool,
-        scheme: Option<&Scheme>,
-        body: UploadBody,
-    ) -> Result<Request<UploadBody>, (FetchError, UploadBody)> {
-        let mut parts = http::uri::Parts::default();
-        parts.path_and_query = Some(self.path.clone());
-        let mut fields = self.fields.clone();
-        if http2 {
-            // In HTTP/2 the host travels as `:authority` (RFC 9113 section 8.3.1).
-            let host = fields.remove(header::HOST);
-            parts.scheme = scheme.cloned();
-            parts.authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
-        }
-        let Ok(uri) = Uri::from_parts(parts) else {
-            return Err((FetchError::new(400, "host or target cannot be sent on"), body));
-        };
-        let mut request = Request::new(body);
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = uri;
-        *request.headers_mut() = fields;
-        Ok(request)
-    }
-}
-
-/// A response whose head has arrived.
-pub(super) struct Response {
-    /// Final status.
-    pub(super) status: StatusCode,
-    /// As the origin sent them, and this node in Via.
-    pub(super) fields: HeaderMap,
-    /// When it was asked for and came.
-    pub(super) exchange: Exchange,
-    /// What follows.
-    pub(super) body: ResponseBody,
-}
-
-/// The body of a response. Dropped before its end, its connection is closed.
-pub(super) struct ResponseBody {
-    incoming: Incoming,
-    sender: Option<Sender>,
-    server: Rc<Server>,
-    /// What the origin said it would send, less what came.
-    left_bytes: Option<u64>,
-    /// Of what comes, so many bytes are left out, and so many given out then.
-    skip_bytes: u64,
-    take_bytes: Option<u64>,
-    cells: Arc<Cells>,
-    place: Option<Place>,
-}
-
-impl Response {
-    fn new(
-        response: http::Response<Incoming>,
-        sender: Sender,
-        server: &Rc<Server>,
-        place: Place,
-        outgoing: &Outgoing,
-        bounds: &Bounds,
-        asked: Exchange,
-    ) -> Self {
-        let (mut parts, incoming) = response.into_parts();
-        forwarding::add_via(&mut parts.headers, parts.version);
-        let bodiless = outgoing.head_only() || [204, 304].contains(&parts.status.as_u16());
-        let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
-        let body = ResponseBody {
-            incoming,
-            sender: Some(sender),
-            server: server.clone(),
-            left_bytes: length.filter(|_| !bodiless),
-            skip_bytes: 0,
-            take_bytes: None,
-            cells: bounds.cells.clone(),
-            place: Some(place),
-        };
-        let exchange = Exchange { response_s: clock::now().unix_s, ..asked };
-        Response { status: parts.status, fields: parts.headers, exchange, body }
-    }
-}
-
-impl ResponseBody {
-    /// Leaves out the first bytes, and ends after so many more.
-    pub(super) fn cut(&mut self, skip_bytes: u64, take_bytes: u64) {
-        (self.skip_bytes, self.take_bytes) = (skip_bytes, Some(take_bytes));
-    }
-
-    /// What is given out of the bytes that came.
-    fn taken(&mut self, mut bytes: Bytes) -> Bytes {
-        let skipped = self.skip_bytes.min(bytes.len() as u64);
-        self.skip_bytes -= skipped;
-        bytes.advance(skipped as usize);
-        if let Some(left) = &mut self.take_bytes {
-            bytes.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
-            *left -= bytes.len() as u64;
-        }
-        bytes
-    }
-
-    /// The next piece, never empty; `None` when the body is whole. After an error nothing more comes.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
-        let limit = Duration::from_millis(limits::ORIGIN_BODY_TIMEOUT_MS);
-        loop {
-            if self.take_bytes == Some(0) {
-                self.sender = None;
-                self.place = None;
-                return Ok(None);
-            }
-            let frame = match timeout(limit, self.incoming.frame()).await {
-                Err(_) => return Err(self.broken(504, "the body stopped")),
-                Ok(Some(Err(error))) => return Err(self.broken(502, pool::explain(error.into()))),
-                Ok(None) => break,
-                Ok(Some(Ok(frame))) => frame,
-            };
-            // Trailers are dropped, as RFC 9110 section 6.5.1 allows.
-            let Ok(bytes) = frame.into_data() else { continue };
-            if bytes.is_empty() {
-                continue;
-            }
-            self.cells.add(Counter::OriginBytes, bytes.len() as u64);
-            if let Some(left) = &mut self.left_bytes {
-                match left.checked_sub(bytes.len() as u64) {
-                    Some(less) => *left = less,
-                    None => return Err(self.broken(502, "the body is longer than its length")),
-                }
-            }
-            let bytes = self.taken(bytes);
-            if !bytes.is_empty() {
-                return Ok(Some(bytes));
-            }
-        }
-        if self.left_bytes.or(self.take_bytes).is_some_and(|left| left > 0) {
-            return Err(self.broken(502, "the body ended short"));
-        }
-        self.place = None;
-        if let Some(sender) = self.sender.take() {
-            self.server.keep(sender);
-        }
-        Ok(None)
-    }
-
-    fn broken(&mut self, status: u16, reason: impl Into<String>) -> FetchError {
-        self.sender = None;
-        self.place = None;
-        self.cells.add(Counter::OriginErrors, 1);
-        FetchError::new(status, reason)
     }
 }

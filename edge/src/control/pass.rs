@@ -6,8 +6,10 @@
 use super::Node;
 use super::fill::Waiter;
 use super::mailbox::{StreamId, Ticket, ToWorker};
-use super::origin::{FetchError, Outgoing, ResponseBody};
+use super::origin::FetchError;
+use super::outgoing::Outgoing;
 use super::reasons::Reason;
+use super::response::ResponseBody;
 use super::rules::{self, Judged};
 use super::stream::Stream;
 use super::upload::{Upload, UploadBody};
@@ -185,21 +187,22 @@ pub(super) fn take_over(node: &Rc<Node>, ticket: Ticket, head: Arc<OriginHead>, 
 /// Does this until the client leaves or the node stops.
 pub(super) async fn until_gone(node: &Node, pass: &Pass, work: impl Future<Output = ()>) {
     let stopped = tokio::select! {
-        () = work => false,
-        () = pass.gone.notified() => false,
-        () = node.broken_off() => true,
+        biased;
+        () = work => None,
+        () = pass.gone.notified() => Some(false),
+        () = node.broken_off() => Some(true),
     };
     node.passes.remove(pass);
     if let Some(upload) = &pass.upload {
         upload.abort();
     }
-    if stopped {
-        let message = match pass.stream.get() {
-            Some(stream) => ToWorker::Broken { stream },
-            None => ToWorker::Refused { ticket: pass.ticket, status: 503 },
-        };
-        node.outbox(pass.ticket.worker).post(message);
-    }
+    let message = match (stopped, pass.stream.get()) {
+        // Also where the client has left: its worker keeps what it holds of a stream until it hears of its end.
+        (Some(_), Some(stream)) => ToWorker::Broken { stream },
+        (Some(true), None) => ToWorker::Refused { ticket: pass.ticket, status: 503 },
+        (Some(false), None) | (None, _) => return,
+    };
+    node.outbox(pass.ticket.worker).post(message);
 }
 
 /// Answers a request that goes no further.

@@ -23,8 +23,19 @@ use tower_service::Service;
 
 const IDLE: Duration = Duration::from_millis(limits::ORIGIN_IDLE_TIMEOUT_MS);
 
-/// Opens TCP and TLS connections.
-pub(super) type Connector = HttpsConnector<HttpConnector>;
+/// Opens connections to the servers of an origin.
+#[derive(Clone)]
+pub(super) enum Connector {
+    /// Over TCP, and TLS where the server's URL says so.
+    Network(HttpsConnector<HttpConnector>),
+    /// In memory, in simulations.
+    #[cfg(test)]
+    Memory(Rc<dyn Fn(&Uri) -> InMemory>),
+}
+
+/// A connection in memory that is being opened.
+#[cfg(test)]
+pub(super) type InMemory = std::pin::Pin<Box<dyn Future<Output = Result<tokio::io::DuplexStream, String>>>>;
 
 /// Why there is no connection.
 #[derive(Debug)]
@@ -125,10 +136,28 @@ impl Server {
         }
     }
 
-    async fn dial(&self, mut connector: Connector) -> Result<Sender, String> {
-        std::future::poll_fn(|cx| connector.poll_ready(cx)).await.map_err(explain)?;
-        let io = connector.call(self.uri.clone()).await.map_err(explain)?;
-        if io.connected().is_negotiated_h2() {
+    async fn dial(&self, connector: Connector) -> Result<Sender, String> {
+        match connector {
+            Connector::Network(mut connector) => {
+                std::future::poll_fn(|cx| connector.poll_ready(cx)).await.map_err(explain)?;
+                let io = connector.call(self.uri.clone()).await.map_err(explain)?;
+                let http2 = io.connected().is_negotiated_h2();
+                self.begin(io, http2).await
+            }
+            #[cfg(test)]
+            Connector::Memory(open) => {
+                let io = open(&self.uri).await?;
+                self.begin(hyper_util::rt::TokioIo::new(io), false).await
+            }
+        }
+    }
+
+    /// Begins to speak HTTP over a connection.
+    async fn begin<Io>(&self, io: Io, http2: bool) -> Result<Sender, String>
+    where
+        Io: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
+    {
+        if http2 {
             let (sender, connection) = http2::Builder::new(LocalExecutor)
                 .max_header_list_size(limits::RESPONSE_HEAD_BYTES_MAX as u32)
                 .handshake(io)
@@ -207,7 +236,7 @@ pub(super) fn connector(ca_file: Option<&Path>) -> Result<Connector, String> {
             HttpsConnectorBuilder::new().with_tls_config(tls)
         }
     };
-    Ok(builder.https_or_http().enable_all_versions().wrap_connector(http))
+    Ok(Connector::Network(builder.https_or_http().enable_all_versions().wrap_connector(http)))
 }
 
 /// The whole chain of causes: hyper's own words end before the interesting part.

@@ -47,6 +47,12 @@ pub struct Opened {
 }
 
 impl Opened {
+    /// No purge yet, and a log that is never written.
+    #[cfg(test)]
+    pub(super) fn nowhere() -> Self {
+        Opened { table: Arc::default(), paths: Vec::new(), id: 1, end: 0, replayed: first() }
+    }
+
     /// The purges in force, for workers.
     pub fn table(&self) -> Arc<Table> {
         self.table.clone()

@@ -13,8 +13,10 @@
 #![forbid(unsafe_code)]
 
 use super::fill::{self, Fill, Leader, Waiter};
-use super::origin::{FetchError, Outgoing, Response};
+use super::origin::FetchError;
+use super::outgoing::Outgoing;
 use super::pass::{self, Pass};
+use super::response::Response;
 use super::rules::{self, Selector};
 use super::slices::{self, Object, Reading, SliceError};
 use super::stream::Stream;

@@ -1,7 +1,8 @@
 //! Where control asks `proto` what a response means, and the store what it has. Knows no connection.
 #![forbid(unsafe_code)]
 
-use super::origin::{Outgoing, Response};
+use super::outgoing::Outgoing;
+use super::response::Response;
 use super::{Node, Routed};
 use crate::clock;
 use crate::config::Caching;

@@ -6,9 +6,9 @@
 use super::Node;
 use super::fill::{Fill, State};
 use super::mailbox::Ticket;
-use super::origin::ResponseBody;
 use super::ranged::{self, Part};
 use super::reasons::Reason;
+use super::response::ResponseBody;
 use super::rules::{self, Selector};
 use super::slices::{self, SliceError};
 use super::stream::{self, Stream};
@@ -158,6 +158,8 @@ pub(super) async fn run(node: &Rc<Node>, fill: &Rc<Fill>, request: &RequestHead,
     loop {
         room(node, fill).await;
         match body.next().await {
+            // Of a framing that is broken nobody knows how much of what came before was meant.
+            Err(error) if error.malformed => return stop(node, fill, &error.reason),
             Err(error) => match resumed.resume(node, fill, request).await {
                 Some(rest) => body = rest,
                 None => return stop(node, fill, &error.reason),

@@ -8,7 +8,9 @@
 #![forbid(unsafe_code)]
 
 use super::Node;
-use super::origin::{FetchError, Outgoing, ResponseBody};
+use super::origin::FetchError;
+use super::outgoing::Outgoing;
+use super::response::ResponseBody;
 use super::rules;
 use super::upload::UploadBody;
 use crate::limits;
@@ -46,7 +48,7 @@ impl From<FetchError> for SliceError {
 }
 
 fn failed(status: u16, reason: &str) -> SliceError {
-    SliceError::Failed(FetchError { status, reason: reason.to_owned() })
+    SliceError::Failed(FetchError::new(status, reason))
 }
 
 /// The objects that are read just now.
@@ -241,11 +243,15 @@ fn start(
     node.spawn(async move {
         let (node, run) = (own, its);
         let ended = tokio::select! {
+            biased;
             ended = transfer(&node, &object, &run, &request, body) => ended,
             () = node.broken_off() => Err(failed(503, "the node stops")),
         };
         if let Err(error) = &ended {
             tracing::debug!(?error, "slices broken off");
+        }
+        if ended == Err(SliceError::Changed) {
+            rules::forget_partial(&node, &request, object.number);
         }
         *run.ended.borrow_mut() = Some(ended);
         object.runs.borrow_mut().retain(|other| !Rc::ptr_eq(other, &run));
@@ -334,6 +340,8 @@ impl Source<'_> {
                     }
                     Ok(Some(_)) => return Err(failed(502, "more came than was asked for")),
                     Ok(None) => "a part ended short".to_owned(),
+                    // What came of it before may be wrong, too, and stored.
+                    Err(error) if error.malformed => return Err(SliceError::Changed),
                     Err(error) => error.reason,
                 },
             };

@@ -254,6 +254,9 @@ pub fn open(shards: &[Options]) -> Result<(Writer, Vec<Reader>, Opened), OpenErr
 }
 
 #[cfg(test)]
+pub(crate) use set::simulated;
+
+#[cfg(test)]
 pub(crate) mod scratch;
 #[cfg(test)]
 mod tests;

@@ -458,9 +458,10 @@ pub(super) struct Simulated<'a> {
     pub(super) segment_bytes: usize,
     pub(super) segments: usize,
     pub(super) index_entries: usize,
+    pub(super) readers: usize,
 }
 
-/// Opens the shard on such a disk, for one reader. What is written goes to a copy, see `Appender::image`.
+/// Opens the shard on such a disk. What is written goes to a copy, see `Appender::image`.
 #[cfg(test)]
 pub(super) fn open_simulated(disk: &Simulated<'_>) -> (Writer, Vec<Reader>, Opened) {
     let geometry = Geometry::new(disk.segment_bytes, disk.segments);
@@ -475,8 +476,12 @@ pub(super) fn open_simulated(disk: &Simulated<'_>) -> (Writer, Vec<Reader>, Open
     let map = Unserved::simulated(disk.image, shape);
     store_words(&map, &header.encode());
     let path = std::path::PathBuf::from("/nonexistent");
-    let options =
-        Options { path: path.clone(), size_bytes: geometry.file_bytes(), readers: 1, ..Options::default() };
+    let options = Options {
+        path: path.clone(),
+        size_bytes: geometry.file_bytes(),
+        readers: disk.readers,
+        ..Options::default()
+    };
     let home =
         Home { path: path.clone(), state: path, medium: Medium::Disk, instead: None, lock: map.directory() };
     let file = ShardFile { map, header, geometry, home, placed: Placed::default() };

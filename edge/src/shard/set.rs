@@ -103,7 +103,25 @@ pub(super) fn open(
     segment_bytes: usize,
 ) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
     assert!((1..=limits::SHARDS_MAX).contains(&shards.len()));
-    let all = open_each(shards, segment_bytes);
+    put_together(shards, segment_bytes, open_each(shards, segment_bytes))
+}
+
+/// An empty store of one shard in memory, for tests of what uses stores.
+#[cfg(test)]
+pub(crate) fn simulated(segment_bytes: usize, segments: usize, readers: usize) -> (Writer, Vec<Reader>) {
+    let image = vec![0; segment_bytes * segments];
+    let disk = recover::Simulated { image: &image, segment_bytes, segments, index_entries: 1024, readers };
+    let options = Options { readers, ..Options::default() };
+    let opened = vec![Ok(recover::open_simulated(&disk))];
+    let (writer, readers, _) = put_together(&[options], segment_bytes, opened).expect("it is there");
+    (writer, readers)
+}
+
+fn put_together(
+    shards: &[Options],
+    segment_bytes: usize,
+    all: Vec<OneOpened>,
+) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
     let any = all.iter().any(Result::is_ok);
     let mut list = Vec::new();
     let mut sides: Vec<Vec<Option<read::Reader>>> = (0..shards[0].readers).map(|_| Vec::new()).collect();

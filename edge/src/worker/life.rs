@@ -4,11 +4,14 @@
 //! again under a late completion.
 #![forbid(unsafe_code)]
 
+use super::actions::Node;
 use super::clients::Place;
 use super::connection::{Connection, Phase, Source};
+use super::mail::Desk;
 use super::secure::{self, Secure};
 use super::token::{self, Op, Token};
 use super::{BUFFER_GROUP, Worker};
+use crate::control::mailbox::StreamId;
 use crate::limits;
 use crate::proto::request::Scheme;
 use crate::proto::session::{Input, Late, Session};
@@ -16,6 +19,33 @@ use crate::stats::Counter;
 use crate::sys::fault;
 use crate::sys::ring::Completion;
 use std::os::fd::AsFd;
+
+impl Node {
+    /// Moves a connection as far as it goes without a ring: body into the outbox, kept bytes into the session. Says
+    /// which stream it went on with.
+    pub(super) fn carry_on(&mut self, connection: &mut Connection, slot: u32) -> Option<StreamId> {
+        if connection.multiplex.is_some() {
+            self.drive(connection, slot);
+        }
+        let before = connection.source;
+        while matches!(connection.phase, Phase::Open | Phase::Finishing)
+            && (self.refill(connection, slot) || self.feed_stash(connection, slot))
+        {}
+        let left_behind = match before {
+            Source::Stream { id, .. } if connection.source != before => Some(id),
+            _ => None,
+        };
+        if connection.peer_closed
+            && !connection.peer_closed_told
+            && connection.phase == Phase::Open
+            && (connection.stash.is_empty() || connection.takes_input())
+        {
+            connection.peer_closed_told = true;
+            self.tell(connection, slot, Input::PeerClosed);
+        }
+        left_behind
+    }
+}
 
 impl Worker {
     /// Starts the accept of this number, of the listener it belongs to; none once the node drains.
@@ -145,30 +175,11 @@ impl Worker {
         self.advance(slot);
     }
 
-    /// Moves a connection as far as it goes now: body into the outbox, kept bytes into the session, the
-    /// outbox into the ring, and the connection to its end.
+    /// Moves a connection as far as it goes now, its outbox into the ring, and the connection to its end.
     pub(super) fn advance(&mut self, slot: u32) {
         let Worker { node, table, .. } = self;
         let connection = &mut table[slot as usize];
-        if connection.multiplex.is_some() {
-            node.drive(connection, slot);
-        }
-        let before = connection.source;
-        while matches!(connection.phase, Phase::Open | Phase::Finishing)
-            && (node.refill(connection, slot) || node.feed_stash(connection, slot))
-        {}
-        let left_behind = match before {
-            Source::Stream { id, .. } if connection.source != before => Some(id),
-            _ => None,
-        };
-        if connection.peer_closed
-            && !connection.peer_closed_told
-            && connection.phase == Phase::Open
-            && (connection.stash.is_empty() || connection.takes_input())
-        {
-            connection.peer_closed_told = true;
-            node.tell(connection, slot, Input::PeerClosed);
-        }
+        let left_behind = node.carry_on(connection, slot);
         if connection.secure.is_some() {
             self.send_sealed(slot);
         } else if let Some(outbox) = &mut connection.outbox

@@ -2,54 +2,65 @@
 #![forbid(unsafe_code)]
 
 use super::Worker;
+use super::actions::Node;
 use super::connection::{Connection, Phase, Source};
 use super::streams::State;
 use crate::control::mailbox::{Ticket, ToWorker};
 use crate::limits;
 use crate::proto::session::Input;
+use crate::proto::tls::Policies;
+use std::sync::Arc;
 
-impl Worker {
-    pub(super) fn read_mail(&mut self) {
-        if !self.mail_left {
-            return;
+/// What mail is delivered to.
+pub(super) trait Desk {
+    /// The node, and the connections by their slots.
+    fn parts(&mut self) -> (&mut Node, &mut [Connection]);
+
+    /// Moves a connection as far as it goes now.
+    fn advance(&mut self, slot: u32);
+
+    /// How clients of TLS are met from now on.
+    fn take_policies(&mut self, policies: Arc<Policies>);
+
+    /// Delivers what is there, at most so many messages; says how many there were.
+    fn deliver(&mut self, most: usize) -> usize {
+        let mut delivered = 0;
+        while delivered < most
+            && let Some(message) = self.parts().0.mailbox.to_worker.pop()
+        {
+            self.mail(message);
+            delivered += 1;
         }
-        for _ in 0..limits::MAIL_PER_TURN_MAX {
-            match self.node.mailbox.to_worker.pop() {
-                Some(message) => self.mail(message),
-                None if self.node.mailbox.to_worker.sleep() => {
-                    self.mail_left = false;
-                    break;
-                }
-                None => {}
-            }
-        }
-        while let Some(stream) = self.node.streams.take_moved() {
+        while let Some(stream) = self.parts().0.streams.take_moved() {
             self.wake_members(stream);
         }
+        delivered
     }
 
-    pub(super) fn mail(&mut self, message: ToWorker) {
+    /// Delivers one message.
+    fn mail(&mut self, message: ToWorker) {
+        let (node, table) = self.parts();
         match message {
             ToWorker::Open { stream, head, sealed_bytes, object, pass, pieces } => {
-                self.node.streams.open(stream, head, sealed_bytes, object, pass, pieces);
+                node.streams.open(stream, head, sealed_bytes, object, pass, pieces);
             }
             ToWorker::Interim { ticket, interim } => {
-                let Some(connection) = waiting(&mut self.table, ticket) else {
+                let Some(connection) = waiting(table, ticket) else {
                     return;
                 };
                 if connection.multiplex.is_some() {
                     let input = Input::Interim(&interim);
-                    self.node.interim(connection, ticket.slot, ticket.serial, input);
+                    node.interim(connection, ticket.slot, ticket.serial, input);
                 } else {
-                    self.node.tell(connection, ticket.slot, Input::Interim(&interim));
+                    node.tell(connection, ticket.slot, Input::Interim(&interim));
                 }
                 self.advance(ticket.slot);
             }
             ToWorker::Join { ticket, stream, part, collapsed } => {
-                let Some(connection) = waiting(&mut self.table, ticket) else {
+                let Some(connection) = waiting(table, ticket) else {
                     return;
                 };
-                let Some(joined) = self.node.streams.join(stream, ticket.slot) else {
+                let Some(joined) = node.streams.join(stream, ticket.slot) else {
                     return;
                 };
                 let whole = (0..u64::MAX, joined.head.clone());
@@ -57,26 +68,26 @@ impl Worker {
                 let source = Source::Stream { id: stream, offset: range.start, end: range.end };
                 if connection.multiplex.is_some() {
                     let input = Input::OriginHead { head: &head, collapsed };
-                    self.node.answered(connection, ticket.slot, ticket.serial, Some(source), input);
+                    node.answered(connection, ticket.slot, ticket.serial, Some(source), input);
                     return self.advance(ticket.slot);
                 }
                 connection.source = source;
-                self.node.tell(connection, ticket.slot, Input::OriginHead { head: &head, collapsed });
+                node.tell(connection, ticket.slot, Input::OriginHead { head: &head, collapsed });
                 self.advance(ticket.slot);
             }
             ToWorker::Piece { stream, bytes } => {
-                if let Some(stream) = self.node.streams.get_mut(stream) {
+                if let Some(stream) = node.streams.get_mut(stream) {
                     stream.push(bytes);
                 }
-                self.node.streams.moved(stream);
+                node.streams.moved(stream);
             }
             ToWorker::Sealed { stream, sealed_bytes } => {
-                if self.node.streams.get_mut(stream).is_some_and(|stream| stream.seal(sealed_bytes)) {
-                    self.node.streams.moved(stream);
+                if node.streams.get_mut(stream).is_some_and(|stream| stream.seal(sealed_bytes)) {
+                    node.streams.moved(stream);
                 }
             }
             ToWorker::Unstored { stream } => {
-                if let Some(stream) = self.node.streams.get_mut(stream) {
+                if let Some(stream) = node.streams.get_mut(stream) {
                     stream.unstored = true;
                 }
                 self.let_go(stream);
@@ -88,34 +99,34 @@ impl Worker {
                 self.end_stream(stream, State::Broken);
             }
             ToWorker::Again { ticket, request, why } => {
-                let Some(connection) = waiting(&mut self.table, ticket) else {
+                let Some(connection) = waiting(table, ticket) else {
                     return;
                 };
                 connection.fetch = None;
                 if connection.multiplex.is_some() {
-                    self.node.answered_again(connection, ticket.slot, ticket.serial, *request, why);
+                    node.answered_again(connection, ticket.slot, ticket.serial, *request, why);
                 } else {
-                    self.node.again(connection, ticket.slot, *request, why);
+                    node.again(connection, ticket.slot, *request, why);
                 }
                 self.advance(ticket.slot);
             }
-            ToWorker::Shard(shard) => self.node.take_shard(*shard),
+            ToWorker::Shard(shard) => node.take_shard(*shard),
             ToWorker::Refused { ticket, status } => {
-                let Some(connection) = waiting(&mut self.table, ticket) else {
+                let Some(connection) = waiting(table, ticket) else {
                     return;
                 };
                 connection.fetch = None;
                 if connection.multiplex.is_some() {
                     let input = Input::Refused(status);
-                    self.node.answered(connection, ticket.slot, ticket.serial, None, input);
+                    node.answered(connection, ticket.slot, ticket.serial, None, input);
                 } else {
-                    self.node.tell(connection, ticket.slot, Input::Refused(status));
+                    node.tell(connection, ticket.slot, Input::Refused(status));
                 }
                 self.advance(ticket.slot);
             }
-            ToWorker::Policies(policies) => self.secure.policies = policies,
+            ToWorker::Policies(policies) => self.take_policies(policies),
             ToWorker::BodyCredit { ticket, bytes } => {
-                let Some(connection) = waiting(&mut self.table, ticket) else {
+                let Some(connection) = waiting(table, ticket) else {
                     return;
                 };
                 if let Some(mux) = &mut connection.multiplex {
@@ -128,20 +139,21 @@ impl Worker {
         }
     }
 
-    pub(super) fn end_stream(&mut self, stream: u64, state: State) {
-        self.node.streams.end(stream, state);
+    /// A stream has come to its end.
+    fn end_stream(&mut self, stream: u64, state: State) {
+        self.parts().0.streams.end(stream, state);
         self.wake_members(stream);
     }
 
     /// Moves every client of a stream on, each once, however many of its requests follow the stream; and forgets those
     /// that left.
-    pub(super) fn wake_members(&mut self, id: u64) {
-        let Some(stream) = self.node.streams.get_mut(id) else {
+    fn wake_members(&mut self, id: u64) {
+        let Some(stream) = self.parts().0.streams.get_mut(id) else {
             return;
         };
         let mut members = stream.take_members();
         members.retain(|&slot| {
-            let connection = &mut self.table[slot as usize];
+            let connection = &mut self.parts().1[slot as usize];
             let follows = connection.follows(id);
             if follows {
                 if let Some(mux) = &mut connection.multiplex {
@@ -151,7 +163,7 @@ impl Worker {
             }
             follows
         });
-        if let Some(stream) = self.node.streams.get_mut(id) {
+        if let Some(stream) = self.parts().0.streams.get_mut(id) {
             stream.members.append(&mut members);
         }
         self.let_go(id);
@@ -159,16 +171,39 @@ impl Worker {
 
     /// Drops what all clients of a stream have taken, if nobody can ask for it any more. Control waits for
     /// this before it reads on.
-    pub(super) fn let_go(&mut self, id: u64) {
-        let Some(stream) = self.node.streams.get_mut(id).filter(|stream| stream.unstored) else {
+    fn let_go(&mut self, id: u64) {
+        let (node, table) = self.parts();
+        let Some(stream) = node.streams.get_mut(id).filter(|stream| stream.unstored) else {
             return;
         };
-        let offsets = stream.members.iter().filter_map(|&slot| self.table[slot as usize].offset(id));
+        let offsets = stream.members.iter().filter_map(|&slot| table[slot as usize].offset(id));
         // While its members are walked the list is empty; the walk ends with a call of this.
         match offsets.min() {
             Some(slowest) => stream.drop_below(slowest),
             None if stream.is_deserted() => stream.drop_below(u64::MAX),
             None => {}
+        }
+    }
+}
+
+impl Desk for Worker {
+    fn parts(&mut self) -> (&mut Node, &mut [Connection]) {
+        (&mut self.node, &mut self.table)
+    }
+
+    fn advance(&mut self, slot: u32) {
+        Worker::advance(self, slot);
+    }
+
+    fn take_policies(&mut self, policies: Arc<Policies>) {
+        self.secure.policies = policies;
+    }
+}
+
+impl Worker {
+    pub(super) fn read_mail(&mut self) {
+        if self.mail_left && self.deliver(limits::MAIL_PER_TURN_MAX) < limits::MAIL_PER_TURN_MAX {
+            self.mail_left = !self.node.mailbox.to_worker.sleep();
         }
     }
 }

@@ -289,3 +289,6 @@ impl Worker {
         self.end_ms.is_some_and(|end_ms| self.open == 0 || now_ms >= end_ms + limits::LINGER_MS)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod simulated;

@@ -103,6 +103,12 @@ impl Streams {
         self.map.insert(id, stream);
     }
 
+    /// How many there are.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
     /// The stream, if it is known.
     pub fn get_mut(&mut self, id: StreamId) -> Option<&mut Stream> {
         self.map.get_mut(&id)

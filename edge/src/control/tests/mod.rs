@@ -8,6 +8,7 @@ mod nginx;
 mod origin;
 mod passes;
 mod purges;
+mod simulation;
 mod why;
 mod worker;
 

@@ -91,7 +91,8 @@ struct Run {
 }
 
 fn open_image(image: &[u8]) -> (Writer, Reader, Opened) {
-    let disk = Simulated { image, segment_bytes: SMALL_SEGMENT, segments: SEGMENTS, index_entries: 128 };
+    let disk =
+        Simulated { image, segment_bytes: SMALL_SEGMENT, segments: SEGMENTS, index_entries: 128, readers: 1 };
     let (writer, mut readers, opened) = open_simulated(&disk);
     (writer, readers.remove(0), opened)
 }

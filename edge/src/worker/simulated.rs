@@ -1,0 +1,156 @@
+//! A worker without a ring, for simulations: connections whose other ends are the caller, under the time the caller
+//! lets pass. All between a connection and its descriptor is that of a real worker.
+#![forbid(unsafe_code)]
+
+use super::actions::Node;
+use super::connection::{Connection, Phase};
+use super::mail::Desk;
+use crate::control::mailbox::{Mailbox, StreamId};
+use crate::proto::generations::Table;
+use crate::proto::request::Scheme;
+use crate::proto::session::{Input, Out, Session, Timeouts};
+use crate::proto::tls::Policies;
+use crate::shard::Reader;
+use crate::stats::Cells;
+use crate::{clock, limits};
+use std::sync::Arc;
+
+/// The worker.
+pub(crate) struct Simulated {
+    node: Node,
+    table: Vec<Connection>,
+}
+
+impl Simulated {
+    /// Worker number `number`, without connections.
+    pub(crate) fn new(
+        number: u16,
+        (reader, purges): (Reader, Arc<Table>),
+        mailbox: Arc<Mailbox>,
+        timeouts: Timeouts,
+    ) -> Self {
+        let out = Out {
+            actions: Vec::new(),
+            bytes: Vec::new(),
+            consumed: 0,
+            request: Default::default(),
+            timeouts,
+            draining: false,
+        };
+        let cells = Arc::<Cells>::default();
+        let node = Node::new(number, (reader, purges), mailbox, cells, out, clock::now());
+        Simulated { node, table: Vec::new() }
+    }
+
+    /// A client connects. Its requests count as https, for what it gets is copied, as under TLS.
+    pub(crate) fn connect(&mut self) -> u32 {
+        self.node.now = clock::now();
+        let mut connection = Connection::free(Session::new(self.node.now, &self.node.timeouts()));
+        connection.phase = Phase::Open;
+        connection.scheme = Scheme::Https;
+        self.table.push(connection);
+        self.table.len() as u32 - 1
+    }
+
+    /// Whether bytes of this client would be read now: else they wait in the network.
+    pub(crate) fn listens(&self, slot: u32) -> bool {
+        let connection = &self.table[slot as usize];
+        connection.phase == Phase::Open
+            && connection.stash.len() < limits::STASH_BYTES_MAX
+            && !connection.peer_closed
+    }
+
+    /// Bytes of a client arrive.
+    pub(crate) fn receive(&mut self, slot: u32, bytes: &[u8]) {
+        self.node.now = clock::now();
+        let connection = &mut self.table[slot as usize];
+        if connection.phase == Phase::Open {
+            self.node.receive(connection, slot, bytes, None);
+        }
+        self.advance(slot);
+    }
+
+    /// A client sends no more.
+    pub(crate) fn peer_closed(&mut self, slot: u32) {
+        self.node.now = clock::now();
+        self.table[slot as usize].peer_closed = true;
+        self.advance(slot);
+    }
+
+    /// A client is gone.
+    pub(crate) fn reset(&mut self, slot: u32) {
+        self.node.now = clock::now();
+        self.table[slot as usize].phase = Phase::Aborted;
+        self.advance(slot);
+    }
+
+    /// A client takes what fits `room` of what is queued for it; says how much that was.
+    pub(crate) fn take(&mut self, slot: u32, room: &mut [u8]) -> usize {
+        self.node.now = clock::now();
+        let connection = &mut self.table[slot as usize];
+        let Some(outbox) = &mut connection.outbox else { return 0 };
+        let bytes = outbox.copy_out(room);
+        if bytes > 0 {
+            let drained = connection.caught_up();
+            if matches!(connection.phase, Phase::Open | Phase::Finishing) {
+                self.node.tell(connection, slot, Input::Sent { drained, bytes });
+            }
+            self.advance(slot);
+        }
+        bytes
+    }
+
+    /// Whether the worker has closed the connection, and nothing more is to be taken.
+    pub(crate) fn is_closed(&self, slot: u32) -> bool {
+        self.table[slot as usize].phase == Phase::Free
+    }
+
+    /// Reads messages, at most so many; says how many there were. What passed its deadline meanwhile is dealt with.
+    pub(crate) fn turn(&mut self, most: usize) -> usize {
+        self.node.now = clock::now();
+        self.node.post_unsent();
+        let read = self.deliver(most);
+        for slot in 0..self.table.len() as u32 {
+            let connection = &mut self.table[slot as usize];
+            if connection.deadline_ms() <= self.node.now.mono_ms {
+                match connection.phase {
+                    Phase::Open => self.node.tell(connection, slot, Input::Deadline),
+                    _ => connection.phase = Phase::Aborted,
+                }
+                self.advance(slot);
+            }
+        }
+        read
+    }
+
+    /// Responses under way.
+    pub(crate) fn streams(&self) -> usize {
+        self.node.streams.len()
+    }
+}
+
+impl Desk for Simulated {
+    fn parts(&mut self) -> (&mut Node, &mut [Connection]) {
+        (&mut self.node, &mut self.table)
+    }
+
+    fn advance(&mut self, slot: u32) {
+        let connection = &mut self.table[slot as usize];
+        let left_behind = self.node.carry_on(connection, slot);
+        let is_over = match connection.phase {
+            Phase::Aborted => true,
+            Phase::Finishing => connection.drained(),
+            _ => false,
+        };
+        if is_over {
+            self.node.detach(connection, slot, false);
+            self.node.recycle(connection);
+            *connection = Connection::free(Session::new(self.node.now, &self.node.timeouts()));
+        }
+        let progressed = std::mem::take(&mut self.node.progressed);
+        let streams: Vec<StreamId> = left_behind.into_iter().chain(progressed).collect();
+        streams.into_iter().for_each(|stream| self.let_go(stream));
+    }
+
+    fn take_policies(&mut self, _: Arc<Policies>) {}
+}
