@@ -284,7 +284,7 @@ fn frames() -> Vec<Case> {
     // The `h2` crate says PROTOCOL_ERROR where the RFC has a code of its own. The connection ends all the same.
     let coarse = Goaway(PROTOCOL_ERROR);
     let long = vec![0; 16_385];
-    let windows = limits::HTTP2_WINDOW_UPDATES_PER_SECOND_MAX as usize;
+    let windows = 1 + limits::HTTP2_WINDOW_UPDATES_PER_SECOND_MAX as usize;
     let half = block(&GET).len() / 2;
     let (first, second) = (block(&GET)[..half].to_vec(), block(&GET)[half..].to_vec());
     let open = || frame(HEADERS, END_STREAM, 1, &first);
