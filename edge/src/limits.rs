@@ -278,8 +278,7 @@ pub const HTTP2_SETTINGS_PER_SECOND_MAX: u32 = 20;
 /// PING frames in a second; clients that measure bandwidth send some.
 pub const HTTP2_PINGS_PER_SECOND_MAX: u32 = 50;
 /// WINDOW_UPDATE frames in a second, beside one for each request and for each `HTTP2_BYTES_PER_WINDOW_UPDATE_MIN` of
-/// bodies sent: some
-/// clients open each stream's window on its own, as many as `HTTP2_STREAMS_MAX` at once.
+/// bodies sent: some clients open each stream's window on its own, as many as `HTTP2_STREAMS_MAX` at once.
 pub const HTTP2_WINDOW_UPDATES_PER_SECOND_MAX: u32 = 1000;
 /// Bytes of bodies for which a client may answer with one WINDOW_UPDATE: those that do so for each packet they read do
 /// it for the stream and for the connection.

@@ -177,7 +177,7 @@ impl Meter {
                 if kind == HEADERS {
                     self.continuations = 0;
                     self.section_began_ms = now_ms;
-                    // curl opens the window of each stream that it begins.
+                    // A client may open the window of each stream that it begins.
                     self.unanswered_bytes =
                         self.unanswered_bytes.saturating_add(limits::HTTP2_BYTES_PER_WINDOW_UPDATE_MIN);
                 } else {
