@@ -208,6 +208,8 @@ pub const TLS_INCOMING_BYTES_MAX: usize = 20 * 1024 + RECEIVE_BUFFER_BYTES;
 pub const TLS_FRUITLESS_RECORDS_MAX: u8 = 32;
 /// Bytes of sealed records sent at once: four of full size.
 pub const WIRE_BYTES: usize = 4 * (16 * 1024 + 32);
+/// Bytes that the kernel is given to seal in one message, within a turn: a few wires, some hundred microseconds.
+pub const SEALED_BY_KERNEL_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of what TLS keeps for a connection beside buffers: keys while it is open, rustls's state in a handshake.
 pub const TLS_STATE_BYTES: usize = 8 * 1024;
 /// Buffers of sealed records that a worker keeps for the next connection that has something to send.

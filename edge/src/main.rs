@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use edge::config::{self, Config};
 use edge::control::certificates::Certificates;
 use edge::control::mailbox::{Mailbox, ToControl, ToWorker};
+use edge::preflight::kernel_tls::KernelTls;
 use edge::stats::{Cells, Counter};
 use edge::sys::signals::{Request, Signals};
 use edge::worker::Setup;
@@ -74,6 +75,7 @@ fn serve(path: &Path, config: Config) -> Result<()> {
     for &(address, policy) in &addresses {
         listen(address, policy, &cpus, &mut steering, &mut listeners)?;
     }
+    let kernel_tls = kernel_tls(&config);
     // What follows needs no privilege: descriptors are open, programs attached, memory mapped.
     sys::privilege::drop_all().context("drop capabilities")?;
 
@@ -90,6 +92,7 @@ fn serve(path: &Path, config: Config) -> Result<()> {
             cpu,
             listeners,
             policies: certificates.policies(),
+            kernel_tls: kernel_tls.usable,
             connections_max,
             clients: clients.clone(),
             http2_cleartext: config.http2_cleartext,
@@ -121,6 +124,7 @@ fn serve(path: &Path, config: Config) -> Result<()> {
             json!({
                 "workers": workers_status(&shown_cpus, &shown_cells),
                 "ring": ring,
+                "kernel_tls": kernel_tls_status(&kernel_tls, &shown_cells),
                 "steering": steering.lock().unwrap_or_else(PoisonError::into_inner).report(),
             })
         }),
@@ -140,6 +144,17 @@ fn serve(path: &Path, config: Config) -> Result<()> {
     control.stop().context("stop the control thread")?;
     info!("stopped");
     Ok(())
+}
+
+/// Whether the kernel seals records; loads its modules where that is allowed.
+fn kernel_tls(config: &Config) -> KernelTls {
+    let found = match (config.https.is_empty(), config.tls.kernel) {
+        (true, _) => return KernelTls::off("no address speaks TLS"),
+        (_, false) => return KernelTls::off("[tls] kernel is not \"auto\""),
+        _ => KernelTls::probe(),
+    };
+    info!("TLS in the kernel: {} {} {}", found.state, found.ciphers.join(", "), found.reason);
+    found
 }
 
 /// One worker for each CPU: those configured, else all the process may use.
@@ -226,6 +241,19 @@ fn workers_status(cpus: &[usize], cells: &[Arc<Cells>]) -> serde_json::Value {
         })
     };
     cpus.iter().zip(cells).enumerate().map(worker).collect()
+}
+
+fn kernel_tls_status(found: &KernelTls, cells: &[Arc<Cells>]) -> serde_json::Value {
+    let sum = |counter| cells.iter().map(|cells| cells.get(counter)).sum::<u64>();
+    json!({
+        "state": found.state,
+        "reason": found.reason,
+        "ciphers": found.ciphers,
+        "connections": sum(Counter::TlsKernel),
+        "connections_refused": sum(Counter::TlsKernelRefused),
+        "connections_ended": sum(Counter::TlsKernelEnded),
+        "sent_bytes": sum(Counter::TlsKernelBytes),
+    })
 }
 
 /// Serves signals until one asks to stop, and feeds the watchdog while every worker advances.

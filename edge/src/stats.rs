@@ -118,6 +118,14 @@ edge_ebpf::table! {
     TlsAlpnHttp1 "tls_connections_alpn_http_1_1";
     /// TLS handshakes done without ALPN.
     TlsAlpnNone "tls_connections_alpn_none";
+    /// TLS connections whose keys were handed to the kernel.
+    TlsKernel "tls_kernel_connections";
+    /// TLS connections whose keys the kernel did not take.
+    TlsKernelRefused "tls_kernel_connections_refused";
+    /// TLS connections ended because the kernel cannot renew their keys.
+    TlsKernelEnded "tls_kernel_connections_ended";
+    /// Bytes that the kernel sealed, without what sealing adds.
+    TlsKernelBytes "tls_kernel_sent_bytes";
     /// Requests sent to origins.
     OriginRequests "origin_requests";
     /// Origin requests that failed.

@@ -352,6 +352,7 @@ client_ca = "/ok/a.crt"
     (r#"origin = "main""#, "origin = \"main\"\nhttps_redirect = 1", &["14:18: routes[0].https_redirect: this is an integer; write true or false"]),
     ("[store]", "[tls]\nmin_version = \"1.1\"\n[store]", &[r#"6:15: tls.min_version: "1.1" is not known; did you mean "1.2"? write one of "1.2", "1.3""#]),
     ("[store]", "[tls]\nhandshakes_per_second = 0\n[store]", &["6:25: tls.handshakes_per_second: 0 is out of bounds; write a whole number from 1 to 4294967295"]),
+    ("[store]", "[tls]\nkernel = \"on\"\n[store]", &[r#"6:10: tls.kernel: "on" is not known; write one of "auto", "off""#]),
     ("[store]", "[tls]\nmin_version = \"1.3\"\nciphers = [\"TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256\"]\n[store]", &["7:11: tls.ciphers: none of these can be used with min_version; add TLS_AES_128_GCM_SHA256"]),
     ("[store]", r#"[[listen.https]]
 address = "0.0.0.0"
@@ -660,18 +661,19 @@ client_ca = "/ok/a.crt"
 [tls]
 min_version = "1.3"
 ciphers = ["TLS_AES_128_GCM_SHA256"]
+kernel = "auto"
 [store]"#,
     );
     let parsed = |text: &str| parse("f", text.as_bytes(), &Told).unwrap();
     let config = parsed(&text);
     assert_eq!(config.https.len(), 2);
     assert_eq!(config.https[1].key, Path::new("/ok/b.key"));
-    assert!(config.tls.tls13_only && config.tls.ciphers.len() == 1);
+    assert!(config.tls.tls13_only && config.tls.ciphers.len() == 1 && config.tls.kernel);
     assert_eq!(config.warnings, [""; 0]);
     let only_tls = text.replace("http  = [\"127.0.0.1:8080\"]\n", "");
     assert_ne!(only_tls, text);
     assert!(parsed(&only_tls).http.is_empty(), "plain addresses are not needed then");
-    assert_eq!(config.needs_restart(&parsed(SMALLEST)), ["listen"]);
+    assert_eq!(config.needs_restart(&parsed(SMALLEST)), ["listen", "tls.kernel"]);
     assert!(config.needs_restart(&parsed(&text.replace("/ok/b.", "/ok/a."))).is_empty(), "files may change");
     // 2030-01-01 is 1893456000.
     for (now_s, warning) in [

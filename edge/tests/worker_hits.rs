@@ -115,6 +115,7 @@ impl Served {
             policies: Arc::default(),
             connections_max: 64,
             clients: Arc::new(Clients::new(64, 64, Vec::new())),
+            kernel_tls: Default::default(),
             http2_cleartext: false,
             timeouts: timeouts(),
             reader: readers.remove(0),

@@ -20,6 +20,7 @@ mod process;
 mod setup;
 mod simulate;
 mod test;
+mod vm;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -51,6 +52,8 @@ enum Task {
     Check,
     /// Run every test.
     Test(test::Options),
+    /// Boot other kernels and run there what this one cannot: TLS in the kernel.
+    Vm(vm::Options),
     /// Run the fuzz targets for a bounded time.
     Fuzz(fuzz::Options),
     /// Measure what a cache hit costs, against peers and the practical limit.
@@ -85,6 +88,7 @@ fn run(task: Task) -> Result<()> {
         Task::Demo(options) => demo::run(&options),
         Task::Check => check::run(),
         Task::Test(options) => test::run(&options),
+        Task::Vm(options) => vm::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Bench(options) => bench::run(options),
         Task::Simulate(options) => simulate::run(&options),

@@ -25,18 +25,20 @@ pub enum Need {
     Demo,
     /// `cargo xtask test`
     Test,
+    /// `cargo xtask vm`
+    Vm,
 }
 
 /// A program with the Debian package that brings it, why it is needed, and for which tasks.
 struct Program(&'static str, &'static str, &'static str, &'static [Need]);
 
-use Need::{Bench, Build, Conformance, Demo, Test};
+use Need::{Bench, Build, Conformance, Demo, Test, Vm};
 const PROGRAMS: &[Program] = &[
     Program(
         "cc",
         "gcc libc6-dev",
         "links programs, compiles the C in crates",
-        &[Build, Bench, Conformance, Demo, Test],
+        &[Build, Bench, Conformance, Demo, Test, Vm],
     ),
     Program("ip", "iproute2", "makes network namespaces and links between them", &[Bench, Demo, Test]),
     Program("ethtool", "ethtool", "turns off checksum offload where XDP redirects", &[Demo, Test]),
@@ -44,9 +46,14 @@ const PROGRAMS: &[Program] = &[
     Program("chrt", "util-linux", "lets the client that measures run first", &[Bench]),
     Program("taskset", "util-linux", "pins servers and load to CPUs", &[Bench, Demo]),
     Program("nsenter", "util-linux", "runs programs in namespaces", &[Demo]),
-    Program("curl", "curl", "an HTTP client that is not ours", &[Demo, Test]),
-    Program("openssl", "openssl", "a TLS client that is not ours", &[Test]),
-    Program("h2load", "nghttp2-client", "makes load over HTTP/2, and asks by frames", &[Bench, Test]),
+    Program("curl", "curl", "an HTTP client that is not ours", &[Demo, Test, Vm]),
+    Program("openssl", "openssl", "a TLS client that is not ours", &[Test, Vm]),
+    Program("h2load", "nghttp2-client", "makes load over HTTP/2, and asks by frames", &[Bench, Test, Vm]),
+    Program("qemu-system-x86_64", "qemu-system-x86", "boots other kernels", &[Vm]),
+    Program("busybox", "busybox-static", "is the system around the tests there", &[Vm]),
+    Program("cpio", "cpio", "packs that system", &[Vm]),
+    Program("xz", "xz-utils", "unpacks modules of kernels", &[Vm]),
+    Program("strip", "binutils", "makes the tests small", &[Vm]),
     Program("wrk", "wrk", "makes load", &[Bench, Demo, Test]),
     Program("python3", "python3", "reads multipart bodies with a parser that is not ours", &[Test]),
     Program(
@@ -407,7 +414,7 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), PROGRAMS.len());
-        for need in [Build, Bench, Conformance, Demo, Test] {
+        for need in [Build, Bench, Conformance, Demo, Test, Vm] {
             assert!(PROGRAMS.iter().any(|program| program.3.contains(&need)), "{need:?}");
         }
     }

@@ -106,7 +106,7 @@ fn optional_file(section: &Section<'_>, key: &str, files: &dyn Files) -> Option<
 /// `[tls]`
 pub(super) fn tls(item: Option<Item<'_>>) -> Option<Tls> {
     let Some(item) = item else { return Some(Tls::default()) };
-    let section = item.section(&["min_version", "ciphers", "handshakes_per_second"])?;
+    let section = item.section(&["min_version", "ciphers", "handshakes_per_second", "kernel"])?;
     let tls13_only = match section.get("min_version") {
         Some(item) => item.choice(&[("1.2", false), ("1.3", true)]),
         None => Some(false),
@@ -134,7 +134,16 @@ pub(super) fn tls(item: Option<Item<'_>>) -> Option<Tls> {
         Some(item) => item.number(1..=u64::from(u32::MAX)).map(|most| Some(most as u32)),
         None => Some(None),
     };
-    Some(Tls { tls13_only: tls13_only?, ciphers: ciphers?, handshakes_per_second: handshakes_per_second? })
+    let kernel = match section.get("kernel") {
+        Some(item) => item.choice(&[("auto", true), ("off", false)]),
+        None => Some(Tls::default().kernel),
+    };
+    Some(Tls {
+        tls13_only: tls13_only?,
+        ciphers: ciphers?,
+        handshakes_per_second: handshakes_per_second?,
+        kernel: kernel?,
+    })
 }
 
 /// What a route rules for the way clients come.

@@ -192,6 +192,7 @@ impl Config {
             ("store", self.store != new.store),
             ("xdp", self.xdp != new.xdp),
             ("limits", self.clients != new.clients),
+            ("tls.kernel", self.tls.kernel != new.tls.kernel),
         ];
         differs.into_iter().filter(|(_, differs)| *differs).map(|(section, _)| section).collect()
     }
@@ -221,6 +222,8 @@ pub struct Tls {
     pub ciphers: Vec<rustls::CipherSuite>,
     /// Handshakes that a worker begins within a second at most; `None`: all that come.
     pub handshakes_per_second: Option<u32>,
+    /// The kernel may seal records where it can.
+    pub kernel: bool,
 }
 
 /// `[store]`, or one `[[store.shards]]`

@@ -4,6 +4,7 @@
 //! [`judge`] is pure: it takes what `probe` read. Nothing here changes the machine but [`raise_nofile`].
 #![forbid(unsafe_code)]
 
+pub mod kernel_tls;
 mod probe;
 
 use crate::config::{Config, Shard, Steering, XdpMode};

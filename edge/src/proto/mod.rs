@@ -18,6 +18,7 @@ pub mod generations;
 pub mod http2;
 pub mod invalidation;
 pub mod io;
+pub mod kernel_tls;
 pub mod key;
 mod multipart;
 pub mod partial;

@@ -3,6 +3,7 @@
 //! records mean are in `tls`.
 #![forbid(unsafe_code)]
 
+use super::tls::Cipher;
 use ring::aead::{
     AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey,
 };
@@ -80,20 +81,25 @@ pub struct Keys {
 
 impl Keys {
     /// Keys as the handshake left them, the next record having this number. `None`: a cipher that is none of ours.
-    pub fn new((sequence, secrets): (u64, ConnectionTrafficSecrets), tls13: bool) -> Option<Self> {
-        let (algorithm, key, iv, records_max) = match &secrets {
-            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv, AES_RECORDS_MAX),
-            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv, AES_RECORDS_MAX),
-            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (&CHACHA20_POLY1305, key, iv, u64::MAX),
-            _ => return None,
+    pub fn new(sequence: u64, secrets: &ConnectionTrafficSecrets, tls13: bool) -> Option<Self> {
+        let (cipher, key, iv) = parts(secrets)?;
+        Keys::of(cipher, key, iv, sequence, tls13)
+    }
+
+    /// As [`Keys::new`], of a key as long as the cipher's and a nonce for record number 0.
+    pub fn of(cipher: Cipher, key: &[u8], iv: [u8; NONCE_LEN], sequence: u64, tls13: bool) -> Option<Self> {
+        let (algorithm, records_max) = match cipher {
+            Cipher::Aes128 => (&AES_128_GCM, AES_RECORDS_MAX),
+            Cipher::Aes256 => (&AES_256_GCM, AES_RECORDS_MAX),
+            Cipher::Chacha20 => (&CHACHA20_POLY1305, u64::MAX),
         };
         let scheme = match (tls13, records_max) {
             (true, _) => Scheme::Tls13,
             (false, AES_RECORDS_MAX) => Scheme::Tls12Explicit,
             (false, _) => Scheme::Tls12Implicit,
         };
-        let key = LessSafeKey::new(UnboundKey::new(algorithm, key.as_ref()).ok()?);
-        Some(Keys { key, iv: iv.as_ref().try_into().ok()?, sequence, records_max, scheme })
+        let key = LessSafeKey::new(UnboundKey::new(algorithm, key).ok()?);
+        Some(Keys { key, iv, sequence, records_max, scheme })
     }
 
     /// Whether no further record but a last one may be sealed: a KeyUpdate, or an alert.
@@ -104,6 +110,21 @@ impl Keys {
     /// Whether not even that one may.
     pub fn used_up(&self) -> bool {
         self.sequence >= self.records_max
+    }
+
+    /// Whether it is time to think of the end: half of the records these keys may seal are sealed.
+    pub fn half_worn(&self) -> bool {
+        self.sequence >= self.records_max / 2
+    }
+
+    /// The number of the next record.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// So many records were sealed with these keys elsewhere.
+    pub fn skip(&mut self, records: u64) {
+        self.sequence = self.sequence.saturating_add(records);
     }
 
     #[cfg(test)]
@@ -216,6 +237,17 @@ impl Keys {
     }
 }
 
+/// Cipher, key and nonce of a handshake's secrets; `None`: a cipher that is none of ours.
+pub(super) fn parts(secrets: &ConnectionTrafficSecrets) -> Option<(Cipher, &[u8], [u8; NONCE_LEN])> {
+    let (cipher, key, iv) = match secrets {
+        ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Cipher::Aes128, key, iv),
+        ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Cipher::Aes256, key, iv),
+        ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (Cipher::Chacha20, key, iv),
+        _ => return None,
+    };
+    Some((cipher, key.as_ref(), iv.as_ref().try_into().ok()?))
+}
+
 fn header(kind: Kind, length: u16) -> [u8; HEADER_BYTES] {
     let [high, low] = length.to_be_bytes();
     [kind as u8, 3, 3, high, low]
@@ -249,7 +281,7 @@ mod tests {
                 _ => ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv },
             }
         };
-        let keys = || Keys::new((3, secrets()), tls13).expect("a cipher of ours");
+        let keys = || Keys::new(3, &secrets(), tls13).expect("a cipher of ours");
         (keys(), keys())
     }
 

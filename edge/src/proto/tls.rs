@@ -9,7 +9,7 @@
 //! | Fresh     | bytes                | kept for the handshake                                           |
 //! | Handshake | bytes, then `shake`  | flights into `outgoing`; done: Traffic; failed: an alert, Ended  |
 //! | Traffic   | application data     | plaintext to the caller                                          |
-//! | Traffic   | KeyUpdate (1.3)      | keys renewed, answered when asked for                            |
+//! | Traffic   | KeyUpdate (1.3)      | keys renewed, answered when asked for; kernel seals: close_notify|
 //! | Traffic   | ClientHello (1.2)    | refused by a warning once, then fatally: no renegotiation        |
 //! | Traffic   | close_notify         | the peer sends no more; we still may                             |
 //! | Traffic   | anything else        | an alert, Ended                                                  |
@@ -19,6 +19,7 @@
 //! records leave in the order they were sealed in. Early data is never accepted.
 #![forbid(unsafe_code)]
 
+use super::kernel_tls::CryptoInfo;
 use super::records::{
     Keys, Kind, OVERHEAD_BYTES_MAX, PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX, Refused, whole_record,
 };
@@ -95,6 +96,8 @@ pub enum Failed {
     Alert(u8),
     /// The peer sent too much of what does nothing.
     Flood,
+    /// The peer asked for new keys, and those in use are the kernel's, which cannot renew them.
+    Renewal,
 }
 
 impl fmt::Display for Failed {
@@ -105,6 +108,7 @@ impl fmt::Display for Failed {
             Failed::Record(refused) => write!(f, "record refused: {refused:?}"),
             Failed::Alert(description) => write!(f, "the peer sent alert {description}"),
             Failed::Flood => f.write_str("too many empty records, warnings or key updates"),
+            Failed::Renewal => f.write_str("the peer asked for new keys, which the kernel cannot take"),
         }
     }
 }
@@ -129,17 +133,21 @@ pub struct Tls {
     outgoing: Vec<u8>,
     peer_closed: bool,
     close_sent: bool,
+    /// The kernel may be offered keys.
+    keeps_secrets: bool,
 }
 
 impl Tls {
-    /// A connection that was just accepted. Costs nothing until bytes come.
-    pub fn new(config: Arc<ServerConfig>) -> Self {
+    /// A connection that was just accepted. Costs nothing until bytes come. `keeps_secrets`: a kernel may be given the
+    /// keys later.
+    pub fn new(config: Arc<ServerConfig>, keeps_secrets: bool) -> Self {
         Tls {
             layer: Layer::Fresh(config),
             incoming: Vec::new(),
             outgoing: Vec::new(),
             peer_closed: false,
             close_sent: false,
+            keeps_secrets,
         }
     }
 
@@ -250,6 +258,45 @@ impl Tls {
         Ok(if bytes == 0 { 0 } else { traffic.seal.seal(Kind::ApplicationData, room, bytes) })
     }
 
+    /// The keys our records are sealed with, for the kernel to go on with. From now on nothing is sealed here, and what
+    /// waits in [`Tls::take_outgoing`] is an alert as it is. `None`: they are not to be had, now or ever.
+    pub fn offer_keys(&mut self) -> Option<CryptoInfo> {
+        match &mut self.layer {
+            Layer::Traffic(traffic) if self.outgoing.is_empty() => traffic.give_keys(),
+            _ => None,
+        }
+    }
+
+    /// The kernel has answered the offer.
+    pub fn keys_offered(&mut self, taken: bool) {
+        match &mut self.layer {
+            Layer::Traffic(traffic) if taken => traffic.keys_taken(),
+            Layer::Traffic(traffic) => {
+                traffic.keep_keys();
+                if let [level, description] = *std::mem::take(&mut self.outgoing) {
+                    traffic.alert(&mut self.outgoing, level, description);
+                }
+            }
+            _ if taken => {}
+            // An alert that nobody can seal any more.
+            _ => self.outgoing = Vec::new(),
+        }
+    }
+
+    /// The kernel took so many bytes to seal, in one message.
+    pub fn sealed_elsewhere(&mut self, bytes: usize) -> Result<(), WornOut> {
+        match &mut self.layer {
+            Layer::Traffic(traffic) => traffic.sealed_elsewhere(bytes),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the connection should end when it can: its keys have half of their life behind them, and it is the kernel
+    /// that has them.
+    pub fn is_worn(&self) -> bool {
+        matches!(&self.layer, Layer::Traffic(traffic) if traffic.is_worn())
+    }
+
     /// Queues close_notify. Says whether it did: once, and only where the handshake is done and nothing failed.
     pub fn close(&mut self) -> bool {
         let Layer::Traffic(traffic) = &mut self.layer else {
@@ -292,6 +339,8 @@ impl Tls {
                 Failed::Record(refused) => traffic.alert(&mut self.outgoing, FATAL, *refused as u8),
                 Failed::Flood => traffic.alert(&mut self.outgoing, FATAL, Refused::Unexpected as u8),
                 Failed::Handshake(_) => traffic.alert(&mut self.outgoing, FATAL, INTERNAL_ERROR),
+                // No more may be sealed with the keys in use; this is no failure of anybody's.
+                Failed::Renewal => traffic.alert(&mut self.outgoing, WARNING, CLOSE_NOTIFY),
                 Failed::Name | Failed::Alert(_) => {}
             }
         }
@@ -325,10 +374,12 @@ impl Tls {
             | CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => Cipher::Aes256,
             _ => Cipher::Chacha20,
         };
-        let (Some(seal), Some(open)) = (Keys::new(secrets.tx, tls13), Keys::new(secrets.rx, tls13)) else {
+        let keys = |(sequence, secrets): &(u64, _)| Keys::new(*sequence, secrets, tls13);
+        let (Some(seal), Some(open)) = (keys(&secrets.tx), keys(&secrets.rx)) else {
             return self.fail(Failed::Handshake(rustls::Error::General("a cipher that is not ours".into())));
         };
-        self.layer = Layer::Traffic(Box::new(Traffic::new(seal, open, kernel, tls13)));
+        let kept = self.keeps_secrets.then(|| Box::new(secrets.tx.1));
+        self.layer = Layer::Traffic(Box::new(Traffic::new(seal, kept, open, kernel, tls13)));
         Ok(Agreed { tls13, resumed, alpn, cipher })
     }
 
@@ -427,7 +478,7 @@ mod tests {
     use super::*;
     use rustls::pki_types::{ServerName, UnixTime};
     use rustls::{ClientConfig, ClientConnection, RootCertStore};
-    use std::io::Read;
+    use std::io::{Read, Write};
 
     #[derive(Debug)]
     struct Midday;
@@ -463,7 +514,7 @@ mod tests {
             name: "one",
             clock: Arc::new(Midday),
         };
-        let mut tls = Tls::new(rules.build(&Secrets::new().unwrap()).unwrap());
+        let mut tls = Tls::new(rules.build(&Secrets::new().unwrap()).unwrap(), true);
         for _ in 0..4 {
             let mut up = Vec::new();
             while client.wants_write() {
@@ -523,6 +574,127 @@ mod tests {
         // Not even an alert is sealed with what is used up.
         assert!(tls.receive(&mut [23, 3, 3, 0, 0], |_| {}).is_err());
         assert_eq!(tls.take_outgoing(), None);
+    }
+
+    /// Plays the kernel: keys as it reads them from the structure. It makes explicit nonces in another way, which no
+    /// peer can tell.
+    fn kernel(info: &CryptoInfo) -> Keys {
+        let (head, rest) = info.as_bytes().split_at(4);
+        let (cipher, key, salt) = match head[2] {
+            51 => (Cipher::Aes128, 16, 4),
+            52 => (Cipher::Aes256, 32, 4),
+            _ => (Cipher::Chacha20, 32, 0),
+        };
+        let (iv, rest) = rest.split_at(12 - salt);
+        let (key, rest) = rest.split_at(key);
+        let (salt, number) = rest.split_at(salt);
+        let nonce = [salt, iv].concat().try_into().unwrap();
+        let number = u64::from_be_bytes(number.try_into().unwrap());
+        Keys::of(cipher, key, nonce, number, head == [4, 3, head[2], 0]).unwrap()
+    }
+
+    fn sealed(keys: &mut Keys, kind: Kind, plaintext: &[u8]) -> Vec<u8> {
+        let mut room = vec![0; plaintext.len() + OVERHEAD_BYTES_MAX];
+        let at = keys.plaintext_at();
+        room[at..at + plaintext.len()].copy_from_slice(plaintext);
+        let bytes = keys.seal(kind, &mut room, plaintext.len());
+        room.truncate(bytes);
+        room
+    }
+
+    fn seal_here(tls: &mut Tls, plaintext: &[u8]) -> Vec<u8> {
+        let mut room = vec![0; plaintext.len() + OVERHEAD_BYTES_MAX];
+        let copy = |place: &mut [u8]| {
+            place[..plaintext.len()].copy_from_slice(plaintext);
+            plaintext.len()
+        };
+        let bytes = tls.seal(&mut room, copy).unwrap();
+        room.truncate(bytes);
+        room
+    }
+
+    #[test]
+    fn whoever_is_given_the_keys_goes_on_where_we_were() {
+        for cipher in [
+            CipherSuite::TLS13_AES_128_GCM_SHA256,
+            CipherSuite::TLS13_AES_256_GCM_SHA384,
+            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+            CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+            CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+            CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+        ] {
+            let (mut client, mut tls) = pair(cipher);
+            for byte in 0..3 {
+                assert_eq!(read(&mut client, &seal_here(&mut tls, &[byte])), [byte]);
+            }
+            let mut kernel = kernel(&tls.offer_keys().expect("they are kept"));
+            assert!(tls.offer_keys().is_none(), "they are given once");
+            tls.keys_offered(true);
+            for byte in 3..9 {
+                let record = sealed(&mut kernel, Kind::ApplicationData, &[byte; 100]);
+                assert_eq!(read(&mut client, &record), [byte; 100], "{cipher:?}");
+                assert_eq!(tls.sealed_elsewhere(100), Ok(()));
+            }
+            // The way in is ours as before.
+            client.writer().write_all(b"more").unwrap();
+            let mut up = Vec::new();
+            client.write_tls(&mut up).unwrap();
+            tls.receive(&mut up, |bytes| assert_eq!(bytes, b"more")).unwrap();
+            assert!(tls.close());
+            assert_eq!(tls.take_outgoing().unwrap(), [WARNING, CLOSE_NOTIFY], "for the kernel to seal");
+            client.read_tls(&mut &sealed(&mut kernel, Kind::Alert, &[WARNING, CLOSE_NOTIFY])[..]).unwrap();
+            assert!(client.process_new_packets().unwrap().peer_has_closed(), "{cipher:?}");
+        }
+    }
+
+    #[test]
+    fn keys_that_were_not_taken_seal_on_and_what_waited_meanwhile() {
+        let (mut client, mut tls) = pair(CipherSuite::TLS13_AES_128_GCM_SHA256);
+        assert!(tls.offer_keys().is_some());
+        assert!(tls.close());
+        tls.keys_offered(false);
+        assert!(tls.offer_keys().is_none(), "not a second time");
+        client.read_tls(&mut &tls.take_outgoing().unwrap()[..]).unwrap();
+        assert!(client.process_new_packets().unwrap().peer_has_closed());
+        let (mut client, mut tls) = pair(CipherSuite::TLS13_AES_128_GCM_SHA256);
+        assert!(tls.offer_keys().is_some());
+        tls.keys_offered(false);
+        assert_eq!(read(&mut client, &seal_here(&mut tls, b"x")), b"x");
+        assert!(tls.offer_keys().is_none() && tls.close());
+        client.read_tls(&mut &tls.take_outgoing().unwrap()[..]).unwrap();
+        assert!(client.process_new_packets().unwrap().peer_has_closed());
+    }
+
+    #[test]
+    fn keys_that_were_given_away_are_not_renewed_and_nobody_is_to_blame() {
+        let (mut client, mut tls) = pair(CipherSuite::TLS13_AES_256_GCM_SHA384);
+        tls.offer_keys().unwrap();
+        tls.keys_offered(true);
+        client.refresh_traffic_keys().unwrap();
+        let mut up = Vec::new();
+        client.write_tls(&mut up).unwrap();
+        assert_eq!(tls.receive(&mut up, |_| {}), Err(Failed::Renewal));
+        assert_eq!(tls.take_outgoing().unwrap(), [WARNING, CLOSE_NOTIFY]);
+        assert!(!tls.close(), "it is said once");
+    }
+
+    #[test]
+    fn keys_that_were_given_away_wear_out_by_the_most_records_there_can_be() {
+        let (_, mut tls) = pair(CipherSuite::TLS13_AES_128_GCM_SHA256);
+        tls.offer_keys().unwrap();
+        tls.keys_offered(true);
+        // RFC 8446 section 5.5: 2^24 records; here each of a quarter's size.
+        let message = 256 * 1024;
+        let most = (1_u64 << 24) / (message as u64 / (PLAINTEXT_BYTES_MAX as u64 / 4) + 1);
+        for sent in 0..most - 2 {
+            assert_eq!(tls.is_worn(), sent > most / 2, "{sent}");
+            assert_eq!(tls.sealed_elsewhere(message), Ok(()));
+        }
+        while tls.sealed_elsewhere(message).is_ok() {}
+        assert!(tls.is_worn());
+        let (_, mut tls) = pair(CipherSuite::TLS13_AES_128_GCM_SHA256);
+        wear_out(&mut tls);
+        assert!(tls.offer_keys().is_none(), "not worth a kernel's while");
     }
 
     #[test]

@@ -2,9 +2,11 @@
 //! How a record is sealed is in `records`, what led here in `tls`.
 #![forbid(unsafe_code)]
 
+use super::kernel_tls::{CryptoInfo, records_at_most};
 use super::records::{Keys, Kind, OVERHEAD_BYTES_MAX, Refused};
 use super::tls::{Failed, WornOut};
 use crate::limits;
+use rustls::ConnectionTrafficSecrets;
 use rustls::kernel::KernelConnection;
 use rustls::server::ServerConnectionData;
 
@@ -20,6 +22,10 @@ const KEY_UPDATE: [u8; 4] = [24, 0, 0, 1];
 /// Both directions after the handshake.
 pub(super) struct Traffic {
     pub(super) seal: Keys,
+    /// What `seal` was made of, as long as the kernel may be given it.
+    secrets: Option<Box<ConnectionTrafficSecrets>>,
+    /// The kernel has the keys, or is being given them: `seal` only counts.
+    elsewhere: bool,
     open: Keys,
     kernel: KernelConnection<ServerConnectionData>,
     tls13: bool,
@@ -31,15 +37,19 @@ pub(super) struct Traffic {
 }
 
 impl Traffic {
-    /// Under the keys of a handshake that is done.
+    /// Under the keys of a handshake that is done; with the secrets of those that seal, if the kernel may be given
+    /// them.
     pub(super) fn new(
         seal: Keys,
+        secrets: Option<Box<ConnectionTrafficSecrets>>,
         open: Keys,
         kernel: KernelConnection<ServerConnectionData>,
         tls13: bool,
     ) -> Self {
         Traffic {
             seal,
+            secrets,
+            elsewhere: false,
             open,
             kernel,
             tls13,
@@ -47,6 +57,38 @@ impl Traffic {
             renegotiation_refused: false,
             fruitless: 0,
         }
+    }
+
+    /// Gives the keys that seal away: from now on `seal` counts what is sealed with them.
+    pub(super) fn give_keys(&mut self) -> Option<CryptoInfo> {
+        if self.elsewhere || self.seal.half_worn() {
+            return None;
+        }
+        let info = CryptoInfo::new(self.tls13, self.secrets.as_deref()?, self.seal.sequence())?;
+        self.elsewhere = true;
+        Some(info)
+    }
+
+    /// They were not taken, and will not be offered again.
+    pub(super) fn keep_keys(&mut self) {
+        self.elsewhere = false;
+        self.secrets = None;
+    }
+
+    /// They were taken.
+    pub(super) fn keys_taken(&mut self) {
+        self.secrets = None;
+    }
+
+    /// So many bytes were sealed with them as one message.
+    pub(super) fn sealed_elsewhere(&mut self, bytes: usize) -> Result<(), WornOut> {
+        self.seal.skip(records_at_most(bytes));
+        if self.seal.worn_out() { Err(WornOut) } else { Ok(()) }
+    }
+
+    /// Whether the kernel should not be given much more to seal with them.
+    pub(super) fn is_worn(&self) -> bool {
+        self.elsewhere && self.seal.half_worn()
     }
 
     /// What was queued is on its way.
@@ -99,7 +141,7 @@ impl Traffic {
                 self.peer_updated(asked, outgoing)?;
                 Ok(false)
             }
-            (Kind::Handshake, &[CLIENT_HELLO, ..]) if !self.renegotiation_refused => {
+            (Kind::Handshake, &[CLIENT_HELLO, ..]) if !self.renegotiation_refused && !self.elsewhere => {
                 self.renegotiation_refused = true;
                 self.alert(outgoing, WARNING, NO_RENEGOTIATION);
                 Ok(false)
@@ -111,7 +153,10 @@ impl Traffic {
     /// The peer renewed its keys (RFC 8446 section 4.6.3), and may have asked us to renew ours.
     fn peer_updated(&mut self, asked: bool, outgoing: &mut Vec<u8>) -> Result<(), Failed> {
         let secrets = self.kernel.update_rx_secret().map_err(Failed::Handshake)?;
-        self.open = Keys::new(secrets, true).ok_or(Failed::Record(Refused::Unexpected))?;
+        self.open = Keys::new(secrets.0, &secrets.1, true).ok_or(Failed::Record(Refused::Unexpected))?;
+        if asked && self.elsewhere {
+            return Err(Failed::Renewal);
+        }
         if asked && !std::mem::replace(&mut self.update_queued, true) {
             let start = outgoing.len();
             outgoing.resize(start + KEY_UPDATE.len() + 1 + OVERHEAD_BYTES_MAX, 0);
@@ -126,8 +171,11 @@ impl Traffic {
         if !self.tls13 {
             return Err(WornOut);
         }
-        let secrets = self.kernel.update_tx_secret().map_err(|_| WornOut)?;
-        let next = Keys::new(secrets, true).ok_or(WornOut)?;
+        let (sequence, secrets) = self.kernel.update_tx_secret().map_err(|_| WornOut)?;
+        let next = Keys::new(sequence, &secrets, true).ok_or(WornOut)?;
+        if let Some(kept) = &mut self.secrets {
+            **kept = secrets;
+        }
         let at = self.seal.plaintext_at();
         room[at..at + KEY_UPDATE.len()].copy_from_slice(&KEY_UPDATE);
         room[at + KEY_UPDATE.len()] = 0;
@@ -136,9 +184,14 @@ impl Traffic {
         Ok(bytes)
     }
 
-    /// Queues an alert, if the keys may seal another record.
+    /// Queues an alert, if the keys may seal another record: as it is where the kernel will seal it.
     pub(super) fn alert(&mut self, outgoing: &mut Vec<u8>, level: u8, description: u8) {
         if self.seal.used_up() {
+            return;
+        }
+        if self.elsewhere {
+            // The last word counts.
+            *outgoing = vec![level, description];
             return;
         }
         let start = outgoing.len();

@@ -4,6 +4,7 @@ pub mod atomics;
 pub mod buffers;
 pub mod cpu;
 pub mod fault;
+pub mod kernel_tls;
 pub mod mapping;
 pub mod outbox;
 mod prefetch;

@@ -137,6 +137,32 @@ impl Outbox {
         self.0.copied = copied;
     }
 
+    /// From now on the kernel takes what is queued, and what was queued to be copied: extents of shards are moved to where
+    /// the kernel reads them.
+    pub fn send_uncopied(&mut self) {
+        let inner = &mut *self.0;
+        assert!(!inner.in_flight, "these bytes are with the kernel");
+        inner.copied = false;
+        let head = inner.head.as_ptr_range();
+        let mut later: Option<&Pinned> = None;
+        for segment in inner.segments.iter_mut().rev() {
+            match &segment.owner {
+                Owner::Bytes(_) => continue,
+                Owner::Queue if head.contains(&segment.start) => continue,
+                Owner::Queue => {}
+                Owner::Pinned(pinned) => later = Some(pinned),
+            }
+            // SAFETY: the segment lies in the record of its own owner, or of the next one in the queue, which keeps it.
+            let bytes = unsafe { std::slice::from_raw_parts(segment.start, segment.len) };
+            segment.start = later.expect("the owner follows").sent_from(bytes);
+        }
+    }
+
+    /// Bytes queued.
+    pub fn bytes(&self) -> usize {
+        self.0.segments.iter().map(|segment| segment.len).sum()
+    }
+
     /// Queues a part of a record's head and then of its body; one extent where they touch.
     pub fn push_record(&mut self, pinned: Pinned, head: Range<usize>, body: Range<usize>) {
         let (head, body) = (&pinned.head()[head], &pinned.body()[body]);
@@ -218,6 +244,20 @@ impl Outbox {
         inner.message.msg_iovlen = count as _;
         inner.in_flight = true;
         (&raw const inner.message, bytes)
+    }
+
+    /// As [`Outbox::start`], at most so many bytes, of which there is one at least.
+    pub(super) fn start_some(&mut self, most: usize) -> *const libc::msghdr {
+        let (message, _) = self.start();
+        let inner = &mut *self.0;
+        let (mut count, mut left) = (0, most);
+        for slot in &mut inner.iov[..inner.message.msg_iovlen] {
+            slot.iov_len = slot.iov_len.min(left);
+            left -= slot.iov_len;
+            count += usize::from(slot.iov_len > 0);
+        }
+        inner.message.msg_iovlen = count as _;
+        message
     }
 
     /// Copies what comes next into `room`, as much as fits, releases the owners of what was copied wholly, and says

@@ -2,8 +2,9 @@
 //!
 //! What an operation points at must outlive it. Memory that the kernel keeps beyond the submission is
 //! owned here ([`Ring`]'s event, option and peer cells), by [`super::buffers`] (receives), or by an
-//! [`Outbox`] or [`Wire`] that refuses to be freed while a send is in flight.
+//! [`Outbox`], [`Wire`], [`Offer`] or [`Alert`] that refuses to be freed while it is in flight.
 
+use super::kernel_tls::{Alert, Offer, hand_over};
 use super::mapping::Extent;
 use super::outbox::Outbox;
 use super::wire::Wire;
@@ -200,6 +201,34 @@ impl Ring {
         let (bytes, len) = wire.start();
         let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
         self.push(opcode::Send::new(Fixed(file), bytes, len).flags(flags).build(), token);
+    }
+
+    /// Hands the kernel the keys it is to seal with what is sent from now on (through the ring from 6.7 on). Completes
+    /// once, with 0 or a negated errno; what comes of the first step, which names the protocol, goes to `unwatched`.
+    pub fn offer_keys(&mut self, file: u32, offer: &mut Offer, unwatched: u64, token: u64) {
+        let [first, second] = hand_over(file, offer.start());
+        // A first step that skips its completion and fails would take that of the second with it.
+        self.push(first, unwatched);
+        self.push(second, token);
+    }
+
+    /// As [`Ring::send`], to a kernel that seals, which knows no MSG_WAITALL: at most `most` bytes of it, for it seals
+    /// within this thread's turn.
+    pub fn send_to_be_sealed(&mut self, file: u32, outbox: &mut Outbox, most: usize, token: u64) {
+        let message = outbox.start_some(most);
+        let flags = libc::MSG_NOSIGNAL as u32;
+        self.push(opcode::SendMsg::new(Fixed(file), message).flags(flags).build(), token);
+    }
+
+    /// Sends an alert for the kernel to seal, once the socket has room. What comes of the wait for that goes to
+    /// `unwatched`.
+    pub fn send_alert(&mut self, file: u32, alert: &mut Alert, unwatched: u64, token: u64) {
+        // Records the socket had no room for wait in the kernel's TLS, and a shutdown would lose them. With this
+        // much room the alert takes with it whatever waits.
+        let wait = opcode::PollAdd::new(Fixed(file), libc::POLLOUT as u32).build();
+        self.push(wait.flags(squeue::Flags::IO_LINK), unwatched);
+        let send = opcode::SendMsg::new(Fixed(file), alert.start()).flags(libc::MSG_NOSIGNAL as u32);
+        self.push(send.build(), token);
     }
 
     /// Shuts down one direction or both (`libc::SHUT_*`).

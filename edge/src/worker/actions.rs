@@ -12,7 +12,6 @@ use crate::control::mailbox::{Mailbox, StreamId, Ticket, ToControl};
 use crate::limits;
 use crate::proto::Now;
 use crate::proto::generations::Table;
-use crate::proto::request::Scheme;
 use crate::proto::session::{Action, Again, Chunks, FetchKind, Found, Input, Out};
 use crate::shard::{Cold, Pinned, Reader, ShardReader};
 use crate::stats::{Cells, Counter};
@@ -460,9 +459,9 @@ impl Node {
         true
     }
 
-    /// Takes back an outbox that is empty, or whose connection is gone.
+    /// Takes back an outbox that is empty, or whose connection is gone; not what the kernel has still to send of it.
     pub fn recycle(&mut self, connection: &mut Connection) {
-        if let Some(mut outbox) = connection.outbox.take() {
+        if let Some(mut outbox) = connection.outbox.take_if(|outbox| !outbox.in_flight()) {
             outbox.clear();
             self.outboxes.push(outbox);
         }
@@ -482,7 +481,7 @@ fn counter(kind: FetchKind) -> Counter {
 pub(super) fn outbox<'a>(pool: &mut Vec<Outbox>, connection: &'a mut Connection) -> &'a mut Outbox {
     connection.outbox.get_or_insert_with(|| {
         let mut outbox = pool.pop().unwrap_or_default();
-        outbox.set_copied(connection.scheme == Scheme::Https);
+        outbox.set_copied(connection.sealed_here);
         outbox
     })
 }

@@ -106,6 +106,8 @@ pub struct Connection {
     pub outbox: Option<Outbox>,
     /// The TLS layer, where the listener speaks it.
     pub secure: Option<Box<Secure>>,
+    /// What it sends is sealed by us, and so copied.
+    pub sealed_here: bool,
     /// What keys of requests begin with.
     pub scheme: Scheme,
     /// The address it came from.
@@ -151,6 +153,7 @@ impl Connection {
             session,
             outbox: None,
             secure: None,
+            sealed_here: false,
             scheme: Scheme::Http,
             peer: None,
             place: Place::NONE,

@@ -88,7 +88,9 @@ impl Worker {
             .and_then(|at| self.secure.policies.addresses.get(at))
         {
             let deadline_ms = connection.session.deadline_ms();
-            connection.secure = Some(Box::new(Secure::new(config.clone(), deadline_ms)));
+            let kernel = !self.secure.kernel.is_empty();
+            connection.secure = Some(Box::new(Secure::new(config.clone(), deadline_ms, kernel)));
+            connection.sealed_here = true;
             connection.scheme = Scheme::Https;
             // Until ALPN says which version it is.
             connection.undecided = true;
@@ -152,7 +154,7 @@ impl Worker {
         let connection = &mut self.table[slot as usize];
         connection.operations -= 1;
         let bytes = usize::try_from(result).unwrap_or(0);
-        if !secure::sent(connection, bytes) {
+        if !secure::sent(connection, &self.node.cells, bytes) {
             let outbox = connection.outbox.as_mut().expect("a send has an outbox");
             outbox.sent(bytes);
             if result == -libc::EFAULT {
@@ -220,12 +222,14 @@ impl Worker {
     /// Keeps the receive armed while there is room for what it brings, and cancelled while there is not.
     pub(super) fn listen(&mut self, slot: u32) {
         let connection = &mut self.table[slot as usize];
-        if self.end_ms.is_some()
+        let worn = connection.secure.as_ref().is_some_and(|secure| secure.is_worn());
+        if (self.end_ms.is_some() || worn)
             && connection.multiplex.is_none()
             && connection.drained()
             && connection.fetch.is_none()
             && connection.stash.is_empty()
         {
+            self.node.cells.add(Counter::TlsKernelEnded, u64::from(worn));
             return self.linger(slot);
         }
         let full = connection.stash.len() >= limits::STASH_BYTES_MAX

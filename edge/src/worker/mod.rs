@@ -9,6 +9,7 @@ mod asking;
 mod bodies;
 pub mod clients;
 mod connection;
+mod kernel_tls;
 mod life;
 mod lookahead;
 mod mail;
@@ -24,6 +25,7 @@ mod wheel;
 
 use crate::control::mailbox::Mailbox;
 use crate::proto::generations::Table;
+use crate::proto::kernel_tls::Ciphers;
 use crate::proto::session::{Out, Session, Timeouts};
 use crate::proto::tls::Policies;
 use crate::shard::Reader;
@@ -54,6 +56,8 @@ pub struct Setup {
     pub listeners: Vec<(OwnedFd, Option<usize>)>,
     /// How clients of TLS are met.
     pub policies: Arc<Policies>,
+    /// What the kernel may seal for them.
+    pub kernel_tls: Ciphers,
     /// Connections it can hold.
     pub connections_max: usize,
     /// Those of each client, on all workers.
@@ -160,7 +164,7 @@ impl Worker {
                 .map(|(socket, policy)| Listener { socket, policy })
                 .collect(),
             accepts_idle: (0..accepts as u32).collect(),
-            secure: Shared::new(setup.policies),
+            secure: Shared::new(setup.policies, setup.kernel_tls),
             clients: setup.clients,
             http2_cleartext: setup.http2_cleartext,
             drain: setup.drain,
@@ -222,6 +226,7 @@ impl Worker {
                 self.advance(token.slot);
             }
             Op::Populate => self.populated(token.slot, completion),
+            Op::KernelTls => self.keys_offered(token.slot, completion.result),
             Op::Unwatched => {}
         }
     }

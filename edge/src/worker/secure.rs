@@ -6,11 +6,13 @@
 use super::Worker;
 use super::actions::Node;
 use super::connection::{Connection, Phase, Source};
+use super::kernel_tls::{self, Sealing};
 use super::token::{Op, Token};
 use crate::limits;
+use crate::proto::kernel_tls::Ciphers;
 use crate::proto::records::OVERHEAD_BYTES_MAX;
 use crate::proto::tls::{Agreed, Alpn, Cipher, Failed, Policies, Tls, WornOut};
-use crate::stats::Counter;
+use crate::stats::{Cells, Counter};
 use crate::sys::fault;
 use crate::sys::outbox::Outbox;
 use crate::sys::wire::Wire;
@@ -23,7 +25,9 @@ const RECORD_ROOM_MIN: usize = OVERHEAD_BYTES_MAX + 512;
 
 /// What a connection has beside its slot when it speaks TLS.
 pub struct Secure {
-    tls: Tls,
+    pub(super) tls: Tls,
+    /// Who seals.
+    pub(super) sealing: Sealing,
     /// Records to send; from the worker's pool while there are any.
     wire: Option<Wire>,
     /// When the handshake must be done, and later when an alert must have been taken; `u64::MAX` else.
@@ -33,9 +37,10 @@ pub struct Secure {
 }
 
 impl Secure {
-    /// A connection that was just accepted.
-    pub fn new(config: Arc<ServerConfig>, deadline_ms: u64) -> Self {
-        Secure { tls: Tls::new(config), wire: None, deadline_ms, waiting: false }
+    /// A connection that was just accepted; `kernel`: whose records the kernel may seal.
+    pub fn new(config: Arc<ServerConfig>, deadline_ms: u64, kernel: bool) -> Self {
+        let sealing = if kernel { Sealing::Undecided } else { Sealing::Here };
+        Secure { tls: Tls::new(config, kernel), sealing, wire: None, deadline_ms, waiting: false }
     }
 
     /// Whether application data cannot flow yet.
@@ -50,7 +55,19 @@ impl Secure {
 
     /// Whether no record waits to be sent.
     pub fn is_flushed(&self) -> bool {
-        self.tls.outgoing_bytes() == 0 && self.wire.as_ref().is_none_or(Wire::is_empty)
+        self.tls.outgoing_bytes() == 0
+            && self.wire.as_ref().is_none_or(Wire::is_empty)
+            && !matches!(self.sealing, Sealing::Kernel(Some(_)))
+    }
+
+    /// Whether the layer has failed after its handshake, and only an alert is to be sent.
+    pub fn has_failed(&self) -> bool {
+        !self.is_handshaking() && self.deadline_ms != u64::MAX
+    }
+
+    /// Whether it should end when it can: see [`Tls::is_worn`].
+    pub fn is_worn(&self) -> bool {
+        self.tls.is_worn()
     }
 }
 
@@ -59,6 +76,8 @@ impl Secure {
 pub struct Shared {
     /// How clients are met, by the number listeners carry.
     pub policies: Arc<Policies>,
+    /// What the kernel may seal.
+    pub kernel: Ciphers,
     wires: Vec<Wire>,
     /// Slots, and their generation, whose handshake waits; each at most once.
     waiting: VecDeque<(u32, u32)>,
@@ -87,9 +106,9 @@ impl Begun {
 }
 
 impl Shared {
-    /// Of a worker that starts with these policies.
-    pub fn new(policies: Arc<Policies>) -> Self {
-        Shared { policies, ..Default::default() }
+    /// Of a worker that starts with these policies, where the kernel seals these ciphers.
+    pub fn new(policies: Arc<Policies>, kernel: Ciphers) -> Self {
+        Shared { policies, kernel, ..Default::default() }
     }
 
     /// Whether a handshake waits for the next turn.
@@ -165,6 +184,9 @@ impl Worker {
             && let Some(secure) = &mut connection.secure
         {
             secure.deadline_ms = u64::MAX;
+            if !self.secure.kernel.has(agreed.cipher) {
+                secure.sealing = Sealing::Here;
+            }
             count(&self.node, agreed);
             // What came together with the end of the handshake has told already.
             if std::mem::take(&mut connection.undecided) && agreed.alpn == Alpn::Http2 {
@@ -184,6 +206,20 @@ impl Worker {
         {
             return;
         }
+        match secure.sealing {
+            Sealing::Here => {}
+            Sealing::Undecided => {
+                if self.offer_keys(slot) {
+                    return;
+                }
+            }
+            Sealing::Offered(_) => return,
+            Sealing::Kernel(_) => return self.send_by_kernel(slot),
+        }
+        let connection = &mut self.table[slot as usize];
+        let Some(secure) = &mut connection.secure else {
+            return;
+        };
         let plaintext = connection.outbox.as_ref().is_some_and(|outbox| !outbox.is_empty());
         if plaintext || !secure.is_flushed() {
             let wire = secure.wire.get_or_insert_with(|| self.secure.wires.pop().unwrap_or_default());
@@ -224,14 +260,14 @@ impl Worker {
     }
 }
 
-/// The completion of a send of records.
-pub(super) fn sent(connection: &mut Connection, bytes: usize) -> bool {
+/// The completion of a send of records. Says whether that was all: else the outbox is concerned.
+pub(super) fn sent(connection: &mut Connection, cells: &Cells, bytes: usize) -> bool {
     match connection.secure.as_mut().and_then(|secure| secure.wire.as_mut()) {
         Some(wire) => {
             wire.sent(bytes);
             true
         }
-        None => false,
+        None => kernel_tls::sent(connection, cells, bytes),
     }
 }
 
@@ -253,6 +289,7 @@ fn with_tls<T>(
         node.cells.add(
             match failed {
                 Failed::Name => Counter::TlsNameRefused,
+                Failed::Renewal => Counter::TlsKernelEnded,
                 _ if secure.deadline_ms != u64::MAX => Counter::TlsFailed,
                 _ => Counter::TlsBroken,
             },

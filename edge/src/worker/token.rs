@@ -24,11 +24,13 @@ pub enum Op {
     /// A connection's shutdown, which the kernel hands to a thread of its own: its slot must not have a new
     /// connection when it gets there.
     Shutdown,
+    /// The kernel was offered a connection's keys.
+    KernelTls,
     /// Nobody waits for it: close, cancel, eventfd write.
     Unwatched,
 }
 
-const OPS: [Op; 10] = [
+const OPS: [Op; 11] = [
     Op::Accept,
     Op::Receive,
     Op::Send,
@@ -38,6 +40,7 @@ const OPS: [Op; 10] = [
     Op::SampleRequest,
     Op::Populate,
     Op::Shutdown,
+    Op::KernelTls,
     Op::Unwatched,
 ];
 

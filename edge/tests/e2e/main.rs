@@ -49,3 +49,5 @@ mod multiplexing;
 mod operator;
 
 mod tls;
+
+mod kernel_tls;

@@ -187,7 +187,7 @@ pub fn server_with(site: &Site, secrets: &Secrets, name: &str, client_ca: Option
         name,
         clock: Arc::new(Wall),
     };
-    let tls = Tls::new(rules.build(secrets).unwrap());
+    let tls = Tls::new(rules.build(secrets).unwrap(), false);
     Server { tls, received: Vec::new(), sent: Vec::new(), sealed: Vec::new() }
 }
 
