@@ -42,7 +42,7 @@ pub struct Options {
 
 /// The task.
 pub fn run(options: &Options) -> Result<()> {
-    setup::ensure(&setup::Need::Build)?;
+    setup::ensure(&setup::Need::Fuzz)?;
     let all = targets(&build::root().join("edge/fuzz/fuzz_targets"))?;
     let chosen: Vec<&String> =
         all.iter().filter(|name| options.target.as_ref().is_none_or(|target| target == *name)).collect();

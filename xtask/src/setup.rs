@@ -23,6 +23,8 @@ pub enum Need {
     Conformance,
     /// `cargo xtask demo`
     Demo,
+    /// `cargo xtask fuzz`
+    Fuzz,
     /// `cargo xtask test`
     Test,
     /// `cargo xtask vm`
@@ -32,14 +34,15 @@ pub enum Need {
 /// A program with the Debian package that brings it, why it is needed, and for which tasks.
 struct Program(&'static str, &'static str, &'static str, &'static [Need]);
 
-use Need::{Bench, Build, Conformance, Demo, Test, Vm};
+use Need::{Bench, Build, Conformance, Demo, Fuzz, Test, Vm};
 const PROGRAMS: &[Program] = &[
     Program(
         "cc",
         "gcc libc6-dev",
         "links programs, compiles the C in crates",
-        &[Build, Bench, Conformance, Demo, Test, Vm],
+        &[Build, Bench, Conformance, Demo, Fuzz, Test, Vm],
     ),
+    Program("c++", "g++", "compiles libFuzzer", &[Fuzz]),
     Program("ip", "iproute2", "makes network namespaces and links between them", &[Bench, Demo, Test]),
     Program("ethtool", "ethtool", "turns off checksum offload where XDP redirects", &[Demo, Test]),
     Program("setpriv", "util-linux", "ends servers together with the task", &[Bench, Conformance, Demo]),
@@ -414,7 +417,7 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), PROGRAMS.len());
-        for need in [Build, Bench, Conformance, Demo, Test, Vm] {
+        for need in [Build, Bench, Conformance, Demo, Fuzz, Test, Vm] {
             assert!(PROGRAMS.iter().any(|program| program.3.contains(&need)), "{need:?}");
         }
     }
