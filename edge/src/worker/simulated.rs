@@ -42,12 +42,13 @@ impl Simulated {
         Simulated { node, table: Vec::new() }
     }
 
-    /// A client connects. Its requests count as https, for what it gets is copied, as under TLS.
+    /// A client connects, over TLS as far as the worker can tell: what it gets is copied.
     pub(crate) fn connect(&mut self) -> u32 {
         self.node.now = clock::now();
         let mut connection = Connection::free(Session::new(self.node.now, &self.node.timeouts()));
         connection.phase = Phase::Open;
         connection.scheme = Scheme::Https;
+        connection.sealed_here = true;
         self.table.push(connection);
         self.table.len() as u32 - 1
     }
