@@ -8,6 +8,7 @@ use crate::clock;
 use crate::limits;
 use crate::proto::forwarding;
 use crate::proto::freshness::Exchange;
+use crate::proto::partial;
 use crate::stats::{Cells, Counter};
 use bytes::{Buf, Bytes};
 use http::StatusCode;
@@ -61,6 +62,9 @@ impl Response {
         forwarding::add_via(&mut parts.headers, parts.version);
         let bodiless = outgoing.head_only() || [204, 304].contains(&parts.status.as_u16());
         let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+        // A part in chunks has a length, too.
+        let part = (parts.status == 206).then(|| partial::content_range(&parts.headers)).flatten();
+        let length = length.or(part.map(|range| range.part.end - range.part.start));
         let body = ResponseBody {
             incoming,
             sender: Some(sender),

@@ -338,6 +338,11 @@ impl Line {
             }
             _ => {}
         }
+        if trouble == Trouble::ChunkLies
+            && let Some(what) = &reply.what
+        {
+            self.world.ledger.borrow_mut().garbled(what);
+        }
         if said != bytes
             && let Some(what) = &reply.what
         {
