@@ -105,7 +105,7 @@ fn summary(mut times: Vec<Duration>) -> Latency {
     times.sort_unstable();
     let at = |share: f64| {
         let place = ((times.len() as f64 * share) as usize).min(times.len().saturating_sub(1));
-        times.get(place).map_or(0.0, |time| time.as_secs_f64() * 1e6)
+        times.get(place).map_or(0.0, |time| time.as_nanos() as f64 / 1e3)
     };
     Latency { p50: at(0.5), p99: at(0.99) }
 }
