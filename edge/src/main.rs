@@ -96,7 +96,7 @@ fn serve(path: &Path, config: Config) -> Result<()> {
             connections_max,
             clients: clients.clone(),
             http2_cleartext: config.http2_cleartext,
-            timeouts: config.clients.timeouts.into(),
+            timeouts: config.clients.timeouts,
             reader,
             purges: purges.table(),
             mailbox: mailboxes[number].clone(),

@@ -5,6 +5,7 @@ use super::build::{self, duration};
 use super::read::{Item, Section};
 use super::value::Parsed;
 use crate::limits;
+use crate::proto::session::Timeouts;
 use std::net::IpAddr;
 
 /// `[limits]`
@@ -18,23 +19,6 @@ pub struct Clients {
     pub unlimited_clients: Vec<Network>,
     /// What a client may take of time.
     pub timeouts: Timeouts,
-}
-
-/// Milliseconds a client may take, and bytes a second that it must be worth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// For a complete head, from its first byte.
-    pub head_ms: u64,
-    /// Between requests.
-    pub idle_ms: u64,
-    /// Without progress of the request's body.
-    pub body_ms: u64,
-    /// Without progress of sending.
-    pub send_ms: u64,
-    /// Bytes of a request's body in a second, at least.
-    pub body_rate_min: u32,
-    /// Bytes of responses taken in a second, at least.
-    pub send_rate_min: u32,
 }
 
 /// Addresses that begin with the same bits.
@@ -52,32 +36,6 @@ impl Default for Clients {
             connections_per_client: limits::CONNECTIONS_PER_CLIENT,
             unlimited_clients: loopback.into_iter().flatten().collect(),
             timeouts: Timeouts::default(),
-        }
-    }
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Timeouts {
-            head_ms: limits::HEAD_TIMEOUT_MS,
-            idle_ms: limits::IDLE_TIMEOUT_MS,
-            body_ms: limits::BODY_TIMEOUT_MS,
-            send_ms: limits::SEND_TIMEOUT_MS,
-            body_rate_min: limits::BODY_RATE_MIN,
-            send_rate_min: limits::SEND_RATE_MIN,
-        }
-    }
-}
-
-impl From<Timeouts> for crate::proto::session::Timeouts {
-    fn from(t: Timeouts) -> Self {
-        crate::proto::session::Timeouts {
-            head_ms: t.head_ms,
-            idle_ms: t.idle_ms,
-            body_ms: t.body_ms,
-            send_ms: t.send_ms,
-            body_rate_min: t.body_rate_min,
-            send_rate_min: t.send_rate_min,
         }
     }
 }

@@ -14,7 +14,7 @@ mod value;
 
 use crate::limits;
 use crate::shard::Hold;
-pub use clients::{Clients, Network, Timeouts};
+pub use clients::{Clients, Network};
 pub use problem::{PROBLEMS_MAX, Problem, Problems};
 use problem::{Sink, position};
 use std::cell::RefCell;

@@ -3,6 +3,7 @@
 
 use super::request::RequestHead;
 use super::response::OriginHead;
+use crate::limits;
 use std::ops::Range;
 
 /// What happened to the connection.
@@ -160,7 +161,7 @@ pub enum Late {
 /// What a client may take of time: milliseconds of a connection, and bytes a second that it must be worth. While more
 /// comes, or is taken, at the least rate or faster, it has a whole timeout for what follows; a client that is slower
 /// uses that up, and is late when it has.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// For a complete head, from its first byte.
     pub head_ms: u64,
@@ -174,6 +175,19 @@ pub struct Timeouts {
     pub body_rate_min: u32,
     /// Bytes of responses taken in a second, at least.
     pub send_rate_min: u32,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            head_ms: limits::HEAD_TIMEOUT_MS,
+            idle_ms: limits::IDLE_TIMEOUT_MS,
+            body_ms: limits::BODY_TIMEOUT_MS,
+            send_ms: limits::SEND_TIMEOUT_MS,
+            body_rate_min: limits::BODY_RATE_MIN,
+            send_rate_min: limits::SEND_RATE_MIN,
+        }
+    }
 }
 
 impl Timeouts {

@@ -147,7 +147,7 @@ fn world(seed: u64) -> (Rc<World>, Vec<Arc<Mailbox>>) {
     };
     let node = Node::begin(start, metrics::latency()).expect("nothing to refuse");
     let readers = readers.into_iter().zip(&mailboxes).enumerate();
-    let timeouts = crate::config::Timeouts::default().into();
+    let timeouts = crate::proto::session::Timeouts::default();
     let workers = readers
         .map(|(number, (reader, mailbox))| {
             let view = (reader, table.clone());
