@@ -13,7 +13,7 @@ use super::medium::{self, Medium};
 use crate::clock;
 use crate::sys::cpu;
 use crate::sys::mapping::Unserved;
-use nix::fcntl::{FallocateFlags, fallocate};
+use nix::fcntl::{self, FallocateFlags};
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -119,7 +119,7 @@ pub(super) fn allocate(
 ) -> Result<(), nix::Error> {
     let bytes = geometry.file_bytes();
     if !medium.is_memory() {
-        return fallocate(file, FallocateFlags::empty(), 0, bytes as i64);
+        return fallocate(file, 0, bytes);
     }
     // Asked before, so that what cannot be had is not taken piece by piece from everybody else first.
     if room_bytes(file, medium)? < bytes {
@@ -131,12 +131,23 @@ pub(super) fn allocate(
     };
     let one = |number: usize| {
         let at = number as u64 * unit;
-        fallocate(file, FallocateFlags::empty(), at as i64, unit.min(bytes - at) as i64)?;
+        fallocate(file, at, unit.min(bytes - at))?;
         progress.add(unit);
         Ok(())
     };
     let done = nodes.each(bytes.div_ceil(unit) as usize, 1, one);
     done.map_err(|error| nix::Error::from_raw(error.raw_os_error().unwrap_or(0)))
+}
+
+/// As fallocate(2), which memory file systems break off for whatever the kernel wants of the thread: no signal need
+/// have been sent (fs/hugetlbfs/inode.c and mm/shmem.c ask `signal_pending`, which task work sets too).
+fn fallocate(file: &File, at: u64, bytes: u64) -> Result<(), nix::Error> {
+    loop {
+        match fcntl::fallocate(file, FallocateFlags::empty(), at as i64, bytes as i64) {
+            Err(nix::Error::EINTR) => {}
+            ended => return ended,
+        }
+    }
 }
 
 /// Bytes that a file in memory can have, with those that it has.
