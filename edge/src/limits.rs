@@ -19,8 +19,13 @@ pub const CHUNK_BYTES: usize = 1024 * 1024;
 pub const STORE_WATCH_MS: u64 = 200;
 /// Shards of one store: disks of one machine.
 pub const SHARDS_MAX: usize = 64;
-/// Bytes of a segment: the unit of reclaim.
+/// Bytes of a segment at most: the unit of reclaim.
 pub const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of a segment at least: the next power of two that holds the largest record, a chunk with its key and head.
+pub const SEGMENT_BYTES_MIN: usize = 2 * 1024 * 1024;
+/// Segments a shard has at least, if they need not be smaller than `SEGMENT_BYTES_MIN` for that: two are being written
+/// and one is kept free, and what the policy chooses among is the rest.
+pub const SEGMENTS_WANTED: u64 = 16;
 
 /// Ranges of one request; a Range field with more is ignored. Peers: nginx any number, Apache 200; readers of
 /// documents ask for a few at once.
@@ -88,7 +93,11 @@ pub const ORIGIN_BODY_TIMEOUT_MS: u64 = 30_000;
 /// Milliseconds an unused origin connection is kept; below the 5 s after which common origins close.
 pub const ORIGIN_IDLE_TIMEOUT_MS: u64 = 4_000;
 
-const _: () = assert!(CHUNK_BYTES + REQUEST_TARGET_BYTES_MAX + RESPONSE_HEAD_BYTES_MAX < SEGMENT_BYTES);
+// The meta holds little but tags.
+const _: () = assert!(
+    CHUNK_BYTES + KEY_BYTES_MAX + 16 * TAGS_MAX + RESPONSE_HEAD_BYTES_MAX < SEGMENT_BYTES_MIN * 3 / 4,
+    "beside it there are the words of the segment"
+);
 /// Messages for one worker kept in control while that worker's queue is full, before its streams wait too.
 pub const OUTBOX_MESSAGES_MAX: usize = 1024;
 /// Milliseconds a worker may leave its queue full before its streams are broken off.
@@ -303,7 +312,13 @@ const _: () = assert!(HTTP2_RESETS_PER_SECOND_MAX >= HTTP2_STREAMS_MAX);
 /// Bytes of a configuration file.
 pub const CONFIG_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of the store: reclaim needs segments to choose from.
-pub const STORE_BYTES_MIN: u64 = 4 * SEGMENT_BYTES as u64;
+pub const STORE_BYTES_MIN: u64 = SEGMENTS_WANTED * SEGMENT_BYTES_MIN as u64;
+/// Bytes of a segment of a new shard of this size.
+pub fn segment_bytes(shard_bytes: u64) -> usize {
+    let most = usize::try_from(shard_bytes / SEGMENTS_WANTED).unwrap_or(usize::MAX);
+    let power = 1 << most.max(1).ilog2();
+    power.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES)
+}
 /// Bytes an object takes on average unless configured: 2 MiB of index for each GiB of store.
 pub const OBJECT_BYTES: u64 = 4096;
 /// The least that can be configured: the header of a record and a short key.

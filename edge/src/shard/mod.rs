@@ -246,11 +246,11 @@ impl Usage {
 /// [`limits::SHARDS_MAX`]. The readers are returned in order.
 ///
 /// A shard file of another size is kept: it grows, or it loses the segments beyond the new end and what they
-/// held. One that another version made, or that is none of ours, is refused and left alone. Of several shards one
+/// held; how long its segments are was settled when it was made. One that another version made, or that is none of ours, is refused and left alone. Of several shards one
 /// whose disk fails is left out. Blocks until all is read that must be: after a clean stop the checkpoint, else
 /// every record.
 pub fn open(shards: &[Options]) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
-    set::open(shards, limits::SEGMENT_BYTES)
+    set::open(shards, limits::segment_bytes)
 }
 
 #[cfg(test)]

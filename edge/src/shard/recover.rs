@@ -14,8 +14,8 @@ use super::residency::Residency;
 use super::scan::{Found, Life, scan};
 use super::store::Writer;
 use super::{OpenError, Opened, Options};
-use crate::clock;
 use crate::sys::mapping::{Shape, Unserved, memory_page_bytes};
+use crate::{clock, limits};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -26,7 +26,7 @@ use std::sync::atomic::Ordering;
 /// Segments below which nothing can be reclaimed while records are read and written.
 const SEGMENTS_MIN: usize = 4;
 
-/// Opens (or creates) the store, cut into segments of `segment_bytes`, with an index of so many entries.
+/// Opens (or creates) the store, with an index of so many entries. A new file is cut into segments of `segment_bytes`.
 pub(super) fn open(
     options: &Options,
     segment_bytes: usize,
@@ -185,6 +185,20 @@ impl ShardFile {
             _ => 1,
         };
         let whole_pages = options.size_bytes / page_bytes * page_bytes;
+        let path = home.file();
+        let mut how = File::options();
+        how.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = how.open(&path).map_err(|error| failed(&path, error, ACCESS))?;
+        let found =
+            read_header(&file).map_err(|error| failed(&path, error, "check the disk, or remove the file"))?;
+        let (new, segment_bytes) = (segment_bytes, kept_segment_bytes(found, segment_bytes));
+        if segment_bytes != new {
+            tracing::info!(
+                path = %path.display(),
+                "keeps the segments of {segment_bytes} bytes that it was made with; for those of {new} bytes that \
+                 suit its size, remove the file while edge is stopped: the cache then starts empty"
+            );
+        }
         let segments = (whole_pages / segment_bytes as u64) as usize;
         if segments < SEGMENTS_MIN {
             let what = format!("a size of {} bytes is too small", options.size_bytes);
@@ -195,12 +209,6 @@ impl ShardFile {
             let remedy = format!("set [store] size to \"{least_mib}MiB\" or more");
             return Err(refuse(&home.path, what, remedy).into());
         }
-        let path = home.file();
-        let mut how = File::options();
-        how.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let file = how.open(&path).map_err(|error| failed(&path, error, ACCESS))?;
-        let found =
-            read_header(&file).map_err(|error| failed(&path, error, "check the disk, or remove the file"))?;
         let header = accept_header(&path, found, segment_bytes, segments)?;
         let geometry = Geometry::new(segment_bytes, segments);
         let nodes = Nodes::of(&options.cpus);
@@ -302,6 +310,20 @@ fn file_kind(bytes: &[u8; FILE_WORDS * 8]) -> FileKind {
         *word = u64::from_ne_bytes(*bytes);
     }
     FileKind::decode(&words)
+}
+
+/// Bytes of a segment of a file with this header: those it was made with, if this edge has any use for them; else
+/// `new`. A store that has grown keeps its short ones, and one that has shrunk its long ones.
+fn kept_segment_bytes(found: FileKind, new: usize) -> usize {
+    let usable = limits::SEGMENT_BYTES_MIN as u64..=limits::SEGMENT_BYTES as u64;
+    match found {
+        FileKind::Shard(old)
+            if old.segment_bytes.is_power_of_two() && usable.contains(&old.segment_bytes) =>
+        {
+            old.segment_bytes as usize
+        }
+        _ => new,
+    }
 }
 
 /// Whether to use a file with this header, and the header it gets. Nothing is overwritten that is not ours.

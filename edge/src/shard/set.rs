@@ -86,9 +86,12 @@ impl fmt::Debug for ShardReader {
     }
 }
 
+/// Bytes of a segment of a new shard, by the bytes of the shard.
+pub(super) type Cut = fn(u64) -> usize;
+
 /// The writing side of all shards; one, owned by control.
 pub struct Writer {
-    segment_bytes: usize,
+    cut: Cut,
     meaning: Meaning,
     shadow: Shadow,
     shards: Vec<Shard>,
@@ -98,12 +101,9 @@ pub struct Writer {
 
 /// Opens all shards at once. One that cannot be used for reasons of its disk is left out, as long as another can;
 /// one that the operator must look at (foreign, of another version, in use by another process) is refused.
-pub(super) fn open(
-    shards: &[Options],
-    segment_bytes: usize,
-) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
+pub(super) fn open(shards: &[Options], cut: Cut) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
     assert!((1..=limits::SHARDS_MAX).contains(&shards.len()));
-    put_together(shards, segment_bytes, open_each(shards, segment_bytes))
+    put_together(shards, cut, open_each(shards, cut))
 }
 
 /// An empty store of one shard in memory, for tests of what uses stores.
@@ -113,13 +113,13 @@ pub(crate) fn simulated(segment_bytes: usize, segments: usize, readers: usize) -
     let disk = recover::Simulated { image: &image, segment_bytes, segments, index_entries: 1024, readers };
     let options = Options { readers, ..Options::default() };
     let opened = vec![Ok(recover::open_simulated(&disk))];
-    let (writer, readers, _) = put_together(&[options], segment_bytes, opened).expect("it is there");
+    let (writer, readers, _) = put_together(&[options], limits::segment_bytes, opened).expect("it is there");
     (writer, readers)
 }
 
 fn put_together(
     shards: &[Options],
-    segment_bytes: usize,
+    cut: Cut,
     all: Vec<OneOpened>,
 ) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
     let any = all.iter().any(Result::is_ok);
@@ -139,9 +139,9 @@ fn put_together(
         list.push(Shard { options: options.clone(), opened, writer, left: None });
     }
     let homes = Arc::new(Homes::new());
-    let (shadow, samplers) = Shadow::new(original(shards, segment_bytes), shards[0].readers);
+    let (shadow, samplers) = Shadow::new(original(shards, cut), shards[0].readers);
     let meaning = Meaning::default();
-    let mut writer = Writer { segment_bytes, meaning, shadow, shards: list, homes, sweeper: None };
+    let mut writer = Writer { cut, meaning, shadow, shards: list, homes, sweeper: None };
     writer.forget_what_missed_something();
     writer.regroup();
     let mut sum = Opened { clean: true, ..Opened::default() };
@@ -156,18 +156,24 @@ fn put_together(
 }
 
 /// All shards as one store, for its miniatures.
-fn original(shards: &[Options], segment_bytes: usize) -> Original {
-    let segments = shards.iter().map(|options| options.size_bytes / segment_bytes as u64).sum();
-    let entries = shards.iter().map(|options| options.index_entries() as u64).sum();
-    let records_bytes = Geometry::new(segment_bytes, 1).records_bytes() as u64;
-    Original { capacity: segments * records_bytes, segments, entries }
+fn original(shards: &[Options], cut: Cut) -> Original {
+    let mut sum = Original { capacity: 0, segments: 0, entries: 0 };
+    for options in shards {
+        let segment_bytes = cut(options.size_bytes);
+        let segments = options.size_bytes / segment_bytes as u64;
+        sum.segments += segments;
+        sum.capacity += segments * Geometry::new(segment_bytes, 1).records_bytes() as u64;
+        sum.entries += options.index_entries() as u64;
+    }
+    sum
 }
 
 type OneOpened = Result<(store::Writer, Vec<read::Reader>, Opened), OpenError>;
 
 /// Each shard on a thread of its own: their disks work at the same time.
-fn open_each(shards: &[Options], segment_bytes: usize) -> Vec<OneOpened> {
-    let open_one = |options: &Options| recover::open(options, segment_bytes, options.index_entries());
+fn open_each(shards: &[Options], cut: Cut) -> Vec<OneOpened> {
+    let open_one =
+        |options: &Options| recover::open(options, cut(options.size_bytes), options.index_entries());
     match shards {
         [only] => vec![open_one(only)],
         several => std::thread::scope(|scope| {
@@ -256,13 +262,14 @@ impl Writer {
     /// # Errors
     /// There is no such shard, it is in use, or why it cannot be opened; nothing has changed then.
     pub fn reopen(&mut self, number: usize) -> Result<Vec<ShardReader>, String> {
-        let segment_bytes = self.segment_bytes;
+        let cut = self.cut;
         let last = self.shards.len() - 1;
         let shard = self.shards.get_mut(number).ok_or_else(|| format!("the shards are 0 to {last}"))?;
         if shard.writer.is_ok() {
             return Err(format!("shard {number} is in use"));
         }
         let (options, entries) = (&shard.options, shard.options.index_entries());
+        let segment_bytes = cut(options.size_bytes);
         let opened = match &shard.left {
             Some(home) => recover::renew(options, home.clone(), segment_bytes, entries),
             None => recover::open(options, segment_bytes, entries),

@@ -1,6 +1,7 @@
 //! What a caller sees, one thing at a time.
 
 use super::*;
+use crate::limits;
 use crate::shard::checkpoint;
 use crate::shard::evict::Log;
 use crate::shard::layout::FileHeader;
@@ -468,6 +469,35 @@ fn refusals_name_the_path_and_the_remedy() {
 
     let below_a_file = Options { path: path.join("x"), ..fine.clone() };
     check(&below_a_file, &["shard-0/x", "read and write access"]);
+}
+
+#[test]
+fn segments_suit_the_size_of_a_new_shard_and_an_older_one_keeps_its_own() {
+    for (mib, segment_mib) in [(32, 2), (63, 2), (64, 4), (127, 4), (128, 8), (1 << 20, 8)] {
+        assert_eq!(limits::segment_bytes(mib << 20), segment_mib << 20, "{mib} MiB");
+    }
+    let scratch = Scratch::new("cut");
+    let sized = |mib: u64| Options { size_bytes: mib << 20, ..options(&scratch, 4) };
+    let at = |mib: u64, expected: (usize, usize)| {
+        let shard = sized(mib);
+        let (mut writer, readers, opened) =
+            recover::open(&shard, limits::segment_bytes(shard.size_bytes), INDEX_ENTRIES).unwrap();
+        let cut = (writer.geometry.segments, writer.geometry.segment_bytes() >> 20);
+        assert_eq!(cut, expected, "{mib} MiB");
+        let before = opened.objects;
+        let object = Object::small(before as u32, 1);
+        object.put(&mut writer).unwrap();
+        assert_eq!(all_served(&readers[0], 9, 1).len() as u64, before + 1, "{mib} MiB");
+    };
+    at(32, (16, 2));
+    // Grown and shrunk again, it is the same store.
+    at(200, (100, 2));
+    at(32, (16, 2));
+    std::fs::remove_file(scratch.path().join("shard-0")).unwrap();
+    at(200, (25, 8));
+    at(40, (5, 8));
+    let what = recover::open(&sized(24), 2 << 20, INDEX_ENTRIES).err().unwrap().to_string();
+    assert!(what.contains("too small") && what.contains("\"32MiB\" or more"), "{what}");
 }
 
 #[test]

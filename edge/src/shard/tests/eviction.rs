@@ -1,7 +1,9 @@
 //! What leaves the store and what stays: the policy as the store carries it out.
 
 use super::*;
+use crate::limits;
 use crate::shard::miniature::Miniature;
+use crate::shard::set;
 
 /// Enough for two logs.
 const SEGMENTS: usize = 24;
@@ -132,4 +134,92 @@ fn the_store_misses_what_its_miniature_misses() {
     let (real, model) = (f64::from(misses) / f64::from(asked), f64::from(missed) / f64::from(asked));
     assert!((real - model).abs() < 0.02, "miss ratio of the store {real:.4}, of its miniature {model:.4}");
     assert!(real > 0.3 && real < 0.7, "neither all nor nothing: {real:.4}");
+}
+
+/// Bytes of an object of the scan below.
+const SCANNED_BYTES: usize = 20_000;
+/// Objects that are asked for again and again: a fifth of the smallest store.
+const HOT: u32 = 300;
+
+/// Reads an object and stores it if it is not there, as a node does. Says whether it was.
+fn ask(writer: &mut set::Writer, reader: &set::Reader, number: u32, body: &Bytes) -> bool {
+    let (key, hash) = (key(number), hash(number));
+    let hit = reader.lookup(hash, &key, |_| true).is_some();
+    if !hit {
+        let label = Label::new(hash, &key, &[0; 32], b"\r\n");
+        writer.put(&label, Body::Whole(std::slice::from_ref(body)), |_| true).unwrap();
+    }
+    hit
+}
+
+/// The share of hits of the hot objects while eight times the store passes by, each asked for once.
+fn hot_hits_in_a_scan(scratch: &Scratch, size_bytes: u64, cut: fn(u64) -> usize) -> f64 {
+    let options = Options { path: scratch.path().join("scan"), size_bytes, readers: 1, ..Options::default() };
+    let (mut writer, readers, _) = set::open(std::slice::from_ref(&options), cut).unwrap();
+    let body = Bytes::from(vec![7; SCANNED_BYTES]);
+    for number in (0..HOT).chain(0..HOT) {
+        ask(&mut writer, &readers[0], number, &body);
+    }
+    let scanned = (8 * size_bytes) as u32 / SCANNED_BYTES as u32;
+    let mut dice = Dice::new(3);
+    // Ten objects of the scan for each hot one: a hot one is back after about twice the store was written.
+    let hits = (0..scanned).filter(|&number| {
+        ask(&mut writer, &readers[0], ONCE + number, &body);
+        number % 10 == 0 && ask(&mut writer, &readers[0], dice.roll(HOT as usize) as u32, &body)
+    });
+    let share = hits.count() as f64 / f64::from(scanned / 10);
+    drop((writer, readers));
+    std::fs::remove_dir_all(options.path).unwrap();
+    share
+}
+
+#[test]
+fn the_smallest_stores_keep_what_is_hot_through_a_scan() {
+    let scratch = Scratch::new("evict-smallest");
+    for mib in [32, 48] {
+        // With so few segments there is one log.
+        let fifo = hot_hits_in_a_scan(&scratch, mib << 20, |_| limits::SEGMENT_BYTES);
+        let ours = hot_hits_in_a_scan(&scratch, mib << 20, limits::segment_bytes);
+        println!("hits of hot objects in a scan, {mib} MiB: {ours:.3}, in order {fifo:.3}");
+        assert!(ours > 0.95 && fifo < 0.8, "{mib} MiB: {ours:.3}, in order {fifo:.3}");
+    }
+}
+
+#[test]
+fn the_smallest_store_holds_large_objects_and_small_ones_beside_them() {
+    let scratch = Scratch::new("evict-large");
+    let options = Options { path: scratch.path().into(), readers: 1, ..Options::default() };
+    assert_eq!(options.size_bytes, 32 << 20, "the least that can be configured");
+    let (mut writer, readers, _) = set::open(&[options], limits::segment_bytes).unwrap();
+    let small = Bytes::from(vec![7; SCANNED_BYTES]);
+    for number in (0..HOT / 2).chain(0..HOT / 2) {
+        ask(&mut writer, &readers[0], number, &small);
+    }
+    // Of the largest size that is stored, in chunks and in one record; each is there when it has been stored.
+    let chunk = Bytes::from(vec![9; limits::CHUNK_BYTES]);
+    let chunks = (writer.smallest_shard_bytes() / limits::STORE_SHARE_PER_OBJECT) as u32 / chunk.len() as u32;
+    let mut kept = 0;
+    for number in ONCE..ONCE + 12 {
+        let (key, hash) = (key(number), hash(number));
+        let object = writer.new_object(hash);
+        for number in 0..chunks {
+            writer.put_chunk(object, number, std::slice::from_ref(&chunk)).unwrap();
+        }
+        let body = Body::Chunks { object, bytes: u64::from(chunks) * chunk.len() as u64 };
+        let head = vec![b'h'; limits::RESPONSE_HEAD_BYTES_MAX];
+        writer.put(&Label::new(hash, &key, &[0; 32], &head), body, |_| true).unwrap();
+        let record = readers[0].lookup(hash, &key, |_| true).expect("a head");
+        let object = record.chunked().expect("in chunks");
+        for number in 0..chunks {
+            assert!(readers[0].chunk(object, number).expect("all chunks").body() == chunk);
+        }
+        let largest = Label::new(!hash, &key, &[0; 32], &head);
+        writer.put(&largest, Body::Whole(std::slice::from_ref(&chunk)), |_| true).unwrap();
+        assert!(readers[0].lookup(!hash, &key, |_| true).is_some_and(|record| record.body() == chunk));
+        let hits = (0..HOT / 2).filter(|&number| ask(&mut writer, &readers[0], number, &small)).count();
+        kept += hits;
+    }
+    let share = kept as f64 / f64::from(12 * (HOT / 2));
+    println!("hits of small objects beside large ones that pass: {share:.3}");
+    assert!(share > 0.9, "{share:.3}");
 }

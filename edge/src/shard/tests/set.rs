@@ -14,7 +14,7 @@ pub(super) fn shards(scratch: &Scratch, segments: &[usize]) -> Vec<Options> {
 }
 
 pub(super) fn open(shards: &[Options]) -> (set::Writer, Vec<set::Reader>, Opened) {
-    set::open(shards, SEGMENT).unwrap()
+    set::open(shards, |_| SEGMENT).unwrap()
 }
 
 pub(super) fn put(writer: &mut set::Writer, number: u32, version: u64) -> Result<(), PutError> {
@@ -139,9 +139,9 @@ fn a_shard_whose_disk_fails_at_the_start_is_left_out_and_one_that_is_foreign_ref
     std::fs::remove_file(&all[1].path).unwrap();
     std::fs::create_dir(&all[1].path).unwrap();
     std::fs::write(all[1].path.join("shard-0"), [7; 4096]).unwrap();
-    let error = set::open(&all, SEGMENT).err().unwrap().to_string();
+    let error = set::open(&all, |_| SEGMENT).err().unwrap().to_string();
     assert!(error.contains("is not a shard file of edge"), "{error}");
     // And with no shard at all the node does not start.
     let gone = Options { path: all[1].path.join("shard-0"), ..all[1].clone() };
-    assert!(set::open(&[gone], SEGMENT).is_err());
+    assert!(set::open(&[gone], |_| SEGMENT).is_err());
 }

@@ -42,7 +42,7 @@ fn store(writer: &mut set::Writer, object: &Object) {
 fn real(segments: usize) -> f64 {
     let scratch = Scratch::new(&format!("shadow-{segments}"));
     let options = Options { object_bytes: 512, ..options(&scratch, segments) };
-    let (mut writer, readers, _) = set::open(&[options], SEGMENT).unwrap();
+    let (mut writer, readers, _) = set::open(&[options], |_| SEGMENT).unwrap();
     let (mut dice, mut hits) = (Dice::new(5), 0);
     for number in 0..REQUESTS {
         let object = request(&mut dice, number);
@@ -61,7 +61,7 @@ fn real(segments: usize) -> f64 {
 fn estimates_for_half_and_double_the_size_are_what_stores_of_those_sizes_do() {
     let scratch = Scratch::new("shadow-present");
     let options = Options { object_bytes: 512, ..options(&scratch, SEGMENTS) };
-    let (mut writer, readers, _) = set::open(&[options], SEGMENT).unwrap();
+    let (mut writer, readers, _) = set::open(&[options], |_| SEGMENT).unwrap();
     let (reader, mut dice) = (&readers[0], Dice::new(5));
     let (mut hits, mut lookups) = (0, 0);
     for number in 0..REQUESTS {
