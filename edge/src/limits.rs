@@ -338,6 +338,8 @@ pub const CONNECTIONS_PER_CLIENT: u32 = 1024;
 pub const CONNECTIONS_PER_CLIENT_MAX: u32 = 1024 * 1024 - 1;
 /// Networks whose clients may have more; each is compared with each new connection.
 pub const UNLIMITED_CLIENTS_MAX: usize = 64;
+/// Networks of proxies in front of the node; each is compared with the peer of each request that goes to an origin.
+pub const TRUSTED_PROXIES_MAX: usize = 64;
 /// Origins of one node.
 pub const ORIGINS_MAX: usize = 1024;
 /// Servers of one origin.

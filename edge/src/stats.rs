@@ -130,6 +130,8 @@ edge_ebpf::table! {
     OriginRequests "origin_requests";
     /// Origin requests that failed.
     OriginErrors "origin_errors";
+    /// Requests refused because they had passed this node, or too many nodes, before.
+    Loops "request_loops";
     /// Body bytes received from origins.
     OriginBytes "origin_received_bytes";
     /// Requests that joined a running fill.

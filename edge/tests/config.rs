@@ -1,6 +1,7 @@
 //! The configuration contract from outside: what is accepted, and where and how every mistake is reported.
 
 use edge::config::{Caching, Files, Route, Steering, Xdp, XdpMode, parse};
+use edge::proto::forwarded::Style;
 use proptest::prelude::*;
 use std::cell::Cell;
 use std::path::Path;
@@ -179,6 +180,10 @@ first_byte_timeout = "1ms"
 ", r#"[origins.main]
 ca_file = "/no/ca.pem"
 "#, &["10:11: origins.main.ca_file: no server of this origin speaks https; remove ca_file, or write https:// servers", "10:11: origins.main.ca_file: /no/ca.pem cannot be read: no such file or directory; write the path of a PEM file"]),
+    ("[origins.main]\n", "[origins.main]\nforwarded = \"xff\"\n", &[r#"10:13: origins.main.forwarded: "xff" is not known; did you mean "off"? write one of "x-forwarded-for", "forwarded", "off""#]),
+    ("[origins.main]\n", "[origins.main]\nforwarded = true\n", &[r#"10:13: origins.main.forwarded: this is a boolean; write one of "x-forwarded-for", "forwarded", "off""#]),
+    ("[listen]\n", "[listen]\ntrusted_proxies = \"10.0.0.0/8\"\n", &[r#"2:19: listen.trusted_proxies: this is a string; write a list of networks, such as ["192.0.2.0/24"]"#]),
+    ("[listen]\n", "[listen]\ntrusted_proxies = [\"10.0.0.1/8\"]\n", &[r#"2:20: listen.trusted_proxies[0]: "10.0.0.1/8" has bits set after those it counts, or too many; write an address and the number of its leading bits, such as "192.0.2.0/24""#]),
     (r#"[origins.main]
 servers = ["http://127.0.0.1:8000"]
 "#, "[origins]
@@ -425,6 +430,7 @@ fn every_key_arrives() {
 cpus = "6,0-2"
 [listen]
 http = ["0.0.0.0:80", "[::]:80"]
+trusted_proxies = ["192.0.2.0/24"]
 [store]
 path = "/ok/cache"
 size = 67108864
@@ -444,6 +450,7 @@ servers = ["HTTPS://B.example", "http://[::1]:9"]
 [origins.a]
 servers = ["http://a.example"]
 concurrency_max = 7
+forwarded = "forwarded"
 connect_timeout = "1500ms"
 first_byte_timeout = "9s"
 [origins.c]
@@ -492,6 +499,10 @@ steering = "rps"
     let a = &config.origins[0];
     assert_eq!((a.concurrency_max, a.connect_timeout_ms, a.first_byte_timeout_ms), (7, 1500, 9000));
     assert_eq!(config.origins[2].ca_file.as_deref(), Some(Path::new("/ok/ca.pem")));
+    let styles: Vec<Style> = config.origins.iter().map(|origin| origin.forwarded).collect();
+    assert_eq!(styles, [Style::Forwarded, Style::XForwarded, Style::XForwarded]);
+    let trusted = &config.trusted_proxies;
+    assert!(trusted.len() == 1 && trusted[0].contains("192.0.2.1".parse().unwrap()));
     let header = |value: &str| Some(("x-service-name".into(), value.into()));
     let host = Some("www.example.com".into());
     assert_eq!(

@@ -4,7 +4,8 @@
 use super::problem::{Sink, nearest};
 use super::read::{Item, Section};
 use super::{
-    Config, Files, Https, Origin, Route, Shard, Steering, Xdp, XdpMode, caching, clients, https, value,
+    Config, Files, Https, Network, Route, Shard, Steering, Xdp, XdpMode, caching, clients, https, origins,
+    value,
 };
 use crate::limits;
 use crate::shard::Hold;
@@ -32,15 +33,15 @@ pub(super) fn build<'a>(
         });
     let mut names = Vec::new();
     let origins_item = top.require("origins", "[origins.main] with servers = [\"http://127.0.0.1:8000\"]");
-    let origins = origins_item.and_then(|i| origins(&i, &mut names, files));
+    let origins = origins_item.and_then(|i| origins::section(&i, &mut names, files));
     let routes = top.require("routes", "[[routes]] with origin = \"main\"").and_then(|i| routes(&i, &names));
     let xdp = top.get("xdp").map(|i| xdp(&i));
     let clients = clients::section(top.get("limits"));
 
     let tls = https::tls(top.get("tls"));
 
-    let Listen { http, http2_cleartext, https, admin } = listen?;
-    for (item, server) in server_addresses(&top) {
+    let Listen { http, http2_cleartext, https, trusted_proxies, admin } = listen?;
+    for (item, server) in origins::server_addresses(&top) {
         let own = http.iter().copied().chain(https.iter().map(|entry| entry.address));
         if own.into_iter().any(|listener| reaches(listener, server)) {
             item.report("this is an address the node itself listens on, it would ask itself; write the origin's address");
@@ -54,6 +55,7 @@ pub(super) fn build<'a>(
         https,
         tls: tls?,
         warnings: Vec::new(),
+        trusted_proxies,
         admin,
         clients: clients?,
         store,
@@ -71,12 +73,13 @@ struct Listen {
     http: Vec<SocketAddr>,
     http2_cleartext: bool,
     https: Vec<Https>,
+    trusted_proxies: Vec<Network>,
     admin: Option<SocketAddr>,
 }
 
 fn listen(item: &Item<'_>, files: &dyn Files) -> Option<Listen> {
     const RIGHT: &str = "write a list of addresses, such as [\"0.0.0.0:8080\"]";
-    let section = item.section(&["http", "http2_cleartext", "https", "admin"])?;
+    let section = item.section(&["http", "http2_cleartext", "https", "trusted_proxies", "admin"])?;
     let https_item = section.get("https");
     let https = https_item.as_ref().map_or(Some(Vec::new()), |item| https::entries(item, files));
     let http = match section.get("http") {
@@ -105,7 +108,11 @@ fn listen(item: &Item<'_>, files: &dyn Files) -> Option<Listen> {
         None => None,
     };
     let http2_cleartext = section.get("http2_cleartext").map_or(Some(false), |item| item.truth())?;
-    Some(Listen { http: http?, http2_cleartext, https: https?, admin })
+    let trusted_proxies = match section.get("trusted_proxies") {
+        Some(item) => clients::networks(&item, limits::TRUSTED_PROXIES_MAX)?,
+        None => Vec::new(),
+    };
+    Some(Listen { http: http?, http2_cleartext, https: https?, trusted_proxies, admin })
 }
 
 fn admin(item: &Item<'_>, http: &[SocketAddr]) -> Option<SocketAddr> {
@@ -130,7 +137,7 @@ fn reaches(listener: SocketAddr, target: SocketAddr) -> bool {
     ip && listener.port() == target.port()
 }
 
-fn readable_file(item: &Item<'_>, files: &dyn Files) -> Option<PathBuf> {
+pub(super) fn readable_file(item: &Item<'_>, files: &dyn Files) -> Option<PathBuf> {
     let path = PathBuf::from(item.text("write the path of a PEM file")?);
     match files.readable(&path) {
         Ok(()) => Some(path),
@@ -255,84 +262,6 @@ fn shard(section: &Section<'_>, object_bytes: Option<u64>, hold: Option<Hold>) -
         Some(bytes)
     });
     Some(Shard { path: path?, size_bytes: size?, object_bytes: object_bytes?, state: state?, hold: hold? })
-}
-
-fn origins<'a>(item: &Item<'a>, names: &mut Vec<&'a str>, files: &dyn Files) -> Option<Vec<Origin>> {
-    let section = item.any_section()?;
-    let mut all_good = true;
-    let mut list = Vec::new();
-    for (name, span, item) in section.entries() {
-        names.push(name);
-        let word = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_' || b == b'.';
-        if name.is_empty() || name.len() > 64 || !name.bytes().all(word) {
-            item.at(span).report("this is no origin name; use up to 64 letters, digits, '-', '_' and '.'");
-            all_good = false;
-            continue;
-        }
-        match origin(name, &item, files) {
-            Some(origin) => list.push(origin),
-            None => all_good = false,
-        }
-    }
-    if names.is_empty() {
-        item.report("no origin is named; write [origins.main] with servers = [\"http://127.0.0.1:8000\"]");
-        return None;
-    }
-    if names.len() > limits::ORIGINS_MAX {
-        item.report(&format!("{} origins are too many; write at most {}", names.len(), limits::ORIGINS_MAX));
-    }
-    all_good.then_some(list)
-}
-
-fn origin(name: &str, item: &Item<'_>, files: &dyn Files) -> Option<Origin> {
-    let known = ["servers", "concurrency_max", "connect_timeout", "first_byte_timeout", "ca_file"];
-    let section = item.section(&known)?;
-    let servers = section
-        .require("servers", "servers = [\"http://127.0.0.1:8000\"]")
-        .and_then(|item| item.values(SERVERS_RIGHT, limits::ORIGIN_SERVERS_MAX, value::server_url));
-    let concurrency_max = match section.get("concurrency_max") {
-        Some(item) => item.number(1..=limits::FETCHES_RUNNING_MAX as u64).map(|n| n as usize),
-        None => Some(limits::FETCHES_RUNNING_MAX),
-    };
-    let connect_timeout_ms = duration(&section, "connect_timeout", limits::CONNECT_TIMEOUT_MS);
-    let first_byte_timeout_ms = duration(&section, "first_byte_timeout", limits::FIRST_BYTE_TIMEOUT_MS);
-    let ca_file = match section.get("ca_file") {
-        None => Some(None),
-        Some(item) => {
-            let https = |servers: &Vec<String>| servers.iter().any(|s| s.starts_with("https:"));
-            if servers.as_ref().is_some_and(|s| !https(s)) {
-                item.report(
-                    "no server of this origin speaks https; remove ca_file, or write https:// servers",
-                );
-            }
-            readable_file(&item, files).map(Some)
-        }
-    };
-    Some(Origin {
-        name: name.into(),
-        servers: servers?,
-        concurrency_max: concurrency_max?,
-        connect_timeout_ms: connect_timeout_ms?,
-        first_byte_timeout_ms: first_byte_timeout_ms?,
-        ca_file: ca_file?,
-    })
-}
-
-const SERVERS_RIGHT: &str = "write a list of servers, such as [\"http://127.0.0.1:8000\"]";
-
-/// Every server of the file that is named by its IP address and parses.
-fn server_addresses<'a>(top: &Section<'a>) -> Vec<(Item<'a>, SocketAddr)> {
-    let Some(origins) = top.get("origins").filter(Item::is_table).and_then(|i| i.any_section()) else {
-        return Vec::new();
-    };
-    let tables = origins.entries().filter(|(_, _, item)| item.is_table());
-    let servers = tables.filter_map(|(_, _, item)| item.any_section()?.get("servers"));
-    let elements = servers.filter(Item::is_list).filter_map(|item| item.list(SERVERS_RIGHT)).flatten();
-    let address = |item: Item<'a>| {
-        let url = value::server_url(item.is_text().then(|| item.text(SERVERS_RIGHT))??).ok()?;
-        Some((item, url.split_once("://")?.1.parse().ok()?))
-    };
-    elements.filter_map(address).collect()
 }
 
 pub(super) fn duration(section: &Section<'_>, key: &str, default_ms: u64) -> Option<u64> {

@@ -107,7 +107,7 @@ pub(super) fn section(item: Option<Item<'_>>) -> Option<Clients> {
         None => Some(default.connections_per_client),
     };
     let unlimited_clients = match section.get("unlimited_clients") {
-        Some(item) => networks(&item),
+        Some(item) => networks(&item, limits::UNLIMITED_CLIENTS_MAX),
         None => Some(default.unlimited_clients),
     };
     let timeouts = timeouts(&section, default.timeouts);
@@ -119,12 +119,12 @@ pub(super) fn section(item: Option<Item<'_>>) -> Option<Clients> {
     })
 }
 
-/// A list that may be empty: then nobody is excepted.
-fn networks(item: &Item<'_>) -> Option<Vec<Network>> {
+/// A list that may be empty: then nobody is meant.
+pub(super) fn networks(item: &Item<'_>, max: usize) -> Option<Vec<Network>> {
     const RIGHT: &str = "write a list of networks, such as [\"192.0.2.0/24\"]";
     match item.list(RIGHT)?.is_empty() {
         true => Some(Vec::new()),
-        false => item.values(RIGHT, limits::UNLIMITED_CLIENTS_MAX, network),
+        false => item.values(RIGHT, max, network),
     }
 }
 

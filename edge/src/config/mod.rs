@@ -8,11 +8,13 @@ mod build;
 mod caching;
 mod clients;
 mod https;
+mod origins;
 mod problem;
 mod read;
 mod value;
 
 use crate::limits;
+use crate::proto::forwarded::Style;
 use crate::shard::Hold;
 pub use clients::{Clients, Network};
 pub use problem::{PROBLEMS_MAX, Problem, Problems};
@@ -157,6 +159,8 @@ pub struct Config {
     pub tls: Tls,
     /// What is right and should be known all the same, as `file:line:col: what; what would be right`.
     pub warnings: Vec<String>,
+    /// Proxies in front of the node, whose word on the clients behind them is passed on.
+    pub trusted_proxies: Vec<Network>,
     /// Where the admin endpoint listens; `None`: nowhere.
     pub admin: Option<SocketAddr>,
     /// What clients may take of the node.
@@ -256,6 +260,8 @@ pub struct Origin {
     pub first_byte_timeout_ms: u64,
     /// PEM file of the authorities that https servers are checked against; `None`: those built in.
     pub ca_file: Option<PathBuf>,
+    /// How it is told of clients.
+    pub forwarded: Style,
 }
 
 /// `[[routes]]`

@@ -325,7 +325,7 @@ async fn run(node: &Rc<Node>, fill: &Rc<Fill>, leader: &Leader) {
 async fn fetch_and_share(node: &Rc<Node>, fill: &Rc<Fill>, leader: &Leader) -> Result<(), FetchError> {
     let request = &leader.request;
     let (origin, routed) = node.route(request)?;
-    let mut outgoing = Outgoing::new(request)?;
+    let mut outgoing = Outgoing::new(node, &origin, request)?;
     if fill.shared {
         outgoing.unconditional();
     }

@@ -35,6 +35,7 @@ use crate::clock;
 use crate::config::{Caching, Config};
 use crate::limits;
 use crate::proto::Now;
+use crate::proto::forwarding::Pseudonym;
 use crate::proto::request::RequestHead;
 use crate::proto::session::FetchKind;
 use crate::shard;
@@ -46,6 +47,7 @@ use origin::{Bounds, FetchError, Origin};
 use outbox::Outbox;
 use std::cell::{Cell, Ref, RefCell};
 use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
@@ -158,6 +160,7 @@ struct Node {
     passes: pass::Passes,
     slices: slices::Slices,
     next_stream: Cell<StreamId>,
+    pseudonym: Pseudonym,
     tasks: Cell<usize>,
     draining: Cell<bool>,
     break_off: watch::Sender<bool>,
@@ -194,6 +197,8 @@ impl Node {
             passes: pass::Passes::default(),
             slices: slices::Slices::default(),
             next_stream: Cell::new(1),
+            // The keys of the standard library's hashing are the machine's random numbers.
+            pseudonym: Pseudonym::new(RandomState::new().hash_one(std::process::id())),
             tasks: Cell::new(0),
             draining: Cell::new(false),
             break_off: watch::channel(false).0,
@@ -236,6 +241,12 @@ impl Node {
         Ok((origin, Routed { origin: routed.origin, fields, caching: *routed.caching }))
     }
 
+    /// Whether what its peer says of clients before it is believed.
+    fn trusts(&self, request: &RequestHead) -> bool {
+        let config = self.config.borrow();
+        request.peer.is_some_and(|peer| config.trusted_proxies.iter().any(|proxies| proxies.contains(peer)))
+    }
+
     /// Removes what is stored under a key and keeps what is under way from being published. Says how many records
     /// there were.
     fn invalidate(&self, hash: u64, key: &[u8]) -> u64 {
@@ -272,6 +283,15 @@ impl Node {
         match message {
             ToControl::Fetch { ticket, .. } if self.draining.get() => self.refuse(ticket, 503),
             ToControl::Refresh { .. } if self.draining.get() => {}
+            // Before it could join the fill that sent it round, and wait for itself.
+            ToControl::Fetch { ticket, request, .. } if self.pseudonym.goes_round(&request) => {
+                self.cells.add(Counter::Loops, 1);
+                tracing::debug!(
+                    url = %request.key.escape_ascii(),
+                    "a request goes round: an origin leads back to this node"
+                );
+                self.refuse(ticket, 508);
+            }
             ToControl::Fetch { ticket, request, .. } if transport::redirect(self, ticket, &request) => {}
             ToControl::Fetch { ticket, kind: FetchKind::Pass, request } => pass::start(self, ticket, request),
             ToControl::Fetch { ticket, kind, request } => {

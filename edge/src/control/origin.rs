@@ -10,6 +10,7 @@ use super::waiting;
 use crate::clock;
 use crate::config;
 use crate::limits;
+use crate::proto::forwarded::Style;
 use crate::proto::freshness::Exchange;
 use crate::proto::response::{self, HeadError};
 use crate::proto::reuse::Failure;
@@ -117,6 +118,7 @@ pub(super) struct Origin {
     places: Arc<Semaphore>,
     connect_timeout: Duration,
     first_byte_timeout: Duration,
+    forwarded: Style,
 }
 
 impl Origin {
@@ -152,7 +154,13 @@ impl Origin {
             places: Arc::new(Semaphore::new(origin.concurrency_max)),
             connect_timeout: Duration::from_millis(origin.connect_timeout_ms),
             first_byte_timeout: Duration::from_millis(origin.first_byte_timeout_ms),
+            forwarded: origin.forwarded,
         })
+    }
+
+    /// How it is told of clients.
+    pub(super) fn forwarded(&self) -> Style {
+        self.forwarded
     }
 
     /// Closes connections that have been unused for too long.

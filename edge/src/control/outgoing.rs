@@ -1,8 +1,10 @@
 //! A request on its way to an origin: what of the client's it keeps, loses and gains. Knows no connection.
 #![forbid(unsafe_code)]
 
-use super::origin::FetchError;
+use super::Node;
+use super::origin::{FetchError, Origin};
 use super::upload::UploadBody;
+use crate::proto::forwarded;
 use crate::proto::forwarding;
 use crate::proto::request::RequestHead;
 use crate::proto::validation;
@@ -20,14 +22,11 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     /// Builds it from the client's request. `Err`: it cannot be sent on (400, or 501 for CONNECT).
-    pub(super) fn new(request: &RequestHead) -> Result<Self, FetchError> {
+    pub(super) fn new(node: &Node, origin: &Origin, request: &RequestHead) -> Result<Self, FetchError> {
         let bad = |what: &str| FetchError::new(400, format!("{what} cannot be sent on"));
         let method: Method = request.method_name().parse().map_err(|_| bad("method"))?;
         if method == Method::CONNECT {
             return Err(FetchError::new(501, "CONNECT is not supported"));
-        }
-        if forwarding::is_loop(request) {
-            return Err(FetchError::new(508, "the request goes round: an origin leads back to a node"));
         }
         let path = PathAndQuery::try_from(request.path().as_bytes()).map_err(|_| bad("target"))?;
         let mut fields = HeaderMap::new();
@@ -35,7 +34,8 @@ impl Outgoing {
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad("field name"))?;
             fields.append(name, HeaderValue::from_bytes(value).map_err(|_| bad("field value"))?);
         }
-        forwarding::forward(&mut fields, request);
+        forwarding::forward(&mut fields, request, &node.pseudonym);
+        forwarded::tell(&mut fields, request, origin.forwarded(), node.trusts(request));
         fields.insert(header::HOST, HeaderValue::from_str(request.host()).map_err(|_| bad("host"))?);
         Ok(Outgoing { method, path, fields })
     }

@@ -231,7 +231,7 @@ async fn fetch(
     request: &RequestHead,
 ) -> Result<(Judged, ResponseBody), FetchError> {
     let (origin, routed) = node.route(request)?;
-    let outgoing = Outgoing::new(request)?;
+    let outgoing = Outgoing::new(node, &origin, request)?;
     let body = match &pass.upload {
         Some(upload) => UploadBody::streamed(upload.clone(), request.body),
         None => UploadBody::empty(),

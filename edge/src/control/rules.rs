@@ -8,6 +8,7 @@ use crate::clock;
 use crate::config::Caching;
 use crate::limits;
 use crate::proto::conditional;
+use crate::proto::forwarded;
 use crate::proto::freshness::{self, Exchange, Facts, Policy, Storing};
 use crate::proto::generations::Verdict;
 use crate::proto::range::Selected;
@@ -36,6 +37,8 @@ pub(super) fn judge(
     response: &mut Response,
     routed: &Routed,
 ) -> Result<Judged, HeadError> {
+    // What clients send selects variants, and not what their origin is told instead.
+    let varies_on_told = forwarded::varies(&response.fields);
     for name in &routed.fields {
         if let Ok(name) = HeaderValue::from_str(name) {
             response.fields.append(VARY, name);
@@ -47,6 +50,10 @@ pub(super) fn judge(
     let status = response.status.as_u16();
     let policy = policy(&routed.caching);
     let (storing, facts) = freshness::decide(request, status, &response.fields, response.exchange, &policy);
+    let storing = match storing {
+        Storing::Store if varies_on_told => Storing::No("vary-forwarded"),
+        storing => storing,
+    };
     let head = OriginHead::from_origin(status, &response.fields, storing, response.exchange.response_s)?;
     Ok(Judged { head: Arc::new(head), facts: (storing == Storing::Store).then_some(facts) })
 }
@@ -149,6 +156,9 @@ pub(super) fn condition(node: &Node, request: &RequestHead, outgoing: &mut Outgo
 
 /// Updates what is stored by a 304. `false`: it could not be, and the whole response has to be asked for.
 pub(super) fn freshen(node: &Node, request: &RequestHead, response: &mut Response, routed: &Routed) -> bool {
+    if forwarded::varies(&response.fields) {
+        return false;
+    }
     if response.fields.contains_key(VARY) {
         for name in routed.fields.iter().filter_map(|name| HeaderValue::from_str(name).ok()) {
             response.fields.append(VARY, name);
@@ -163,6 +173,9 @@ pub(super) fn freshen(node: &Node, request: &RequestHead, response: &mut Respons
 /// Updates what is stored by the answer to a HEAD, or removes it where that shows it to be outdated
 /// (RFC 9111 section 4.3.5).
 pub(super) fn freshen_by_head(node: &Node, request: &RequestHead, response: &mut Response, routed: &Routed) {
+    if forwarded::varies(&response.fields) {
+        return;
+    }
     let updated = update(node, request, response, routed, validation::freshen_by_head);
     if updated == Err(Some(Unusable::OtherValidator)) {
         node.invalidate(request.key_hash, &request.key);

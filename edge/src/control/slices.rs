@@ -373,7 +373,7 @@ pub(super) async fn remainder(
     end: Option<u64>,
 ) -> Result<(ResponseBody, u64), SliceError> {
     let (origin, _) = node.route(request)?;
-    let mut outgoing = Outgoing::new(request)?;
+    let mut outgoing = Outgoing::new(node, &origin, request)?;
     outgoing.unconditional();
     validator.ask_for(start, end, outgoing.fields_mut());
     let response = origin.fetch(&node.bounds, &outgoing, UploadBody::empty(), None, &|_| {}).await?;

@@ -186,6 +186,9 @@ fn forbids(rule: &str) -> &'static str {
         "no-store" | "private" | "must-understand" => "Cache-Control of the response forbids storing",
         "request-no-store" => "Cache-Control of the request forbids storing",
         "authorization" => "the request carries Authorization, and the response does not allow sharing",
+        "vary-forwarded" => {
+            "Vary of the response names what origins are told of clients, such as X-Forwarded-For"
+        }
         "vary-star" | "vary-too-long" => "Vary of the response lets nothing be reused",
         "no-freshness" => "the response has neither a lifetime (Cache-Control, Expires) nor a validator",
         "status" | "method" => "such responses are not stored without an explicit lifetime, or not at all",

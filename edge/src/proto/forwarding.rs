@@ -8,32 +8,66 @@ use crate::limits;
 use http::Version;
 use http::header::{HeaderMap, HeaderName, HeaderValue, VIA};
 
-/// The name by which nodes call themselves in Via: one that says nothing of the machine.
+/// The name by which nodes call themselves in Via: one that says nothing of the machine. In requests a number follows.
 const PSEUDONYM: &str = "edge";
+const NUMBER_DIGITS: usize = 16;
 const MAX_FORWARDS: HeaderName = HeaderName::from_static("max-forwards");
 /// Fields that a TRACE must not show (RFC 9110 section 9.3.8).
 const SECRET: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
 
-/// Adds this node to a message that was received in this version.
-pub fn add_via(fields: &mut HeaderMap, version: Version) {
-    let value = match version {
-        Version::HTTP_10 => "1.0 edge",
-        Version::HTTP_2 => "2 edge",
-        Version::HTTP_3 => "3 edge",
-        _ => "1.1 edge",
-    };
-    fields.append(VIA, HeaderValue::from_static(value));
+/// What this node calls itself in the Via of requests, so that it knows those again that come back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pseudonym(String);
+
+impl Pseudonym {
+    /// From a number that no other node is likely to have.
+    pub fn new(number: u64) -> Self {
+        Pseudonym(format!("{PSEUDONYM}-{number:016x}"))
+    }
+
+    /// Whether a request goes round: it has passed this node, or so many nodes that it must be doing so. Nodes that ask
+    /// one another on purpose, as tiers do, are fewer.
+    pub fn goes_round(&self, request: &RequestHead) -> bool {
+        let entries = request.field_all("via").flat_map(|value| value.split(|&byte| byte == b','));
+        let names = entries.filter_map(|entry| {
+            let mut words = entry.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+            words.nth(1)
+        });
+        let mut nodes = 0;
+        for name in names.filter(|name| is_node(name)) {
+            nodes += 1;
+            if name == self.0.as_bytes() || nodes >= limits::VIA_NODES_MAX {
+                return true;
+            }
+        }
+        false
+    }
 }
 
-/// Whether a request has passed so many nodes that it must be going round. Nodes that ask one another on purpose, as
-/// tiers do, are fewer.
-pub fn is_loop(request: &RequestHead) -> bool {
-    let entries = request.field_all("via").flat_map(|value| value.split(|&byte| byte == b','));
-    let ours = entries.filter(|entry| {
-        let mut words = entry.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
-        words.nth(1) == Some(PSEUDONYM.as_bytes())
-    });
-    ours.count() >= limits::VIA_NODES_MAX
+/// Whether a name in Via is that of a node like this one.
+fn is_node(name: &[u8]) -> bool {
+    let number = name.strip_prefix(PSEUDONYM.as_bytes()).map(|rest| rest.strip_prefix(b"-").unwrap_or(rest));
+    number.is_some_and(|number| {
+        number.is_empty() || (number.len() == NUMBER_DIGITS && number.iter().all(u8::is_ascii_hexdigit))
+    })
+}
+
+/// Adds this node to a response that was received in this version. Clients need not tell nodes apart.
+pub fn add_via(fields: &mut HeaderMap, version: Version) {
+    push_via(fields, version, PSEUDONYM);
+}
+
+fn push_via(fields: &mut HeaderMap, version: Version, name: &str) {
+    // RFC 9110 section 7.6.3: the protocol's name is left out where it is HTTP.
+    let version = match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        Version::HTTP_3 => "3",
+        _ => "1.1",
+    };
+    if let Ok(value) = HeaderValue::from_str(&format!("{version} {name}")) {
+        fields.append(VIA, value);
+    }
 }
 
 /// How often a TRACE or OPTIONS may still be forwarded (RFC 9110 section 7.6.2). `None`: as often as it takes, or the
@@ -46,9 +80,13 @@ pub fn forwards_left(request: &RequestHead) -> Option<u64> {
 }
 
 /// Makes the fields of a request those of its next hop.
-pub fn forward(fields: &mut HeaderMap, request: &RequestHead) {
-    let version = if request.minor_version == 0 { Version::HTTP_10 } else { Version::HTTP_11 };
-    add_via(fields, version);
+pub fn forward(fields: &mut HeaderMap, request: &RequestHead, node: &Pseudonym) {
+    let version = match request.minor_version {
+        _ if request.http2 => Version::HTTP_2,
+        0 => Version::HTTP_10,
+        _ => Version::HTTP_11,
+    };
+    push_via(fields, version, &node.0);
     if let Some(left) = forwards_left(request) {
         fields.insert(MAX_FORWARDS, HeaderValue::from(left.saturating_sub(1)));
     }
@@ -85,21 +123,31 @@ mod tests {
 
     #[test]
     fn via_grows_by_one_entry_a_hop() {
+        let node = Pseudonym::new(0xab);
         let mut fields = HeaderMap::new();
         fields.append(VIA, HeaderValue::from_static("1.0 fred, 1.1 p.example.net"));
-        forward(&mut fields, &request("GET / HTTP/1.0"));
+        forward(&mut fields, &request("GET / HTTP/1.0"), &node);
+        forward(&mut fields, &RequestHead { http2: true, ..request("GET / HTTP/1.1") }, &node);
         add_via(&mut fields, Version::HTTP_2);
         let values: Vec<_> = fields.get_all(VIA).iter().collect();
-        assert_eq!(values, ["1.0 fred, 1.1 p.example.net", "1.0 edge", "2 edge"]);
+        let ours = ["1.0 edge-00000000000000ab", "2 edge-00000000000000ab", "2 edge"];
+        assert_eq!(values[0], "1.0 fred, 1.1 p.example.net");
+        assert_eq!(values[1..], ours);
     }
 
     #[test]
     fn who_goes_round_is_noticed() {
-        let via =
-            |count: usize| format!("GET / HTTP/1.1\r\nVia: {}", vec!["1.1 edge (x)"; count].join(" , "));
-        assert!(!is_loop(&request("GET / HTTP/1.1\r\nVia: 1.1 edge.example, 1.1  cedge, edge")));
-        assert!(!is_loop(&request(&via(limits::VIA_NODES_MAX - 1))));
-        assert!(is_loop(&request(&via(limits::VIA_NODES_MAX))));
+        let node = Pseudonym::new(7);
+        let goes_round = |via: &str| node.goes_round(&request(&format!("GET / HTTP/1.1\r\nVia: {via}")));
+        let (own, other) = ("1.1 edge-0000000000000007", "2 edge-0000000000000008");
+        assert!(!goes_round(
+            "1.1 edge.example, 1.1  cedge, edge, 1.1 edge-, 1.1 edge-7, edge-0000000000000007 x"
+        ));
+        assert!(goes_round(own) && goes_round(&format!("1.1 a, {other} (x) ,{own} (y)")));
+        assert!(!goes_round(&[other; limits::VIA_NODES_MAX - 1].join(" , ")));
+        assert!(goes_round(&[other; limits::VIA_NODES_MAX].join(",")));
+        assert!(goes_round(&["1.1 edge (x)"; limits::VIA_NODES_MAX].join(" , ")));
+        assert!(!node.goes_round(&request("GET / HTTP/1.1")));
     }
 
     #[test]
@@ -119,7 +167,7 @@ mod tests {
         }
         let mut fields = HeaderMap::new();
         fields.insert(MAX_FORWARDS, HeaderValue::from_static("3"));
-        forward(&mut fields, &request("OPTIONS * HTTP/1.1\r\nMax-Forwards: 3"));
+        forward(&mut fields, &request("OPTIONS * HTTP/1.1\r\nMax-Forwards: 3"), &Pseudonym::new(1));
         assert_eq!(fields[MAX_FORWARDS], "2");
     }
 

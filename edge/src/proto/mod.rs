@@ -11,6 +11,7 @@ pub mod conditional;
 mod date;
 mod delivery;
 mod exchange;
+pub mod forwarded;
 pub mod forwarding;
 pub mod framing;
 pub mod freshness;

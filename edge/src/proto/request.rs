@@ -113,6 +113,8 @@ pub struct RequestHead {
     pub method: Method,
     /// 0 or 1: the minor version of HTTP/1.
     pub minor_version: u8,
+    /// Whether it came over HTTP/2; it is kept as HTTP/1.1 would have told it.
+    pub http2: bool,
     /// How the body is delimited.
     pub body: BodyLength,
     /// Whether the connection may carry another request after this one.
@@ -207,6 +209,7 @@ impl RequestHead {
         self.marks = Marks::default();
         self.vary_missed.set(false);
         self.minor_version = 1;
+        self.http2 = false;
         self.keep_alive = true;
         self.expect_continue = false;
     }

@@ -12,6 +12,8 @@ mod freshness;
 
 mod passing;
 
+mod forwarding;
+
 mod fills;
 
 mod ranges;

@@ -82,6 +82,7 @@ fn config(directory: &Path, servers: &[String]) -> Config {
         https: vec![],
         tls: Default::default(),
         warnings: vec![],
+        trusted_proxies: vec![],
         admin: Some("127.0.0.1:0".parse().unwrap()),
         clients: Clients { connections_max: 1024, ..Clients::default() },
         store: vec![Shard {
@@ -98,6 +99,7 @@ fn config(directory: &Path, servers: &[String]) -> Config {
             connect_timeout_ms: 2_000,
             first_byte_timeout_ms: 10_000,
             ca_file: None,
+            forwarded: Default::default(),
         }],
         routes: vec![Route {
             host: None,

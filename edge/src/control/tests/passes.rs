@@ -3,6 +3,7 @@
 use super::origin::{Origin, field};
 use super::*;
 use crate::control::mailbox::{Ticket, ToControl};
+use crate::proto::session::FetchKind;
 use bytes::Bytes;
 use std::net::TcpListener;
 use std::sync::atomic::AtomicUsize;
@@ -447,13 +448,22 @@ fn via_is_added_in_both_directions_and_a_request_that_goes_round_ends() {
     let ticket = worker.pass("GET", "http://a/", "Via: 1.1 before\r\n");
     worker.run_until(|worker| worker.whole(ticket));
     assert_eq!(worker.body(ticket), b"1.1 before", "the first line");
-    assert!(origin.requests()[0].to_ascii_lowercase().contains("via: 1.1 edge\r\n"));
+    let asked = origin.requests()[0].to_ascii_lowercase();
+    let own = asked.lines().find_map(|line| line.strip_prefix("via: ").filter(|via| via.contains("edge-")));
+    let own = own.unwrap_or_else(|| panic!("{asked}")).to_owned();
+    assert!(own.starts_with("1.1 edge-") && own.len() == "1.1 edge-".len() + 16, "{own}");
     let lines = String::from_utf8_lossy(&worker.head(ticket).lines).to_ascii_lowercase();
     assert!(lines.contains("via: 1.1 behind\r\nvia: 1.1 edge\r\n"), "{lines}");
     let round = format!("Via: {}\r\n", ["1.1 edge"; limits::VIA_NODES_MAX].join(", "));
-    let ticket = worker.pass("GET", "http://a/", &round);
-    worker.run_until(|worker| worker.outcome(ticket).is_some());
-    assert_eq!(worker.refused(ticket), Some(508));
+    // Its own name again, and too many of others; nobody waits for a fill that waits for him.
+    for (count, fields) in [format!("Via: 1.0 other, {own} (comment)\r\n"), round].iter().enumerate() {
+        for kind in [FetchKind::Fill, FetchKind::Pass] {
+            let ticket = worker.fetch(kind, worker::request("GET", "http://a/", fields));
+            worker.run_until(|worker| worker.outcome(ticket).is_some());
+            assert_eq!(worker.refused(ticket), Some(508), "{fields}");
+        }
+        node.await_count(Counter::Loops, 2 * (count as u64 + 1));
+    }
     assert_eq!(origin.requests().len(), 1);
     node.handle.stop().unwrap();
 }

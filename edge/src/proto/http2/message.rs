@@ -60,6 +60,7 @@ pub(super) fn read_request(head: &mut RequestHead, request: &Parts, ended: bool)
     let authority = authority(request)?;
 
     head.begin();
+    head.http2 = true;
     head.method = match method {
         "GET" => Method::Get,
         "HEAD" => Method::Head,

@@ -12,7 +12,7 @@ pub mod tls;
 pub use answer::{Answer, Cut, Framing};
 pub use client::{Client, Fault, Response, request};
 pub use edge::{Edge, HOST, Setup};
-pub use origin::{Exchange, Gate, Origin};
+pub use origin::{Exchange, Gate, Origin, Seen};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
