@@ -298,6 +298,12 @@ pub const HTTP2_BYTES_PER_WINDOW_UPDATE_MIN: usize = 512;
 pub const HTTP2_EMPTY_FRAMES_PER_SECOND_MAX: u32 = 50;
 /// Priorities and frames of unknown types in a second; browsers send one with most requests.
 pub const HTTP2_OTHER_FRAMES_PER_SECOND_MAX: u32 = 500;
+/// Requests given up by a client of HTTP/2, by RST_STREAM after control was asked and before the answer was whole, that
+/// may stand on one connection: all that a browser has open when it leaves a page. Of these `HTTP2_GIVEN_UP_PER_SECOND`
+/// are forgiven in a second.
+pub const HTTP2_GIVEN_UP_MAX: u32 = HTTP2_STREAMS_MAX;
+/// A quarter of a page a second: nobody turns pages faster for long.
+pub const HTTP2_GIVEN_UP_PER_SECOND: u32 = HTTP2_STREAMS_MAX / 4;
 /// CONTINUATION frames of one field section, which fits one frame of the usual size.
 pub const HTTP2_CONTINUATIONS_MAX: u32 = 8;
 /// Bytes of one HTTP/2 connection at most: the windows for bodies, unread frames, the crate's read and write buffers
@@ -309,6 +315,8 @@ pub const HTTP2_CONNECTION_BYTES: usize = HTTP2_CONNECTION_WINDOW_BYTES as usize
     + HTTP2_STREAMS_MAX as usize * 2048;
 
 const _: () = assert!(HTTP2_RESETS_PER_SECOND_MAX >= HTTP2_STREAMS_MAX);
+const _: () = assert!(FETCHES_PER_CLIENT_MAX as usize * 4 <= FETCHES_RUNNING_MAX + FETCHES_WAITING_MAX);
+const _: () = assert!(FETCHES_PER_CLIENT_MAX as usize * 4 <= TO_CONTROL_MESSAGES_MAX);
 /// Bytes of a configuration file.
 pub const CONFIG_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of the store: reclaim needs segments to choose from.
@@ -336,6 +344,17 @@ pub const CONNECTIONS_PER_WORKER_MAX: usize = 1024 * 1024;
 pub const CONNECTIONS_PER_CLIENT: u32 = 1024;
 /// Connections of one client at most.
 pub const CONNECTIONS_PER_CLIENT_MAX: u32 = 1024 * 1024 - 1;
+/// Requests of one client that control has at once, on all its connections: as many as it can have over HTTP/1.1, and a
+/// quarter of what can run and wait on the node, so that four such clients leave room for a fifth. More are answered
+/// 503 with Retry-After.
+pub const FETCHES_PER_CLIENT_MAX: u32 = CONNECTIONS_PER_CLIENT;
+/// Requests that control was asked for and the client did not wait for, by reset or close, that may stand for one client:
+/// several pages that several readers behind one address leave at once. Beyond that control is not asked, and the answer
+/// is 503 with Retry-After; hits are not concerned.
+pub const GIVEN_UP_PER_CLIENT_MAX: u32 = 1024;
+/// Of these, as many are forgiven in a second: at some 0.2 ms each, what a client can make control do for nothing is
+/// 2.5 % of a CPU.
+pub const GIVEN_UP_PER_SECOND: u32 = 125;
 /// Networks whose clients may have more; each is compared with each new connection.
 pub const UNLIMITED_CLIENTS_MAX: usize = 64;
 /// Networks of proxies in front of the node; each is compared with the peer of each request that goes to an origin.

@@ -58,6 +58,10 @@ edge_ebpf::table! {
     Refused "requests_refused";
     /// Requests answered 503 because a queue was full.
     Overflows "queue_overflows";
+    /// Requests answered 503 because their client has as many at control as it may, or gave up too many.
+    ClientsHeldBack "requests_refused_per_client";
+    /// Requests that control was asked for and whose client left before the answer was whole.
+    GivenUp "requests_given_up";
     /// Connections closed by a deadline.
     Timeouts "timeouts";
     /// Deadlines of request heads that did not come to their end.

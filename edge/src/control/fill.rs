@@ -13,8 +13,8 @@
 //! A refresh of what was served stale has nobody who asked first.
 #![forbid(unsafe_code)]
 
-use super::mailbox::{Ticket, ToWorker};
-use super::origin::FetchError;
+use super::mailbox::Ticket;
+use super::origin::{FetchError, Told};
 use super::outgoing::Outgoing;
 use super::reasons::Reason;
 use super::response::Response;
@@ -22,6 +22,7 @@ use super::rules::{self, Selector};
 use super::sealing::{self, Filling};
 use super::uncacheable::Uncacheable;
 use super::upload::UploadBody;
+pub(super) use super::waiter::{Leader, Waiter};
 use super::{Node, Routed, pass, ranged, stream::Stream};
 use crate::clock;
 use crate::proto::freshness::Storing;
@@ -30,7 +31,7 @@ use crate::proto::purge::Tags;
 use crate::proto::request::RequestHead;
 use crate::proto::response::OriginHead;
 use crate::proto::reuse::{self, Failure};
-use crate::proto::session::{Again, FetchKind, Interim};
+use crate::proto::session::{Again, FetchKind};
 use crate::proto::targeted;
 use crate::stats::Counter;
 use http::header::{self, HeaderValue};
@@ -38,21 +39,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-
-/// A request that waits for a response.
-pub(super) struct Waiter {
-    pub(super) ticket: Ticket,
-    pub(super) kind: FetchKind,
-    pub(super) request: Box<RequestHead>,
-}
-
-/// Whose request is sent.
-pub(super) struct Leader {
-    /// `None`: nobody waits, what is stored is refreshed.
-    pub(super) ticket: Option<Ticket>,
-    kind: FetchKind,
-    pub(super) request: Box<RequestHead>,
-}
+use tokio::sync::Notify;
 
 /// One fetch of one key.
 pub(super) struct Fill {
@@ -69,6 +56,10 @@ pub(super) struct Fill {
     purges: u64,
     /// Cleared when the key was invalidated meanwhile: what is under way must not be published.
     publish: Cell<bool>,
+    /// The origin has been sent its request; or somebody wants it who does not wait, as for a refresh.
+    sent: Cell<bool>,
+    /// Somebody who waited has left.
+    left: Notify,
     pub(super) state: RefCell<State>,
 }
 
@@ -126,11 +117,12 @@ impl Fills {
         self.by_key.borrow().contains_key(key)
     }
 
-    /// A client left. Its fill goes on.
+    /// A client left. Its fill goes on if others wait, or the origin was asked already.
     pub(super) fn gone(&self, ticket: Ticket) {
         let Some(fill) = self.waiting.borrow_mut().remove(&ticket) else { return };
         if let State::Waiting(waiters) = &mut *fill.state.borrow_mut() {
             waiters.retain(|waiter| waiter.ticket != ticket);
+            fill.left.notify_one();
         }
     }
 
@@ -205,6 +197,14 @@ impl Fill {
     /// Whether a purge since it began may name it: as long as its head is not there, it may have any tag.
     fn is_purged(&self, node: &Node) -> bool {
         node.purges.judge(self.purges, &self.key, Tags::UNKNOWN) != Verdict::Valid
+    }
+
+    /// Returns once nobody waits for it any more, and nothing was done for it yet.
+    async fn deserted(&self) {
+        let is_wanted = || !matches!(&*self.state.borrow(), State::Waiting(waiters) if waiters.is_empty());
+        while self.sent.get() || is_wanted() {
+            self.left.notified().await;
+        }
     }
 
     fn waits_for(&self, request: &RequestHead, origin: usize) -> bool {
@@ -291,6 +291,8 @@ fn start_for(
         selector,
         purges: node.purges.sequence().get(),
         publish: Cell::new(true),
+        sent: Cell::new(leader.ticket.is_none()),
+        left: Notify::new(),
         state: RefCell::new(State::Done),
     });
     fill.wait(node, waiters);
@@ -301,6 +303,7 @@ fn start_for(
         node.fills.running.set(node.fills.running.get() + 1);
         tokio::select! {
             biased;
+            () = fill.deserted() => {}
             () = run(&node, &fill, &leader) => {}
             () = node.broken_off() => {}
         }
@@ -337,7 +340,8 @@ async fn fetch_and_share(node: &Rc<Node>, fill: &Rc<Fill>, leader: &Leader) -> R
     let conditional = leader.kind != FetchKind::Fill && rules::condition(node, request, &mut outgoing);
     let slices = if leader.kind == FetchKind::Part { ranged::ask(request, &mut outgoing) } else { None };
     let interim = |interim| node.interim(leader.ticket, interim);
-    let mut response = origin.fetch(&node.bounds, &outgoing, UploadBody::empty(), None, &interim).await?;
+    let told = Told { upload: None, sending: &|| fill.sent.set(true), interim: &interim };
+    let mut response = origin.fetch(&node.bounds, &outgoing, UploadBody::empty(), told).await?;
     super::transport::harden(node, request, &mut response.fields);
     if response.status == 304 && conditional {
         not_modified(node, fill, leader, &mut response, &routed);
@@ -467,34 +471,5 @@ fn not_modified(node: &Rc<Node>, fill: &Rc<Fill>, leader: &Leader, response: &mu
     }
     for waiter in others {
         self::request(node, waiter);
-    }
-}
-
-impl Node {
-    /// Gives a request back to its worker, to look up again.
-    pub(super) fn again(&self, waiter: Waiter, why: Again) {
-        let Waiter { ticket, request, .. } = waiter;
-        self.outbox(ticket.worker).post(ToWorker::Again { ticket, request, why });
-    }
-
-    /// Has a request answered with what is stored, because the origin has failed.
-    pub(super) fn replace(&self, waiter: Waiter) {
-        self.cells.add(Counter::StaleOnFailure, 1);
-        self.again(waiter, Again::OriginFailed);
-    }
-
-    /// No response can be had: what is stored answers if it may, else an error.
-    pub(super) fn fail(&self, waiter: Waiter, error: &FetchError) {
-        match error.failure() {
-            Some(failure) if rules::may_replace(self, &waiter.request, failure) => self.replace(waiter),
-            _ => self.refuse(waiter.ticket, error.status),
-        }
-    }
-
-    /// Forwards an interim response to the client whose request was sent, if there is one.
-    pub(super) fn interim(&self, ticket: Option<Ticket>, interim: Interim) {
-        if let Some(ticket) = ticket {
-            self.outbox(ticket.worker).post(ToWorker::Interim { ticket, interim: Box::new(interim) });
-        }
     }
 }

@@ -28,6 +28,7 @@ mod stream;
 mod transport;
 mod uncacheable;
 mod upload;
+mod waiter;
 mod waiting;
 mod why;
 

@@ -96,11 +96,15 @@ impl Bounds {
     }
 }
 
-/// What is heard of a request before its response: how its body gets on, and interim responses.
+/// What is heard of a request before its response.
 #[derive(Clone, Copy)]
-struct Told<'a> {
-    upload: Option<&'a Upload>,
-    interim: &'a dyn Fn(Interim),
+pub(super) struct Told<'a> {
+    /// How its body gets on.
+    pub(super) upload: Option<&'a Upload>,
+    /// Told when it has its place and its connection, and is sent.
+    pub(super) sending: &'a dyn Fn(),
+    /// Told of each interim response that is to be forwarded.
+    pub(super) interim: &'a dyn Fn(Interim),
 }
 
 /// A place: one for the origin, one for the node. Given back when dropped.
@@ -169,18 +173,17 @@ impl Origin {
     }
 
     /// Sends one request, once, and waits for the head of its response. Another server is tried only as long as
-    /// no byte of the request was sent. `interim` is told of each interim response that is to be forwarded.
+    /// no byte of the request was sent.
     pub(super) async fn fetch(
         &self,
         bounds: &Bounds,
         outgoing: &Outgoing,
         body: UploadBody,
-        upload: Option<&Upload>,
-        interim: &dyn Fn(Interim),
+        told: Told<'_>,
     ) -> Result<Response, FetchError> {
         let place = self.place(bounds).await?;
         let started = Instant::now();
-        let fetched = self.fetch_from_any(bounds, outgoing, body, Told { upload, interim }, place).await;
+        let fetched = self.fetch_from_any(bounds, outgoing, body, told, place).await;
         match &fetched {
             Ok(_) => bounds.latency.observe(started.elapsed().as_secs_f64()),
             Err(error) => {
@@ -252,7 +255,7 @@ impl Origin {
         mut sender: Sender,
         outgoing: &Outgoing,
         body: UploadBody,
-        Told { upload, interim }: Told<'_>,
+        Told { upload, sending, interim }: Told<'_>,
     ) -> Result<(http::Response<Incoming>, Sender), (FetchError, Option<UploadBody>)> {
         let mut request = match outgoing.request(sender.http2(), server.uri().scheme(), body) {
             Ok(request) => request,
@@ -265,6 +268,7 @@ impl Origin {
                 let _ = sender_of_interims.try_send(interim);
             }
         });
+        sending();
         let started = Instant::now();
         let mut deadline = started + self.first_byte_timeout;
         let answered = {

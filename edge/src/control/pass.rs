@@ -6,7 +6,7 @@
 use super::Node;
 use super::fill::Waiter;
 use super::mailbox::{StreamId, Ticket, ToWorker};
-use super::origin::FetchError;
+use super::origin::{FetchError, Told};
 use super::outgoing::Outgoing;
 use super::reasons::Reason;
 use super::response::ResponseBody;
@@ -237,7 +237,8 @@ async fn fetch(
         None => UploadBody::empty(),
     };
     let interim = |interim| node.interim(Some(pass.ticket), interim);
-    let mut response = origin.fetch(&node.bounds, &outgoing, body, pass.upload.as_deref(), &interim).await?;
+    let told = Told { upload: pass.upload.as_deref(), sending: &|| {}, interim: &interim };
+    let mut response = origin.fetch(&node.bounds, &outgoing, body, told).await?;
     super::transport::harden(node, request, &mut response.fields);
     let status = response.status.as_u16();
     if invalidation::invalidates(request, status) {

@@ -8,7 +8,7 @@
 #![forbid(unsafe_code)]
 
 use super::Node;
-use super::origin::FetchError;
+use super::origin::{FetchError, Told};
 use super::outgoing::Outgoing;
 use super::response::ResponseBody;
 use super::rules;
@@ -376,7 +376,8 @@ pub(super) async fn remainder(
     let mut outgoing = Outgoing::new(node, &origin, request)?;
     outgoing.unconditional();
     validator.ask_for(start, end, outgoing.fields_mut());
-    let response = origin.fetch(&node.bounds, &outgoing, UploadBody::empty(), None, &|_| {}).await?;
+    let told = Told { upload: None, sending: &|| {}, interim: &|_| {} };
+    let response = origin.fetch(&node.bounds, &outgoing, UploadBody::empty(), told).await?;
     match response.status.as_u16() {
         206 => {}
         200 | 412 | 416 => return Err(SliceError::Changed),

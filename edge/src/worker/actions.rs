@@ -2,6 +2,7 @@
 //! the mailbox; knows no ring and no descriptor.
 #![forbid(unsafe_code)]
 
+use super::clients::{Clients, Place};
 use super::connection::{Ahead, Connection, Fetch, Phase, Source};
 use super::parts::Parts;
 use super::populate::Populates;
@@ -47,6 +48,8 @@ pub struct Node {
     pub mailbox: Arc<Mailbox>,
     /// This worker's counters.
     pub cells: Arc<Cells>,
+    /// What each client has, on all workers.
+    pub clients: Arc<Clients>,
     /// Pages on their way from the disk.
     pub populates: Populates,
     /// Control sleeps and must be woken at the end of the turn.
@@ -76,7 +79,7 @@ impl Node {
         worker: u16,
         (reader, purges): (Reader, Arc<Table>),
         mailbox: Arc<Mailbox>,
-        cells: Arc<Cells>,
+        (cells, clients): (Arc<Cells>, Arc<Clients>),
         out: Out,
         now: Now,
     ) -> Self {
@@ -86,6 +89,7 @@ impl Node {
             populates: Populates::default(),
             mailbox,
             cells,
+            clients,
             wake_control: false,
             draining: false,
             progressed: Vec::new(),
@@ -376,7 +380,8 @@ impl Node {
 
     /// Ends what connects a request with control. `whole`: the response was queued to its end.
     pub fn detach(&mut self, connection: &mut Connection, slot: u32, whole: bool) {
-        self.release(&mut connection.source, &mut connection.fetch, slot, whole);
+        let Connection { source, fetch, place, .. } = connection;
+        self.release(source, fetch, (slot, *place), whole);
         if connection.source != Source::Parts {
             connection.parts = None;
         }
@@ -385,8 +390,14 @@ impl Node {
         }
     }
 
-    /// As [`Node::detach`], for the request of one exchange.
-    pub(super) fn release(&mut self, source: &mut Source, fetch: &mut Option<Fetch>, slot: u32, whole: bool) {
+    /// As [`Node::detach`], for the request of one exchange, on this slot, of a client counted there.
+    pub(super) fn release(
+        &mut self,
+        source: &mut Source,
+        fetch: &mut Option<Fetch>,
+        (slot, place): (u32, Place),
+        whole: bool,
+    ) {
         if let Source::Stream { id, .. } = *source {
             self.streams.leave(id);
         }
@@ -394,9 +405,11 @@ impl Node {
         if !(whole && matches!(source, Source::Chunks { .. } | Source::Parts)) {
             *source = Source::None;
         }
-        if let Some(fetch) = fetch.take()
-            && !whole
-        {
+        let Some(fetch) = fetch.take() else {
+            return;
+        };
+        self.asked(place, !whole);
+        if !whole {
             let ticket = Ticket { worker: self.worker, slot, serial: fetch.serial };
             self.post(ToControl::Gone { ticket });
         }

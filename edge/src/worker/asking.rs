@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::actions::Node;
+use super::clients::Place;
 use super::connection::{Connection, Fetch};
 use crate::control::mailbox::{StreamId, Ticket, ToControl};
 use crate::limits;
@@ -11,14 +12,19 @@ use bytes::Bytes;
 
 impl Node {
     pub(super) fn fetch(&mut self, connection: &mut Connection, slot: u32, kind: FetchKind) -> bool {
-        connection.fetch = self.ask(slot, kind);
+        connection.fetch = self.ask(slot, connection.place, kind);
         connection.fetch.is_some()
     }
 
-    /// Hands the request at hand to control. `None`: there is no room.
-    pub(super) fn ask(&mut self, slot: u32, kind: FetchKind) -> Option<Fetch> {
+    /// Hands the request at hand, of a client counted at this place, to control. `None`: there is no room, or none for
+    /// this client.
+    pub(super) fn ask(&mut self, slot: u32, place: Place, kind: FetchKind) -> Option<Fetch> {
         self.fetched = Some(kind);
         if !self.unsent.is_empty() {
+            return None;
+        }
+        if self.clients.ask(place, self.now.mono_ms).is_err() {
+            self.cells.add(Counter::ClientsHeldBack, 1);
             return None;
         }
         self.serial += 1;
@@ -26,9 +32,25 @@ impl Node {
         let request = Box::new(self.out.request.clone());
         match self.mailbox.to_control.push(ToControl::Fetch { ticket, kind, request }) {
             Ok(wake) => self.wake_control |= wake,
-            Err(_) => return None,
+            Err(_) => {
+                self.clients.asked(place, false, self.now.mono_ms);
+                return None;
+            }
         }
         Some(Fetch { serial: self.serial, body_unacked: 0 })
+    }
+
+    /// Control has answered the request of a connection without a response.
+    pub(super) fn let_go_of_fetch(&self, connection: &mut Connection) {
+        if connection.fetch.take().is_some() {
+            self.asked(connection.place, false);
+        }
+    }
+
+    /// Control has done what a request of this client asked for, or will do it for nobody: the client has given it up.
+    pub(super) fn asked(&self, place: Place, given_up: bool) {
+        self.clients.asked(place, given_up, self.now.mono_ms);
+        self.cells.add(Counter::GivenUp, u64::from(given_up));
     }
 
     /// Asks for a refresh of what was just served stale. Where the queue has no room, the next hit asks.
@@ -80,5 +102,173 @@ impl Node {
                 Err(message) => return self.unsent.push_front(message),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::mailbox::Mailbox;
+    use crate::proto::http2::PREFACE;
+    use crate::proto::session::Timeouts;
+    use crate::worker::simulated::Simulated;
+    use std::collections::HashSet;
+    use std::net::IpAddr;
+    use std::sync::Arc;
+
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
+    const ENHANCE_YOUR_CALM: u8 = 11;
+
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+        frame.extend([kind, flags]);
+        frame.extend(stream.to_be_bytes());
+        frame.extend(payload);
+        frame
+    }
+
+    fn get(stream: u32) -> Vec<u8> {
+        let mut block = b"\x82\x87\x04\x08".to_vec();
+        block.extend(format!("/{stream:07}").bytes());
+        block.extend(b"\x01\x09edge.test");
+        frame(HEADERS, 0x5, stream, &block)
+    }
+
+    fn reset(stream: u32) -> Vec<u8> {
+        frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])
+    }
+
+    /// The numbers of so many streams.
+    fn streams(count: u32) -> impl Iterator<Item = u32> + Clone {
+        (0..count).map(|number| 2 * number + 1)
+    }
+
+    /// A worker without a store's content, and what control gets of it, without ever answering.
+    struct Bench {
+        worker: Simulated,
+        mailbox: Arc<Mailbox>,
+    }
+
+    impl Bench {
+        fn new() -> Bench {
+            let mailbox = Mailbox::new().unwrap();
+            let (_, mut readers) = crate::shard::simulated(32 * 1024, 8, 1);
+            let view = (readers.remove(0), Arc::default());
+            Bench { worker: Simulated::new(0, view, mailbox.clone(), Timeouts::default()), mailbox }
+        }
+
+        fn connect(&mut self, address: u8) -> u32 {
+            let slot = self.worker.connect_http2(IpAddr::from([10, 0, 0, address]));
+            self.worker.receive(slot, &[PREFACE, &frame(SETTINGS, 0, 0, b"")[..]].concat());
+            slot
+        }
+
+        /// Requests that control has got and nobody took back before it looked, and those that were taken back.
+        fn asked(&mut self) -> (usize, usize) {
+            let (mut asked, mut gone) = (HashSet::new(), 0);
+            while let Some(message) = self.mailbox.to_control.pop() {
+                match message {
+                    ToControl::Fetch { ticket, .. } => assert!(asked.insert(ticket)),
+                    ToControl::Gone { ticket } => {
+                        asked.remove(&ticket);
+                        gone += 1;
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            (asked.len(), gone)
+        }
+
+        /// The error code of the GOAWAY that this client got last.
+        fn goaway(&mut self, slot: u32) -> Option<u8> {
+            let mut room = [0; 64 * 1024];
+            let taken = self.worker.take(slot, &mut room);
+            let (mut frames, mut code) = (&room[..taken], None);
+            while let Some((head, rest)) = frames.split_first_chunk::<9>() {
+                let bytes = usize::from(head[1]) << 8 | usize::from(head[2]);
+                code = if head[3] == GOAWAY { Some(rest[7]) } else { code };
+                frames = &rest[bytes..];
+            }
+            code
+        }
+    }
+
+    #[test]
+    fn a_page_of_a_hundred_objects_that_are_not_stored_is_asked_for_at_once() {
+        let mut bench = Bench::new();
+        let slot = bench.connect(1);
+        bench.worker.receive(slot, &streams(100).flat_map(get).collect::<Vec<_>>());
+        assert_eq!(bench.asked(), (100, 0));
+        assert_eq!(bench.goaway(slot), None);
+        // It is left for another one.
+        bench.worker.receive(slot, &streams(100).flat_map(reset).collect::<Vec<_>>());
+        assert_eq!(bench.asked(), (0, 100));
+        let next = streams(128).skip(100);
+        bench.worker.receive(slot, &next.flat_map(get).collect::<Vec<_>>());
+        assert_eq!(bench.asked(), (28, 0));
+        assert_eq!(bench.goaway(slot), None);
+    }
+
+    #[test]
+    fn streams_that_are_reset_with_what_opens_them_ask_nothing() {
+        let mut bench = Bench::new();
+        let slot = bench.connect(1);
+        let bytes: Vec<u8> = streams(100).flat_map(|id| [get(id), reset(id)].concat()).collect();
+        bench.worker.receive(slot, &bytes);
+        assert_eq!(bench.asked(), (0, 0));
+        bench.worker.receive(slot, &get(301));
+        assert_eq!(bench.asked(), (1, 0), "the connection goes on");
+    }
+
+    #[test]
+    fn who_resets_what_was_asked_for_is_cut_off() {
+        let mut bench = Bench::new();
+        let slot = bench.connect(1);
+        let mut sum = 0;
+        for id in streams(1000) {
+            bench.worker.receive(slot, &get(id));
+            bench.worker.receive(slot, &reset(id));
+            let (left, gone) = bench.asked();
+            assert_eq!(left, 0, "what control has of a stream that is gone is taken back");
+            sum += gone;
+        }
+        let most = limits::HTTP2_GIVEN_UP_MAX as usize;
+        assert!((most..most + 10).contains(&sum), "{sum}");
+        assert_eq!(bench.goaway(slot), Some(ENHANCE_YOUR_CALM));
+    }
+
+    /// One client comes again and again, and leaves what it has asked for; another one has its share.
+    #[test]
+    fn connections_that_ask_and_leave_are_held_back_and_others_are_not() {
+        let mut bench = Bench::new();
+        let mut sum = 0;
+        for _ in 0..100 {
+            let slot = bench.connect(1);
+            bench.worker.receive(slot, &streams(100).flat_map(get).collect::<Vec<_>>());
+            bench.worker.reset(slot);
+            let (left, gone) = bench.asked();
+            assert_eq!(left, 0);
+            sum += gone;
+        }
+        let most = limits::GIVEN_UP_PER_CLIENT_MAX as usize;
+        assert!((most..most + 200).contains(&sum), "{sum}");
+        let slot = bench.connect(2);
+        bench.worker.receive(slot, &streams(100).flat_map(get).collect::<Vec<_>>());
+        assert_eq!(bench.asked(), (100, 0));
+    }
+
+    #[test]
+    fn one_client_does_not_fill_the_way_to_control() {
+        let mut bench = Bench::new();
+        for _ in 0..20 {
+            let slot = bench.connect(1);
+            bench.worker.receive(slot, &streams(100).flat_map(get).collect::<Vec<_>>());
+        }
+        let slot = bench.connect(2);
+        bench.worker.receive(slot, &streams(100).flat_map(get).collect::<Vec<_>>());
+        assert_eq!(bench.asked(), (limits::FETCHES_PER_CLIENT_MAX as usize + 100, 0));
     }
 }

@@ -1,16 +1,23 @@
-//! How many connections each client has, on all workers together: a table of fixed size that they share without a lock.
+//! How many connections each client has, and how much it makes control do, on all workers together: a table of fixed
+//! size that they share without a lock.
 //!
 //! A client is an IPv4 address, or the /64 of an IPv6 one, which is the least that a subscriber is given
 //! (RFC 6177). It is counted in one of a few neighbouring places: the hash of its address under a secret of this run,
 //! and the number of its connections. Where two workers meet in the first connection of a client, one of them takes
 //! another place, and the client may have twice as many until one of the two is empty; where all its places are taken
 //! by others, it is not counted. Neither can be brought about by choice, for the hash is secret.
+//!
+//! What is asked of control costs far more than a hit, and most where nobody waits for the answer: a client that asks and
+//! leaves, by a reset of the stream or of the connection, can ask as fast as it can send. So each has at most so many
+//! requests at control at once, and one that gives up more than it is allowed to has to wait before it may ask again.
+//! That outlasts its connections, until another client takes its place in the table.
 #![forbid(unsafe_code)]
 
 use crate::config::Network;
+use crate::limits;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// Bits of the number of connections.
 const COUNT_BITS: u32 = 20;
@@ -20,14 +27,29 @@ const PROBES: usize = 16;
 /// Places for each connection the node can have; half of them stay empty even if all are of different clients.
 const PLACES_PER_CONNECTION: usize = 2;
 
-const _: () = assert!(crate::limits::CONNECTIONS_PER_CLIENT_MAX <= COUNT as u32);
+/// Milliseconds after which one request that was given up is forgiven, and those that may stand at once.
+const GIVEN_UP_MS: u64 = 1000 / limits::GIVEN_UP_PER_SECOND as u64;
+const GIVEN_UP_MAX_MS: u64 = limits::GIVEN_UP_PER_CLIENT_MAX as u64 * GIVEN_UP_MS;
+
+const _: () = assert!(limits::CONNECTIONS_PER_CLIENT_MAX <= COUNT as u32);
 
 /// The table.
 pub struct Clients {
     places: Box<[AtomicU64]>,
+    /// By the same numbers.
+    work: Box<[Work]>,
     most: u32,
     unlimited: Vec<Network>,
     secret: RandomState,
+}
+
+/// What control does for one client.
+#[derive(Default)]
+struct Work {
+    /// Monotonic milliseconds at which all that the client gave up is forgiven.
+    forgiven_ms: AtomicU64,
+    /// Its requests at control.
+    under_way: AtomicU32,
 }
 
 /// Where a connection is counted.
@@ -39,7 +61,7 @@ impl Place {
     pub const NONE: Place = Place(u32::MAX);
 }
 
-/// The client has as many connections as it may.
+/// The client has as many connections, or asks of control as much, as it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
@@ -48,6 +70,7 @@ impl Clients {
     pub fn new(connections: usize, most: u32, unlimited: Vec<Network>) -> Self {
         let places = 0..Self::places(connections);
         Clients {
+            work: places.clone().map(|_| Work::default()).collect(),
             places: places.map(|_| AtomicU64::new(0)).collect(),
             most,
             unlimited,
@@ -57,7 +80,7 @@ impl Clients {
 
     /// Bytes of the table.
     pub fn bytes(connections: usize) -> usize {
-        Self::places(connections) * size_of::<AtomicU64>()
+        Self::places(connections) * (size_of::<AtomicU64>() + size_of::<Work>())
     }
 
     fn places(connections: usize) -> usize {
@@ -87,19 +110,22 @@ impl Clients {
         let mut empty = None;
         for at in self.probes(hash) {
             let seen = self.places[at].load(Relaxed);
-            if seen & COUNT == 0 {
-                empty = empty.or(Some((at, seen)));
-            } else if seen & !COUNT == own {
+            if seen & !COUNT == own {
                 if seen & COUNT >= u64::from(self.most) {
                     return Some(Err(Full));
                 }
                 return self.replace(at, seen, seen + 1);
+            } else if seen & COUNT == 0 {
+                empty = empty.or(Some((at, seen)));
             }
         }
-        match empty {
-            Some((at, seen)) => self.replace(at, seen, own | 1),
-            None => Some(Ok(Place::NONE)),
-        }
+        let Some((at, seen)) = empty else {
+            return Some(Ok(Place::NONE));
+        };
+        let entered = self.replace(at, seen, own | 1)?;
+        // Another client's, whose connections have all ended, and so its requests.
+        self.work[at].forgiven_ms.store(0, Relaxed);
+        Some(entered)
     }
 
     /// The places of a client; the bits that choose them are not those that tell clients apart in them.
@@ -120,6 +146,35 @@ impl Clients {
         if place != Place::NONE {
             let before = self.places[place.0 as usize].fetch_sub(1, Relaxed);
             debug_assert!(before & COUNT > 0, "each connection leaves once");
+        }
+    }
+
+    /// Counts a request that control is asked for.
+    ///
+    /// # Errors
+    /// [`Full`]: it is not counted, and control must not be asked.
+    pub fn ask(&self, place: Place, now_ms: u64) -> Result<(), Full> {
+        let Some(work) = self.work.get(place.0 as usize) else {
+            return Ok(());
+        };
+        if work.forgiven_ms.load(Relaxed) > now_ms + GIVEN_UP_MAX_MS {
+            return Err(Full);
+        }
+        let more = |count| (count < limits::FETCHES_PER_CLIENT_MAX).then_some(count + 1);
+        work.under_way.fetch_update(Relaxed, Relaxed, more).map(|_| ()).map_err(|_| Full)
+    }
+
+    /// A request that was counted is over. `given_up`: the client did not wait for its end.
+    pub fn asked(&self, place: Place, given_up: bool, now_ms: u64) {
+        let Some(work) = self.work.get(place.0 as usize) else {
+            return;
+        };
+        let before = work.under_way.fetch_sub(1, Relaxed);
+        debug_assert!(before > 0, "each request is over once");
+        if given_up {
+            let later = |until_ms: u64| Some(until_ms.max(now_ms) + GIVEN_UP_MS);
+            // It always has a value.
+            let _ = work.forgiven_ms.fetch_update(Relaxed, Relaxed, later);
         }
     }
 }
@@ -187,6 +242,51 @@ mod tests {
         assert!((0..50).all(|number| clients.enter(v4(number % 3)) == Ok(Place::NONE)));
         assert!(clients.enter(v4(256)).is_ok_and(|place| place != Place::NONE));
         assert_eq!(clients.enter(v4(256)), Err(Full));
+    }
+
+    #[test]
+    fn a_client_has_so_many_requests_at_control_and_no_more() {
+        let clients = Clients::new(100, 9, Vec::new());
+        let one = clients.enter(v4(1)).unwrap();
+        let other = clients.enter(v4(2)).unwrap();
+        assert!((0..limits::FETCHES_PER_CLIENT_MAX).all(|_| clients.ask(one, 5).is_ok()));
+        assert_eq!(clients.ask(one, 5), Err(Full));
+        assert_eq!(clients.ask(clients.enter(v4(1)).unwrap(), 5), Err(Full), "another connection of it");
+        assert_eq!((clients.ask(other, 5), clients.ask(Place::NONE, 5)), (Ok(()), Ok(())));
+        clients.asked(one, false, 6);
+        assert_eq!((clients.ask(one, 6), clients.ask(one, 6)), (Ok(()), Err(Full)));
+    }
+
+    /// Who asks and leaves is held back when it has done so too often, whatever connection it comes with, and only
+    /// until that is forgiven; who waits for its answers never is.
+    #[test]
+    fn who_gives_up_too_much_has_to_wait() {
+        let clients = Clients::new(100, 9, Vec::new());
+        let mut now_ms = 1_000_000;
+        let patient = clients.enter(v4(2)).unwrap();
+        for _ in 0..10 * limits::GIVEN_UP_PER_CLIENT_MAX {
+            clients.ask(patient, now_ms).unwrap();
+            clients.asked(patient, false, now_ms);
+        }
+        let mut asked = 0;
+        for _ in 0..10 * limits::GIVEN_UP_PER_CLIENT_MAX {
+            let place = clients.enter(v4(1)).unwrap();
+            if clients.ask(place, now_ms).is_ok() {
+                asked += 1;
+                clients.asked(place, true, now_ms);
+            }
+            clients.leave(place);
+        }
+        assert_eq!(asked, limits::GIVEN_UP_PER_CLIENT_MAX + 1);
+        let place = clients.enter(v4(1)).unwrap();
+        for _ in 0..10 * limits::GIVEN_UP_PER_SECOND {
+            now_ms += 1000 / u64::from(limits::GIVEN_UP_PER_SECOND) / 2;
+            if clients.ask(place, now_ms).is_ok() {
+                asked += 1;
+                clients.asked(place, true, now_ms);
+            }
+        }
+        assert_eq!(asked, limits::GIVEN_UP_PER_CLIENT_MAX + 1 + 5 * limits::GIVEN_UP_PER_SECOND);
     }
 
     /// Nobody has more than its share (twice that, where workers met), and all that enter leave.

@@ -102,7 +102,7 @@ pub(super) trait Desk {
                 let Some(connection) = waiting(table, ticket) else {
                     return;
                 };
-                connection.fetch = None;
+                node.let_go_of_fetch(connection);
                 if connection.multiplex.is_some() {
                     node.answered_again(connection, ticket.slot, ticket.serial, *request, why);
                 } else {
@@ -115,7 +115,7 @@ pub(super) trait Desk {
                 let Some(connection) = waiting(table, ticket) else {
                     return;
                 };
-                connection.fetch = None;
+                node.let_go_of_fetch(connection);
                 if connection.multiplex.is_some() {
                     let input = Input::Refused(status);
                     node.answered(connection, ticket.slot, ticket.serial, None, input);

@@ -115,7 +115,8 @@ struct Worker {
     /// Accepts to be started at the next tick, see `limits::ACCEPTS_PER_LISTENER`.
     accepts_idle: Vec<u32>,
     secure: Shared,
-    clients: Arc<Clients>,
+    /// Slots that speak HTTP/2 and have something to do at the end of the turn, each once.
+    multiplexed: Vec<u32>,
     http2_cleartext: bool,
     drain: Arc<AtomicBool>,
     /// Once draining: when to cut off what is still open.
@@ -149,11 +150,12 @@ impl Worker {
             timeouts: setup.timeouts,
             draining: false,
         };
+        let counted = (setup.cells, setup.clients);
         Ok(Worker {
             ring,
             buffers,
             table: table().collect(),
-            node: Node::new(setup.number, (setup.reader, setup.purges), setup.mailbox, setup.cells, out, now),
+            node: Node::new(setup.number, (setup.reader, setup.purges), setup.mailbox, counted, out, now),
             wheel: Wheel::new(setup.connections_max, now.mono_ms),
             due: Vec::with_capacity(setup.connections_max),
             completions: Vec::with_capacity(4 * limits::RING_ENTRIES as usize),
@@ -165,7 +167,7 @@ impl Worker {
                 .collect(),
             accepts_idle: (0..accepts as u32).collect(),
             secure: Shared::new(setup.policies, setup.kernel_tls),
-            clients: setup.clients,
+            multiplexed: Vec::new(),
             http2_cleartext: setup.http2_cleartext,
             drain: setup.drain,
             end_ms: None,
@@ -195,6 +197,7 @@ impl Worker {
             completions.clear();
             self.completions = completions;
             self.read_mail();
+            self.move_multiplexed();
             self.start_populates();
             if std::mem::take(&mut self.node.wake_control) {
                 self.ring.write_event(self.node.mailbox.to_control.event(), Token::pack(Op::Unwatched, 0, 0));

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::actions::{Answer, Node, outbox};
+use super::clients::Place;
 use super::connection::{Connection, Fetch, Parked, Phase, Source};
 use super::parts::Parts;
 use super::populate::Waiter;
@@ -21,6 +22,10 @@ pub struct Multiplex {
     pub(super) http2: Http2<Pinned>,
     /// Which life of the slot it is.
     generation: u32,
+    /// Where its client is counted.
+    place: Place,
+    /// Is to be moved on at the end of the turn.
+    pub(super) listed: bool,
     /// By stream number.
     pub(super) supplies: Vec<Supply>,
 }
@@ -124,8 +129,9 @@ impl Node {
         self.multiplexes += 1;
         self.cells.add(Counter::Http2Connections, 1);
         let http2 = Http2::new(self.now, &self.timeouts());
+        let Connection { generation, place, .. } = *connection;
         connection.multiplex =
-            Some(Box::new(Multiplex { http2, generation: connection.generation, supplies: Vec::new() }));
+            Some(Box::new(Multiplex { http2, generation, place, listed: false, supplies: Vec::new() }));
     }
 
     /// Moves everything of a connection on: what came, what was asked for, what can be sent.
@@ -256,7 +262,10 @@ impl Node {
         if let Some(supply) = multiplex.supply_of(serial) {
             match joined {
                 Some(source) => supply.source = source,
-                None => supply.fetch = None,
+                None => {
+                    supply.fetch = None;
+                    self.asked(connection.place, false);
+                }
             }
             let id = supply.id;
             self.tell_exchange(&mut multiplex, slot, id, input, None);
@@ -294,7 +303,7 @@ impl Node {
         if let Some(mut multiplex) = connection.multiplex.take() {
             self.multiplexes -= 1;
             for mut supply in multiplex.supplies.drain(..) {
-                self.release(&mut supply.source, &mut supply.fetch, slot, false);
+                self.release(&mut supply.source, &mut supply.fetch, (slot, multiplex.place), false);
             }
         }
     }
@@ -401,7 +410,7 @@ impl Node {
             match action {
                 Action::Lookup => answer = Answer::Lookup,
                 Action::Refresh => self.refresh(),
-                Action::Fetch(kind) => match self.ask(slot, *kind) {
+                Action::Fetch(kind) => match self.ask(slot, mux.place, *kind) {
                     Some(asked) => *fetch = Some(asked),
                     None => answer = Answer::Refused(503),
                 },
@@ -430,10 +439,10 @@ impl Node {
                         mux.http2.piece(id, piece);
                     }
                 }
-                Action::Done => self.release(source, fetch, slot, true),
+                Action::Done => self.release(source, fetch, (slot, mux.place), true),
                 Action::Abort => {
                     self.cells.add(Counter::Broken, 1);
-                    self.release(source, fetch, slot, false);
+                    self.release(source, fetch, (slot, mux.place), false);
                 }
                 Action::Write(_)
                 | Action::StoredHead(_)
@@ -456,7 +465,7 @@ impl Node {
     pub(super) fn drop_stream(&mut self, mux: &mut Multiplex, slot: u32, id: u32) {
         if let Some(at) = mux.find(id) {
             let mut supply = mux.supplies.remove(at);
-            self.release(&mut supply.source, &mut supply.fetch, slot, false);
+            self.release(&mut supply.source, &mut supply.fetch, (slot, mux.place), false);
         }
     }
 }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::actions::Node;
+use super::clients::Clients;
 use super::connection::{Connection, Phase};
 use super::mail::Desk;
 use crate::control::mailbox::{Mailbox, StreamId};
@@ -13,6 +14,7 @@ use crate::proto::tls::Policies;
 use crate::shard::Reader;
 use crate::stats::Cells;
 use crate::{clock, limits};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The worker.
@@ -37,8 +39,9 @@ impl Simulated {
             timeouts,
             draining: false,
         };
-        let cells = Arc::<Cells>::default();
-        let node = Node::new(number, (reader, purges), mailbox, cells, out, clock::now());
+        let clients = Arc::new(Clients::new(1, 1000, Vec::new()));
+        let counted = (Arc::<Cells>::default(), clients);
+        let node = Node::new(number, (reader, purges), mailbox, counted, out, clock::now());
         Simulated { node, table: Vec::new() }
     }
 
@@ -51,6 +54,15 @@ impl Simulated {
         connection.sealed_here = true;
         self.table.push(connection);
         self.table.len() as u32 - 1
+    }
+
+    /// A client of this address connects that speaks HTTP/2 from its first byte on.
+    pub(crate) fn connect_http2(&mut self, address: IpAddr) -> u32 {
+        let slot = self.connect();
+        let connection = &mut self.table[slot as usize];
+        connection.place = self.node.clients.enter(address).expect("it may have so many connections");
+        self.node.begin_multiplex(connection);
+        slot
     }
 
     /// Whether bytes of this client would be read now: else they wait in the network.
@@ -145,6 +157,8 @@ impl Desk for Simulated {
         };
         if is_over {
             self.node.detach(connection, slot, false);
+            self.node.end_multiplex(connection, slot);
+            self.node.clients.leave(connection.place);
             self.node.recycle(connection);
             *connection = Connection::free(Session::new(self.node.now, &self.node.timeouts()));
         }

@@ -313,3 +313,44 @@ fn floods_are_cut_off() {
     let grown = process::anonymous_bytes(edge.pid()).saturating_sub(before);
     assert!(grown < 8 << 20, "{grown} bytes more");
 }
+
+/// A client that asks for what is not stored and leaves, by reset or by closing, gets the origin asked so often and no
+/// more; another one is answered meanwhile.
+#[test]
+fn an_origin_is_not_asked_for_a_client_that_never_waits() {
+    const PAGE: u32 = 100;
+    let _alone = alone();
+    let origin = Origin::start();
+    let setup = Setup {
+        listen_lines: "http2_cleartext = true".into(),
+        limit_lines: "unlimited_clients = []".into(),
+        ..Default::default()
+    };
+    let edge = Edge::start_with(origin.address(), setup);
+    origin.cacheable("/other", 1000);
+    let get = |page: u32, id: u32| {
+        let path = format!("/{page:03}/{id:04}");
+        frame(HEADERS, 0x5, id, &[b"\x82\x86\x04\x09", path.as_bytes(), b"\x01\x09edge.test"].concat())
+    };
+    let ids = || (0..PAGE).map(|number| 2 * number + 1);
+    let began = std::time::Instant::now();
+    for page in 0..60 {
+        let from = std::net::Ipv4Addr::new(127, 0, 0, 77);
+        let client = Client::connect_from(from, edge.http()).expect("connected");
+        let mut stream = client.stream();
+        let asked = ids().flat_map(|id| get(page, id));
+        let bytes = [PREFACE, &frame(SETTINGS, 0, 0, b""), &asked.collect::<Vec<u8>>()].concat();
+        stream.write_all(&bytes).expect("sent");
+        std::thread::sleep(Duration::from_millis(10));
+        if page % 2 == 0 {
+            let resets = ids().flat_map(|id| frame(RST_STREAM, 0, id, &[0, 0, 0, 8]));
+            stream.write_all(&resets.collect::<Vec<u8>>()).expect("sent");
+        }
+    }
+    run(&edge, &["EDGE/other"]);
+    eventually("held back", || edge.metric("edge_requests_refused_per_client_total") > 0.0);
+    let forgiven = 125 * (began.elapsed().as_secs() as usize + 1);
+    let most = 1024 + PAGE as usize + forgiven + 1;
+    assert!(origin.count_all() <= most, "{} of {} asked", origin.count_all(), 60 * PAGE);
+    assert_eq!(origin.count("/other"), 1);
+}

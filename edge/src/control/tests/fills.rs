@@ -169,12 +169,41 @@ fn a_fill_goes_on_when_all_clients_have_left() {
     let (node, mut workers) = start(1, &[origin.url()]);
     let worker = &mut workers[0];
     let ticket = worker.fill("http://a/");
+    worker.run_until(|_| origin.requests().len() == 1);
     worker.tell(ToControl::Gone { ticket });
     go.send(()).unwrap();
     node.await_count(Counter::FillsStored, 1);
     worker.run_for(Duration::from_millis(50));
     assert_eq!(worker.outcome(ticket), None, "who left is not answered");
     assert_eq!(worker.stored("http://a/", "").as_deref(), Some(&b"kept"[..]));
+    node.handle.stop().unwrap();
+}
+
+/// Nothing is done for who left before the origin was asked, whether the fill waited for a place or had not begun.
+#[test]
+fn a_fill_that_nobody_waits_for_is_not_sent() {
+    let (go, origin) = gated(|exchange| exchange.respond("200 OK", FRESH, b"wanted"));
+    let directory = Arc::new(Scratch::new());
+    let mut config = config(directory.path(), &[origin.url()]);
+    config.origins[0].concurrency_max = 1;
+    let (node, mut workers) = start_in(1, config, directory);
+    let worker = &mut workers[0];
+    let first = worker.fill("http://a/first");
+    worker.run_until(|_| origin.requests().len() == 1);
+    let shared = worker.fill("http://a/shared");
+    for number in 0..200 {
+        let ticket = worker.fill(&format!("http://a/{number}"));
+        worker.tell(ToControl::Gone { ticket });
+    }
+    let other = worker.fill("http://a/shared");
+    worker.tell(ToControl::Gone { ticket: shared });
+    drop(go);
+    worker.run_until(|worker| worker.whole(first) && worker.whole(other));
+    let last = worker.fill("http://a/last");
+    worker.run_until(|worker| worker.whole(last));
+    let asked = origin.requests();
+    let paths: Vec<_> = asked.iter().filter_map(|head| head.split(' ').nth(1)).collect();
+    assert_eq!(paths, ["/first", "/shared", "/last"]);
     node.handle.stop().unwrap();
 }
 

@@ -15,9 +15,10 @@ use ::h2::server::SendResponse;
 use ::h2::{Reason, RecvStream};
 use bytes::Bytes;
 use http::Request;
+use std::task::{Context, Waker};
 
 impl<R: Record> Http2<R> {
-    /// A request came: begins its exchange and says which stream it is. `None`: it was malformed.
+    /// A request came: begins its exchange and says which stream it is. `None`: it was malformed, or is reset.
     pub(super) fn request(
         &mut self,
         request: Request<RecvStream>,
@@ -25,6 +26,10 @@ impl<R: Record> Http2<R> {
         now: Now,
         out: &mut Out,
     ) -> Option<u32> {
+        // All that has come was read before: what was given up with it is not begun.
+        if self.meter.seen.reset && respond.poll_reset(&mut Context::from_waker(Waker::noop())).is_ready() {
+            return None;
+        }
         let id = respond.stream_id().as_u32();
         let (parts, upload) = request.into_parts();
         let ended = upload.is_end_stream();

@@ -12,6 +12,10 @@ const HEAD_BYTES: usize = 9;
 /// Bytes of a PRIORITY_UPDATE frame that are read: a stream's number and a short list.
 const UPDATE_BYTES_MAX: usize = 256;
 
+/// Milliseconds after which one request that was given up is forgiven, and those that may stand at once.
+const GIVEN_UP_MS: u64 = 1000 / limits::HTTP2_GIVEN_UP_PER_SECOND as u64;
+const GIVEN_UP_MAX_MS: u64 = limits::HTTP2_GIVEN_UP_MAX as u64 * GIVEN_UP_MS;
+
 const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
 const RST_STREAM: u8 = 0x3;
@@ -31,6 +35,9 @@ pub enum Flood {
     /// RST_STREAM frames, and streams we had to reset.
     #[error("resets")]
     Resets,
+    /// Requests given up before their answers were whole.
+    #[error("requests given up")]
+    GivenUp,
     /// SETTINGS frames.
     #[error("SETTINGS frames")]
     Settings,
@@ -85,6 +92,8 @@ pub(super) struct Meter {
     update: Vec<u8>,
     counts: Counts,
     second_began_ms: u64,
+    /// When all that the peer gave up is forgiven.
+    forgiven_ms: u64,
     /// Bytes of bodies sent that no WINDOW_UPDATE was reckoned against yet.
     unanswered_bytes: usize,
     /// When the field section that has not ended yet began; 0: there is none.
@@ -106,6 +115,7 @@ impl Meter {
             update: Vec::new(),
             counts: Counts::default(),
             second_began_ms: 0,
+            forgiven_ms: 0,
             unanswered_bytes: 0,
             section_began_ms: 0,
             continuations: 0,
@@ -127,6 +137,12 @@ impl Meter {
     /// Counts a stream that we had to reset for what the peer sent on it.
     pub(super) fn refused(&mut self) -> Result<(), Flood> {
         count(&mut self.counts.resets, limits::HTTP2_RESETS_PER_SECOND_MAX, Flood::Resets)
+    }
+
+    /// Counts a request whose answer has to be fetched, and that the peer did not wait for.
+    pub(super) fn gave_up(&mut self, now_ms: u64) -> Result<(), Flood> {
+        self.forgiven_ms = self.forgiven_ms.max(now_ms) + GIVEN_UP_MS;
+        if self.forgiven_ms > now_ms + GIVEN_UP_MAX_MS { Err(Flood::GivenUp) } else { Ok(()) }
     }
 
     /// Reads on. The error stands for all that follows.
@@ -273,6 +289,20 @@ mod tests {
         check(HEADERS, b"", limits::HTTP2_EMPTY_FRAMES_PER_SECOND_MAX, Flood::Empty);
         check(2, &[0; 5], limits::HTTP2_OTHER_FRAMES_PER_SECOND_MAX, Flood::Other);
         check(0xee, b"", limits::HTTP2_OTHER_FRAMES_PER_SECOND_MAX, Flood::Other);
+    }
+
+    #[test]
+    fn requests_given_up_are_forgiven_in_time() {
+        let mut meter = Meter::new();
+        let now_ms = 1_000_000;
+        for _ in 0..limits::HTTP2_GIVEN_UP_MAX {
+            assert_eq!(meter.gave_up(now_ms), Ok(()));
+        }
+        assert_eq!(meter.gave_up(now_ms), Err(Flood::GivenUp));
+        let mut meter = Meter::new();
+        for number in 0..u64::from(10 * limits::HTTP2_GIVEN_UP_MAX) {
+            assert_eq!(meter.gave_up(now_ms + number * GIVEN_UP_MS), Ok(()), "{number}");
+        }
     }
 
     #[test]

@@ -303,7 +303,11 @@ impl<R: Record> Http2<R> {
             let mut context = Context::from_waker(Waker::noop());
             for at in (0..self.streams.len()).rev() {
                 if self.streams[at].is_reset(&mut context) {
+                    let given_up = self.streams[at].exchange.is_fetching();
                     self.remove(at);
+                    if given_up && let Err(flood) = self.meter.gave_up(self.now_ms) {
+                        self.cut_off(flood);
+                    }
                 }
             }
         }

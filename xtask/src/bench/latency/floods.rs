@@ -1,6 +1,6 @@
 //! Attackers that speak HTTP/2 without TLS: each connects, sends one kind of frames that move no request, as many as
 //! the node takes, is cut off, and comes again. The frames are those of RFC 9113 section 10.5 and of the attacks that
-//! have names.
+//! have names. Streams that are reset are of objects that are not stored, each another one.
 #![forbid(unsafe_code)]
 
 use super::Tally;
@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// Bytes of frames offered on one connection; far more than any bound lets pass.
 const BYTES: usize = 100_000;
+/// Long enough for what was sent to be looked at before the rest comes.
+const PAUSE: Duration = Duration::from_millis(2);
 /// How long a flood may go on before the node must have ended it.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Where attackers come from, so that what counts by the client's address tells them from others.
@@ -29,6 +31,8 @@ const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
+/// Streams opened before they are all reset, where the two do not come together.
+const STREAMS: u32 = 100;
 /// Indexed fields (RFC 7541 appendix A): GET or POST, http; then the path as a literal.
 const GET: &[u8] = b"\x82\x86\x04\x06/flood\x01\x09edge.test";
 const POST: &[u8] = b"\x83\x86\x04\x06/flood\x01\x09edge.test";
@@ -37,7 +41,8 @@ const POST: &[u8] = b"\x83\x86\x04\x06/flood\x01\x09edge.test";
 pub struct Flood {
     /// As in the table.
     pub name: &'static str,
-    bytes: Vec<u8>,
+    /// What is sent one after the other, with [`PAUSE`] between.
+    parts: Vec<Vec<u8>>,
 }
 
 /// All kinds.
@@ -45,16 +50,24 @@ pub fn all() -> Vec<Flood> {
     let repeated = |one: Vec<u8>| one.repeat(BYTES / one.len() + 1);
     let streams =
         |each: &dyn Fn(u32) -> Vec<u8>| (0..3000).flat_map(|n| each(2 * n + 1)).collect::<Vec<u8>>();
-    let requests = |id| {
-        let request = frame(HEADERS, END_HEADERS | END_STREAM, id, GET);
-        [request, frame(RST_STREAM, 0, id, &[0, 0, 0, 8])].concat()
+    let ask = |id: u32| {
+        let mut request = b"\x82\x86\x04\x0c/flood/".to_vec();
+        request.extend(format!("{id:05}").bytes());
+        request.extend(b"\x01\x09edge.test");
+        frame(HEADERS, END_HEADERS | END_STREAM, id, &request)
     };
+    let reset = |id| frame(RST_STREAM, 0, id, &[0, 0, 0, 8]);
+    let pages = (0..20).flat_map(|page| {
+        let ids = move || (0..STREAMS).map(move |n| 2 * (page * STREAMS + n) + 1);
+        [ids().flat_map(ask).collect(), ids().flat_map(reset).collect::<Vec<u8>>()]
+    });
     // A long field in the dynamic table (RFC 7541 section 6.2.1), named again and again: 12 KiB become 32 MiB.
     let mut bomb = [GET, b"\x40\x01x\x7f\xa1\x1e", &[b'a'; 4000]].concat();
     bomb.extend([0xbe; 8000]);
-    let flood = |name, bytes| Flood { name, bytes };
+    let flood = |name, bytes| Flood { name, parts: vec![bytes] };
     vec![
-        flood("rapid reset", streams(&requests)),
+        flood("rapid reset", streams(&|id| [ask(id), reset(id)].concat())),
+        Flood { name: "rapid reset, late", parts: pages.collect() },
         flood(
             "CONTINUATION",
             [frame(HEADERS, 0, 1, GET), repeated(frame(CONTINUATION, 0, 1, &[0x82; 64]))].concat(),
@@ -96,7 +109,13 @@ impl Flood {
         let began = Instant::now();
         let first = [PREFACE, &frame(SETTINGS, 0, 0, b"")].concat();
         // Either may find that the node has ended the connection: that is what is waited for.
-        let _ = stream.write_all(&first).and_then(|()| stream.write_all(&self.bytes));
+        let _ = stream.write_all(&first).and_then(|()| {
+            self.parts.iter().try_for_each(|part| {
+                stream.write_all(part)?;
+                std::thread::sleep(if self.parts.len() > 1 { PAUSE } else { Duration::ZERO });
+                Ok(())
+            })
+        });
         let mut answer = Vec::new();
         let mut room = [0; 4096];
         loop {
@@ -162,7 +181,7 @@ mod tests {
     #[test]
     fn every_flood_is_far_beyond_any_bound() {
         for flood in all() {
-            assert!(flood.bytes.len() > 12_000, "{}", flood.name);
+            assert!(flood.parts.concat().len() > 12_000, "{}", flood.name);
         }
     }
 }

@@ -28,6 +28,8 @@ use trickle::Trickle;
 const START: Duration = Duration::from_secs(20);
 /// How long a load runs before a window begins, and how long it is quiet before the next.
 const SETTLE: Duration = Duration::from_millis(200);
+/// Attackers come from [`floods::FROM`], which is counted as a client of the Internet is.
+const LIMITS: &str = "\n[limits]\nconnections_max = 4096\nunlimited_clients = [\"127.0.0.1\"]\n";
 /// Body of the hot object.
 const BYTES: usize = 1024;
 /// How much longer 99 of 100 hot hits may take beside cold hits, and beside clients that mean ill.
@@ -202,7 +204,7 @@ fn start(scratch: &Scratch, origin: &Origin, cpu: usize, limited: Option<&Option
     };
     let store = scratch.directory("store")?.display().to_string();
     let text = node.text(&store).replacen("[listen]\n", "[listen]\nhttp2_cleartext = true\n", 1);
-    let file = scratch.write("edge.toml", text + "\n[limits]\nconnections_max = 4096\n")?;
+    let file = scratch.write("edge.toml", text + LIMITS)?;
     let mut command = Command::new("taskset");
     command.args(["--cpu-list", &cpu.to_string()]).arg(build::release_binary("edge")?);
     command.args(["run", "--config"]).arg(file);
