@@ -363,8 +363,15 @@ pub const TRUSTED_PROXIES_MAX: usize = 64;
 pub const ORIGINS_MAX: usize = 1024;
 /// Servers of one origin.
 pub const ORIGIN_SERVERS_MAX: usize = 64;
-/// Routes of one node; they are compared one after the other, on a miss only.
+/// Routes of one node; they are compared one after the other, on a miss; on a hit too where one of them rules which
+/// arguments of a query count.
 pub const ROUTES_MAX: usize = 1024;
+/// Names of arguments that one route's rule for queries may have; each is compared with each argument of a request.
+pub const QUERY_NAMES_MAX: usize = 64;
+/// Bytes of one of them.
+pub const QUERY_NAME_BYTES_MAX: usize = 128;
+/// Arguments of a query that are sorted, on the stack; more count in the order they came in.
+pub const QUERY_SORTED_MAX: usize = 64;
 /// The shortest timeout that can be configured, in milliseconds.
 pub const TIMEOUT_MS_MIN: u64 = 100;
 /// The longest timeout that can be configured, in milliseconds.

@@ -97,6 +97,7 @@ fn serve(path: &Path, config: Config) -> Result<()> {
             clients: clients.clone(),
             http2_cleartext: config.http2_cleartext,
             timeouts: config.clients.timeouts,
+            queries: config.queries(),
             reader,
             purges: purges.table(),
             mailbox: mailboxes[number].clone(),

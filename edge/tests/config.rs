@@ -2,9 +2,12 @@
 
 use edge::config::{Caching, Files, Route, Steering, Xdp, XdpMode, parse};
 use edge::proto::forwarded::Style;
+use edge::proto::query::{Arguments, Name, Rule};
+use edge::proto::route::Pattern;
 use proptest::prelude::*;
 use std::cell::Cell;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::OnceLock;
 
 /// Files under `/ok/` can be read.
@@ -241,7 +244,25 @@ path = "/a"
     ("[[routes]]
 ", "[[routes]]
 weight = 3
-", &[r#"13:1: unknown key "weight" in routes[0]; known here: host, path, header, origin, hsts, https_redirect, ttl, ttl_override, stale_max, strip_cookie, strip_set_cookie"#]),
+", &[r#"13:1: unknown key "weight" in routes[0]; known here: host, path, header, origin, hsts, https_redirect, ttl, ttl_override, stale_max, strip_cookie, strip_set_cookie, query_ignore, query_only, query_sort"#]),
+    ("[[routes]]
+", "[[routes]]
+query_ignore = [\"utm_*\", \"a=b\", \"utm_*\"]
+query_sort = \"yes\"
+", &[
+        r#"13:26: routes[0].query_ignore[1]: "a=b" is not the name of an argument; write it as URLs have it, at most 128 bytes, perhaps with a * at its end"#,
+        "13:33: routes[0].query_ignore[2]: the same stands earlier in the list; remove one",
+        "14:14: routes[0].query_sort: this is a string; write true or false",
+    ]),
+    ("[[routes]]
+", "[[routes]]
+query_only = []
+", &[r#"13:14: routes[0].query_only: the list is empty; write a list of arguments' names such as ["utm_*", "fbclid"]"#]),
+    ("[[routes]]
+", "[[routes]]
+query_ignore = [\"a\"]
+query_only = [\"b\"]
+", &["13:16: routes[0].query_ignore: query_only says already what counts; remove one of them"]),
     ("[[routes]]
 ", "[[routes]]
 ttl = \"5\"
@@ -413,9 +434,7 @@ fn the_smallest_file_serves_with_documented_defaults() {
     assert_eq!(
         config.routes,
         [Route {
-            host: None,
-            path: None,
-            header: None,
+            pattern: Pattern::default(),
             origin: 0,
             transport: Default::default(),
             caching: Default::default()
@@ -467,6 +486,8 @@ origin = "a"
 ttl = "90s"
 stale_max = "0s"
 strip_set_cookie = true
+query_only = ["id", "page_*"]
+query_sort = true
 [xdp]
 interface = "eth0"
 mode = "generic"
@@ -486,12 +507,14 @@ steering = "rps"
     let t = config.clients.timeouts;
     assert_eq!((t.body_rate_min, t.send_rate_min), (1, 1 << 20));
     assert_eq!((t.head_ms, t.idle_ms, t.body_ms, t.send_ms), (1000, 120_000, 300, 4000));
+    let counted = ["id", "page_*"].map(|name| Name::parse(name).unwrap()).to_vec();
     let rules = Caching {
         ttl_s: Some(90),
         ttl_override_s: None,
         stale_max_s: Some(0),
         strip_cookie: false,
         strip_set_cookie: true,
+        query: Some(Arc::new(Rule::new(Arguments::Only(counted), true))),
     };
     let names: Vec<&str> = config.origins.iter().map(|o| o.name.as_str()).collect();
     assert_eq!(names, ["a", "b", "c"]);
@@ -509,17 +532,13 @@ steering = "rps"
         config.routes,
         [
             Route {
-                host,
-                path: Some("/images/".into()),
-                header: header("Blue"),
+                pattern: Pattern { host, path: Some("/images/".into()), header: header("Blue") },
                 origin: 1,
                 transport: Default::default(),
                 caching: Caching::default()
             },
             Route {
-                host: None,
-                path: None,
-                header: header("green"),
+                pattern: Pattern { header: header("green"), ..Pattern::default() },
                 origin: 0,
                 transport: Default::default(),
                 caching: rules

@@ -68,17 +68,22 @@ fn every_example_in_its_comments_is_right_and_every_default_true() {
     assert!(!all.tls.tls13_only);
     let xdp = all.xdp.unwrap();
     assert_eq!((xdp.mode, xdp.steering), (XdpMode::Auto, Steering::Auto));
-    let full = &all.routes[0];
+    let full = &all.routes[0].pattern;
     assert!(
         full.host.is_some() && full.path.is_some() && full.header.is_some(),
         "every route key has an example"
     );
-    let rules = full.caching;
+    let rules = &all.routes[0].caching;
     assert!(
-        rules.ttl_s.is_some() && rules.stale_max_s.is_some() && rules.strip_cookie && rules.strip_set_cookie,
+        rules.ttl_s.is_some()
+            && rules.stale_max_s.is_some()
+            && rules.strip_cookie
+            && rules.strip_set_cookie
+            && rules.query.is_some(),
         "every rule for caching has an example"
     );
-    assert!(all.routes[1].caching.ttl_override_s.is_some());
+    let other = &all.routes[1].caching;
+    assert!(other.ttl_override_s.is_some() && other.query.as_ref().is_some_and(|query| query.sorts()));
     assert_eq!(all.routes.len(), 3);
 }
 

@@ -6,7 +6,6 @@ mod proto_client;
 use bytes::Bytes;
 use edge::limits;
 use edge::proto::http2::{Http2, PREFACE, Piece, Record, Segment, Upload};
-use edge::proto::request::RequestHead;
 use edge::proto::session::{Action, Found, Input, Out};
 use proto_client::{START, record, timeouts};
 
@@ -59,14 +58,7 @@ struct Peer {
 
 impl Peer {
     fn new() -> Peer {
-        let out = Out {
-            actions: Vec::new(),
-            bytes: Vec::new(),
-            consumed: 0,
-            request: RequestHead::default(),
-            timeouts: timeouts(),
-            draining: false,
-        };
+        let out = Out::new(timeouts(), Default::default());
         let http2 = Http2::new(START, &timeouts());
         Peer { http2, out, frames: Vec::new(), unparsed: Vec::new(), uploads: Vec::new() }
     }

@@ -4,7 +4,6 @@
 mod proto_client;
 
 use edge::proto::http2::{Http2, PREFACE, Piece, Record, Segment};
-use edge::proto::request::RequestHead;
 use edge::proto::session::{Action, Found, Input, Out};
 use proto_client::{START, record, timeouts};
 use std::cell::Cell;
@@ -59,14 +58,7 @@ struct Connection {
 impl Connection {
     /// With windows of so many bytes.
     fn new(body_bytes: usize, window: u32) -> Self {
-        let out = Out {
-            actions: Vec::new(),
-            bytes: Vec::new(),
-            consumed: 0,
-            request: RequestHead::default(),
-            timeouts: timeouts(),
-            draining: false,
-        };
+        let out = Out::new(timeouts(), Default::default());
         let body = (0..MIB).map(|at| (at / 7) as u8).collect();
         let mut connection = Connection {
             http2: Http2::new(START, &timeouts()),

@@ -118,6 +118,7 @@ impl Served {
             kernel_tls: Default::default(),
             http2_cleartext: false,
             timeouts: timeouts(),
+            queries: Default::default(),
             reader: readers.remove(0),
             purges,
             mailbox: Mailbox::new().expect("a mailbox"),

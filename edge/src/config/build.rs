@@ -8,6 +8,7 @@ use super::{
     value,
 };
 use crate::limits;
+use crate::proto::route::Pattern;
 use crate::shard::Hold;
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -286,7 +287,7 @@ fn routes(item: &Item<'_>, names: &[&str]) -> Option<Vec<Route>> {
     let mut good: Vec<(Range<usize>, Route)> = Vec::new();
     for element in elements {
         let Some(route) = route(&element, names) else { continue };
-        if let Some((span, _)) = good.iter().find(|(_, earlier)| covers(earlier, &route)) {
+        if let Some((span, _)) = good.iter().find(|(_, earlier)| earlier.pattern.covers(&route.pattern)) {
             let line = element.line(span.start);
             element.report(&format!(
                 "never taken, the route at line {line} matches all that this one does; put this one first or remove it"
@@ -295,18 +296,6 @@ fn routes(item: &Item<'_>, names: &[&str]) -> Option<Vec<Route>> {
         good.push((element.span.clone(), route));
     }
     (count > 0 && good.len() == count).then(|| good.into_iter().map(|(_, route)| route).collect())
-}
-
-/// Whether every request that `later` matches is matched by `earlier`.
-fn covers(earlier: &Route, later: &Route) -> bool {
-    let host = earlier.host.is_none() || earlier.host == later.host;
-    let header = earlier.header.is_none() || earlier.header == later.header;
-    let path = match (&earlier.path, &later.path) {
-        (None, _) => true,
-        (Some(prefix), Some(path)) => path.starts_with(prefix.as_str()),
-        (Some(_), None) => false,
-    };
-    host && header && path
 }
 
 fn route(item: &Item<'_>, names: &[&str]) -> Option<Route> {
@@ -322,6 +311,9 @@ fn route(item: &Item<'_>, names: &[&str]) -> Option<Route> {
         "stale_max",
         "strip_cookie",
         "strip_set_cookie",
+        "query_ignore",
+        "query_only",
+        "query_sort",
     ])?;
     let optional = |key: &str, right: &str, parse: fn(&str) -> value::Parsed<String>| match section.get(key) {
         Some(item) => item.parse(right, parse).map(Some),
@@ -349,9 +341,7 @@ fn route(item: &Item<'_>, names: &[&str]) -> Option<Route> {
     let transport = https::transport(&section);
     let caching = caching::rules(&section);
     Some(Route {
-        host: host?,
-        path: path?,
-        header: header?,
+        pattern: Pattern { host: host?, path: path?, header: header? },
         origin: origin?,
         transport: transport?,
         caching: caching?,

@@ -15,6 +15,8 @@ mod value;
 
 use crate::limits;
 use crate::proto::forwarded::Style;
+use crate::proto::query;
+use crate::proto::route::Pattern;
 use crate::shard::Hold;
 pub use clients::{Clients, Network};
 pub use problem::{PROBLEMS_MAX, Problem, Problems};
@@ -24,6 +26,7 @@ use std::collections::BTreeSet;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What the checks ask of the file system; tests answer for it.
 pub trait Files {
@@ -181,6 +184,12 @@ impl Config {
         self.store.iter().map(|shard| shard.size_bytes).sum()
     }
 
+    /// The routes' rules for keys.
+    pub fn queries(&self) -> Arc<query::Rules> {
+        let rule = |route: &Route| (route.pattern.clone(), route.caching.query.clone());
+        Arc::new(query::Rules::new(self.routes.iter().map(rule)))
+    }
+
     /// The sections that differ and only take effect with a restart; the rest follows a reload.
     pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
         let https = |config: &Config| config.https.iter().map(|entry| entry.address).collect::<BTreeSet<_>>();
@@ -265,14 +274,10 @@ pub struct Origin {
 }
 
 /// `[[routes]]`
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Route {
-    /// Host to match, lower case, without port; `None`: any.
-    pub host: Option<String>,
-    /// Path prefix to match; `None`: any.
-    pub path: Option<String>,
-    /// Header name (lower case) and exact value to match; `None`: any.
-    pub header: Option<(String, String)>,
+    /// What requests it is for.
+    pub pattern: Pattern,
     /// Index into [`Config::origins`].
     pub origin: usize,
     /// What it rules for the way clients come.
@@ -291,7 +296,7 @@ pub struct Transport {
 }
 
 /// What a route rules for the caching of its responses. The default rules nothing: then the origin alone does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caching {
     /// `ttl`: lifetime in seconds where the origin gives none.
     pub ttl_s: Option<u32>,
@@ -303,6 +308,8 @@ pub struct Caching {
     pub strip_cookie: bool,
     /// `strip_set_cookie`: Set-Cookie is taken out of responses to GET before they are judged.
     pub strip_set_cookie: bool,
+    /// `query_ignore`, `query_only`, `query_sort`: which arguments of a query count for keys; `None`: all, as they are.
+    pub query: Option<Arc<query::Rule>>,
 }
 
 /// `[xdp]`

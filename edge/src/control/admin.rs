@@ -155,18 +155,40 @@ async fn purge_by(node: &Node, body: &[u8]) -> Answer {
         Ok(subject) => subject,
         Err(wrong) => return refuse(StatusCode::BAD_REQUEST, wrong),
     };
-    let applied = purge::apply(node, subject, soft);
-    tracing::info!(class = class.name(), text, soft, removed = applied.removed, "purge");
-    let mut answer = json!({ "purged": applied.removed, "soft": soft, "sequence": applied.sequence });
-    answer[class.name()] = text.into();
-    if let Some(widened) = applied.widened {
-        let host = String::from_utf8_lossy(&widened.bytes).into_owned();
-        answer["widened_to"] = json!({ widened.class.name(): host });
+    let mut answer = json!({ "soft": soft });
+    answer[class.name()] = text.as_str().into();
+    let (mut removed, mut logged) = (None, Vec::new());
+    for subject in subjects(node, subject) {
+        let applied = purge::apply(node, subject, soft);
+        removed = applied.removed.map(|records| removed.unwrap_or(0) + records);
+        answer["sequence"] = applied.sequence.into();
+        if let Some(widened) = applied.widened {
+            let host = String::from_utf8_lossy(&widened.bytes).into_owned();
+            answer["widened_to"] = json!({ widened.class.name(): host });
+        }
+        logged.push(applied.logged);
     }
-    match applied.logged.await {
-        Ok(Ok(())) => reply(StatusCode::OK, JSON, format!("{answer}\n")),
-        Ok(Err(error)) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &format!("{NOT_LOGGED}: {error}")),
-        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, NOT_LOGGED),
+    answer["purged"] = json!(removed);
+    tracing::info!(class = class.name(), text, soft, removed, "purge");
+    for outcome in logged {
+        match outcome.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                return refuse(StatusCode::INTERNAL_SERVER_ERROR, &format!("{NOT_LOGGED}: {error}"));
+            }
+            Err(_) => return refuse(StatusCode::INTERNAL_SERVER_ERROR, NOT_LOGGED),
+        }
+    }
+    reply(StatusCode::OK, JSON, format!("{answer}\n"))
+}
+
+/// What an operator names, as what is stored is named: a URL has a key for each rule about its query that may apply.
+fn subjects(node: &Node, named: Subject) -> Vec<Subject> {
+    match named.class {
+        Class::Url => {
+            node.keys(&named.bytes).into_iter().map(|bytes| Subject { class: Class::Url, bytes }).collect()
+        }
+        _ => vec![named],
     }
 }
 

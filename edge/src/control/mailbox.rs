@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 use crate::limits;
+use crate::proto::query::Rules;
 use crate::proto::request::RequestHead;
 use crate::proto::response::OriginHead;
 use crate::proto::session::{Again, FetchKind, Interim};
@@ -162,6 +163,8 @@ pub enum ToWorker {
     },
     /// From now on clients of TLS are met so; who is connected stays so.
     Policies(Arc<Policies>),
+    /// From now on these arguments of a query count for keys.
+    Queries(Arc<Rules>),
     /// Control has taken this much of the request's body.
     BodyCredit {
         /// Whose.

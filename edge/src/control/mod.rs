@@ -37,6 +37,7 @@ use crate::config::{Caching, Config};
 use crate::limits;
 use crate::proto::Now;
 use crate::proto::forwarding::Pseudonym;
+use crate::proto::query::Rules;
 use crate::proto::request::RequestHead;
 use crate::proto::session::FetchKind;
 use crate::shard;
@@ -147,6 +148,7 @@ const GONE: &str = "the control thread has ended";
 /// The state of the thread.
 struct Node {
     config: RefCell<Arc<Config>>,
+    queries: RefCell<Arc<Rules>>,
     origins: RefCell<Vec<Rc<Origin>>>,
     bounds: Bounds,
     certificates: RefCell<Certificates>,
@@ -184,6 +186,7 @@ impl Node {
         let purges = purge::Purges::new(start.purges);
         Ok(Rc::new(Node {
             origins: RefCell::new(origins(&start.config)?),
+            queries: RefCell::new(start.config.queries()),
             config: RefCell::new(start.config),
             bounds: Bounds::new(start.cells.clone(), latency, purges.sequence()),
             purges,
@@ -239,7 +242,12 @@ impl Node {
         };
         let origin = self.origins.borrow()[routed.origin].clone();
         let fields = routed.fields.into_iter().map(str::to_owned).collect();
-        Ok((origin, Routed { origin: routed.origin, fields, caching: *routed.caching }))
+        Ok((origin, Routed { origin: routed.origin, fields, caching: routed.caching.clone() }))
+    }
+
+    /// The keys that requests for a URL may have, see [`Rules::keys`].
+    fn keys(&self, url_key: &[u8]) -> Vec<Vec<u8>> {
+        self.queries.borrow().keys(url_key)
     }
 
     /// Whether what its peer says of clients before it is believed.
@@ -401,11 +409,20 @@ async fn obey(node: &Node, mut inbox: mpsc::Receiver<Command>) {
     while let Some(Command::Reload(config, answer)) = inbox.recv().await {
         let result = origins(&config).and_then(|origins| {
             certificates::reload(node, &config)?;
+            take_queries(node, config.queries());
             *node.origins.borrow_mut() = origins;
             *node.config.borrow_mut() = config;
             Ok(())
         });
         let _ = answer.send(result);
+    }
+}
+
+/// Tells every worker which arguments of a query count from now on.
+fn take_queries(node: &Node, queries: Arc<Rules>) {
+    if **node.queries.borrow() != *queries {
+        node.outboxes.iter().for_each(|outbox| outbox.post(ToWorker::Queries(queries.clone())));
+        *node.queries.borrow_mut() = queries;
     }
 }
 

@@ -244,7 +244,8 @@ async fn fetch(
     if invalidation::invalidates(request, status) {
         node.invalidate(request.key_hash, &request.key);
         node.not_stored(request.key_hash, Reason::Invalidated);
-        for key in invalidation::named_keys(request, &response.fields) {
+        let named = invalidation::named_keys(request, &response.fields);
+        for key in named.iter().flat_map(|key| node.keys(key)) {
             node.invalidate(key::hash(&key), &key);
         }
     }

@@ -3,6 +3,7 @@
 
 use crate::config::{Caching, Route};
 use crate::proto::request::RequestHead;
+use crate::proto::route::without_port;
 
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,17 +26,14 @@ pub(super) fn find<'a>(routes: &'a [Route], request: &RequestHead) -> Option<Rou
     let host = without_port(request.host());
     let mut fields = Vec::new();
     for route in routes {
-        let host_differs = route.host.as_ref().is_some_and(|wanted| !wanted.eq_ignore_ascii_case(host));
-        let path_differs =
-            route.path.as_ref().is_some_and(|prefix| !request.path().starts_with(prefix.as_str()));
-        if host_differs || path_differs {
+        if !route.pattern.place_matches(host, request.path()) {
             continue;
         }
-        if let Some((name, value)) = &route.header {
+        if let Some((name, _)) = &route.pattern.header {
             if !fields.contains(&name.as_str()) {
                 fields.push(name.as_str());
             }
-            if request.field(name) != Some(value.as_bytes()) {
+            if !route.pattern.field_matches(request) {
                 continue;
             }
         }
@@ -48,13 +46,4 @@ pub(super) fn find<'a>(routes: &'a [Route], request: &RequestHead) -> Option<Rou
         });
     }
     None
-}
-
-/// A host without the port it may carry.
-pub(super) fn without_port(host: &str) -> &str {
-    match host.rfind(':') {
-        // An IPv6 address keeps the colons inside its brackets.
-        Some(colon) if !host[colon..].contains(']') => &host[..colon],
-        _ => host,
-    }
 }

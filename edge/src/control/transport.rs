@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::proto::freshness::Storing;
 use crate::proto::request::{RequestHead, Scheme};
 use crate::proto::response::OriginHead;
+use crate::proto::route::without_port;
 use http::header::{HeaderMap, HeaderValue, STRICT_TRANSPORT_SECURITY};
 use std::sync::Arc;
 
@@ -40,7 +41,7 @@ pub(super) fn redirect(node: &Node, ticket: Ticket, request: &RequestHead) -> bo
 /// The same URL with TLS: at the usual port if the node listens there or nowhere, else where it does.
 fn target(config: &Config, request: &RequestHead) -> String {
     let ports: Vec<u16> = config.https.iter().map(|entry| entry.address.port()).collect();
-    let host = routes::without_port(request.host());
+    let host = without_port(request.host());
     match ports.first() {
         Some(port) if !ports.contains(&DEFAULT_PORT) => format!("https://{host}:{port}{}", request.path()),
         _ => format!("https://{host}{}", request.path()),

@@ -5,9 +5,11 @@
 use super::reasons::Reason;
 use super::{Node, routes};
 use crate::clock;
+use crate::config::Caching;
 use crate::proto::generations::Verdict;
 use crate::proto::key;
 use crate::proto::purge::{self, Class};
+use crate::proto::query::{Arguments, Name, Rule};
 use crate::proto::request::RequestHead;
 use crate::proto::reuse;
 use crate::proto::stored::{self, Flags, Meta};
@@ -22,13 +24,21 @@ const PURGES_SHOWN: usize = 10;
 
 /// All that is known of a URL. `None`: it is none that a request could carry.
 pub(super) fn explain(node: &Node, url: &str) -> Option<Value> {
-    let key = key::from_url(url)?;
-    let hash = key::hash(&key);
-    let records = node.writer().inspect(hash, &key);
-    let purges = node.purges.naming(&key, &records.iter().map(|record| &*record.meta).collect::<Vec<_>>());
+    let url_key = key::from_url(url)?;
+    let mut keys = node.keys(&url_key);
     let now_s = clock::now().unix_s;
-    let variants: Vec<Variant> =
-        records.iter().filter_map(|record| Variant::new(node, &key, record, now_s)).collect();
+    let (mut purges, mut variants) = (Vec::new(), Vec::new());
+    for key in &keys {
+        let records = node.writer().inspect(key::hash(key), key);
+        let metas: Vec<&[u8]> = records.iter().map(|record| &*record.meta).collect();
+        purges.extend(node.purges.naming(key, &metas));
+        variants.extend(records.iter().filter_map(|record| Variant::new(node, key, record, now_s)));
+    }
+    purges.sort_by_key(|purge| purge.sequence);
+    purges.dedup_by_key(|purge| purge.sequence);
+    // That of a request without fields.
+    let key = keys.pop()?;
+    let hash = key::hash(&key);
     let (state, because) = match variants.iter().map(|variant| variant.state).max() {
         Some(state) => (state.word(), state.sentence(&purges)),
         None => absent(node, hash, &purges),
@@ -37,9 +47,10 @@ pub(super) fn explain(node: &Node, url: &str) -> Option<Value> {
         "url": url,
         "key": String::from_utf8_lossy(&key),
         "hash": format!("{hash:016x}"),
+        "keys_by_field": keys.iter().map(|key| String::from_utf8_lossy(key)).collect::<Vec<_>>(),
         "state": state,
         "because": because,
-        "route": route(node, &key),
+        "route": route(node, &url_key),
         "being_filled": node.fills.runs(&key),
         "variants": variants.into_iter().map(|variant| variant.shown).collect::<Vec<_>>(),
         "purges": purges.iter().rev().take(PURGES_SHOWN).map(shown_purge).collect::<Vec<_>>(),
@@ -209,16 +220,47 @@ fn route(node: &Node, key: &[u8]) -> Value {
     let found = parsed.then(|| routes::find(&config.routes, &request)).flatten();
     match found {
         Some(routed) => {
-            json!({ "origin": config.origins[routed.origin].name, "also_depends_on": routed.fields })
+            json!({
+                "origin": config.origins[routed.origin].name,
+                "also_depends_on": routed.fields,
+                "rules": rules(routed.caching),
+            })
         }
         None => json!(null),
     }
 }
 
+/// What the operator rules, under the names the configuration has for it.
+fn rules(caching: &Caching) -> Value {
+    let mut rules = serde_json::Map::new();
+    let seconds = [
+        ("ttl", caching.ttl_s),
+        ("ttl_override", caching.ttl_override_s),
+        ("stale_max", caching.stale_max_s),
+    ];
+    for (name, seconds) in seconds {
+        rules.extend(seconds.map(|seconds| (name.to_owned(), json!(format!("{seconds}s")))));
+    }
+    let query = caching.query.as_deref();
+    let flags = [
+        ("strip_cookie", caching.strip_cookie),
+        ("strip_set_cookie", caching.strip_set_cookie),
+        ("query_sort", query.is_some_and(Rule::sorts)),
+    ];
+    rules.extend(flags.into_iter().filter(|(_, set)| *set).map(|(name, set)| (name.to_owned(), set.into())));
+    let names = |names: &[Name]| names.iter().map(Name::to_string).collect::<Vec<_>>();
+    match query.map(Rule::counted) {
+        Some(Arguments::Ignoring(ignored)) => rules.extend([("query_ignore".into(), names(ignored).into())]),
+        Some(Arguments::Only(counted)) => rules.extend([("query_only".into(), names(counted).into())]),
+        Some(Arguments::All) | None => {}
+    }
+    rules.into()
+}
+
 fn shown_purge(purge: &Purge) -> Value {
     json!({
         "name": purge.subject.class.name(),
-        "value": String::from_utf8_lossy(&purge.subject.bytes),
+        "value": value(purge),
         "soft": purge.soft,
         "at": date(purge.unix_s),
         "sequence": purge.sequence,
@@ -227,8 +269,16 @@ fn shown_purge(purge: &Purge) -> Value {
 
 /// ` by tag news, Sun, …`.
 fn named(purge: &Purge) -> String {
-    let what = String::from_utf8_lossy(&purge.subject.bytes).into_owned();
-    format!(" by {} {what}, {}", purge.subject.class.name(), date(purge.unix_s))
+    format!(" by {} {}, {}", purge.subject.class.name(), value(purge), date(purge.unix_s))
+}
+
+/// What a purge names, without what only tells rules for queries apart.
+fn value(purge: &Purge) -> String {
+    let text = String::from_utf8_lossy(&purge.subject.bytes);
+    match purge.subject.class {
+        Class::Url => text.split('#').next().unwrap_or_default().to_owned(),
+        _ => text.into_owned(),
+    }
 }
 
 fn date(unix_s: u64) -> String {

@@ -23,14 +23,14 @@ pub fn named_keys(request: &RequestHead, fields: &HeaderMap) -> Vec<Vec<u8>> {
 /// Whether Content-Location says that the response is what a GET of the same address would give
 /// (RFC 9110 section 8.7).
 pub(super) fn names_target(request: &RequestHead, fields: &HeaderMap) -> bool {
-    named_key(request, fields, header::CONTENT_LOCATION).is_some_and(|key| key == request.key)
+    named_key(request, fields, header::CONTENT_LOCATION).is_some_and(|key| key == request.url_key())
 }
 
 fn named_key(request: &RequestHead, fields: &HeaderMap, name: HeaderName) -> Option<Vec<u8>> {
     let mut values = fields.get_all(name).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };
-    let base = str::from_utf8(&request.key).ok()?;
-    resolve(base, str::from_utf8(value.as_bytes()).ok()?.trim())
+    let base = request.url_key();
+    resolve(str::from_utf8(&base).ok()?, str::from_utf8(value.as_bytes()).ok()?.trim())
 }
 
 /// The key of a URI reference (RFC 3986 section 5.2) in a resource with this key; `None`: it is of another origin,

@@ -1,10 +1,12 @@
 //! The words between a worker and a session: what it is told, what it asks for. No behaviour.
 #![forbid(unsafe_code)]
 
+use super::query::Rules;
 use super::request::RequestHead;
 use super::response::OriginHead;
 use crate::limits;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// What happened to the connection.
 #[derive(Debug)]
@@ -222,11 +224,26 @@ pub struct Out {
     pub request: RequestHead,
     /// The timeouts in force.
     pub timeouts: Timeouts,
+    /// Which arguments of a query count for keys.
+    pub queries: Arc<Rules>,
     /// The node stops: responses say that their connection carries no further one.
     pub draining: bool,
 }
 
 impl Out {
+    /// Empty, with room for what one answer takes.
+    pub fn new(timeouts: Timeouts, queries: Arc<Rules>) -> Self {
+        Out {
+            actions: Vec::with_capacity(16),
+            bytes: Vec::with_capacity(4096),
+            consumed: 0,
+            request: RequestHead::default(),
+            timeouts,
+            queries,
+            draining: false,
+        }
+    }
+
     /// Empties what the last input left (the request stays).
     pub fn clear(&mut self) {
         self.actions.clear();

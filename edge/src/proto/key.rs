@@ -1,5 +1,5 @@
-//! The cache key: scheme, host, port, path and query as text, and its hash. The path and query are never
-//! rewritten: what a client asked is what the origin is asked and what is stored.
+//! The cache key: scheme, host, port, path and query as text, and its hash. The path and query are as the client sent
+//! them, unless an operator's rule says that parts of the query do not count: then see `query`.
 #![forbid(unsafe_code)]
 
 use crate::limits;
@@ -65,12 +65,19 @@ pub fn host_name(text: &str) -> Option<Vec<u8>> {
     (authority.host.len() == text.len()).then(|| text.to_ascii_lowercase().into_bytes())
 }
 
-/// The host in a key, or in the beginning of one; without its port.
-pub fn host_of(key: &[u8]) -> &[u8] {
+/// Scheme, host and port of a key: what is before its path.
+pub fn origin_of(key: &[u8]) -> &[u8] {
     let start = key.iter().position(|&byte| byte == b':').map_or(key.len(), |colon| colon + 3);
     let authority = key.get(start..).unwrap_or_default();
-    let end = authority.iter().position(|&byte| byte == b'/').unwrap_or(authority.len());
-    let authority = &authority[..end];
+    let end = authority.iter().position(|&byte| byte == b'/' || byte == b'*').unwrap_or(authority.len());
+    &key[..key.len().min(start) + end]
+}
+
+/// The host in a key, or in the beginning of one; without its port.
+pub fn host_of(key: &[u8]) -> &[u8] {
+    let origin = origin_of(key);
+    let start = origin.iter().position(|&byte| byte == b':').map_or(origin.len(), |colon| colon + 3);
+    let authority = origin.get(start..).unwrap_or_default();
     let end = match authority.iter().position(|&byte| byte == b']') {
         Some(bracket) => bracket + 1,
         None => authority.iter().position(|&byte| byte == b':').unwrap_or(authority.len()),
@@ -144,7 +151,12 @@ impl<'a> Authority<'a> {
 const HOST_BYTES_MAX: usize = 254;
 
 const _: () = assert!(
-    "https://".len() + HOST_BYTES_MAX + ":65535".len() + 1 + limits::REQUEST_TARGET_BYTES_MAX
+    "https://".len()
+        + HOST_BYTES_MAX
+        + ":65535".len()
+        + 1
+        + limits::REQUEST_TARGET_BYTES_MAX
+        + super::query::MARK_BYTES
         <= limits::KEY_BYTES_MAX
 );
 

@@ -126,7 +126,7 @@ pub struct RequestHead {
     /// The address of the connection's other end, an IPv4 one never mapped into IPv6; set and kept as `scheme` is.
     /// `None` in tests without a network.
     pub peer: Option<IpAddr>,
-    /// The cache key: `scheme://host[:port]/path?query`.
+    /// The cache key: `scheme://host[:port]/path?query`, the query as far as it counts.
     pub key: Vec<u8>,
     /// xxh3-64 of `key`.
     pub key_hash: u64,
@@ -259,6 +259,20 @@ impl RequestHead {
         self.path = path;
         self.host = host;
         Ok(())
+    }
+
+    /// Makes the key anew from path and query: `push` adds them to scheme, host and port.
+    pub(super) fn set_key(&mut self, push: impl FnOnce(&mut Vec<u8>, &[u8])) {
+        let mut key = std::mem::take(&mut self.key);
+        key.truncate(key::origin_of(&key).len());
+        push(&mut key, self.slice(&self.path));
+        self.key_hash = key::hash(&key);
+        self.key = key;
+    }
+
+    /// The key that the URL has where no rule leaves anything out: the URL as it was asked for.
+    pub fn url_key(&self) -> Vec<u8> {
+        [key::origin_of(&self.key), self.slice(&self.path)].concat()
     }
 
     /// The method as sent.

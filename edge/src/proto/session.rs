@@ -155,7 +155,10 @@ impl Session {
             return;
         }
         match out.request.parse(bytes) {
-            Ok(Some(taken)) => self.whole_head(taken, now, out),
+            Ok(Some(taken)) => {
+                out.queries.apply(&mut out.request);
+                self.whole_head(taken, now, out);
+            }
             Ok(None) => {
                 let seen = (bytes.len() - framing::empty_lines(bytes)) as u32;
                 if self.seen_bytes == 0 && seen > 0 && !self.sending {

@@ -80,6 +80,7 @@ impl Worker {
             next.request.scheme = connection.scheme;
             if let Ok(Some(bytes)) = next.request.parse(buffers.bytes(buffer, len)) {
                 (next.buffer, next.bytes) = (buffer, bytes);
+                node.out.queries.apply(&mut next.request);
                 node.reader.prefetch_entries(next.request.key_hash);
                 lookahead.used += 1;
             }

@@ -124,6 +124,7 @@ pub(super) trait Desk {
                 }
                 self.advance(ticket.slot);
             }
+            ToWorker::Queries(queries) => node.out.queries = queries,
             ToWorker::Policies(policies) => self.take_policies(policies),
             ToWorker::BodyCredit { ticket, bytes } => {
                 let Some(connection) = waiting(table, ticket) else {

@@ -26,6 +26,7 @@ mod wheel;
 use crate::control::mailbox::Mailbox;
 use crate::proto::generations::Table;
 use crate::proto::kernel_tls::Ciphers;
+use crate::proto::query::Rules;
 use crate::proto::session::{Out, Session, Timeouts};
 use crate::proto::tls::Policies;
 use crate::shard::Reader;
@@ -66,6 +67,8 @@ pub struct Setup {
     pub http2_cleartext: bool,
     /// Timeouts of its connections.
     pub timeouts: Timeouts,
+    /// Which arguments of a query count for keys.
+    pub queries: Arc<Rules>,
     /// Its view of the shards.
     pub reader: Reader,
     /// The purges in force.
@@ -142,14 +145,7 @@ impl Worker {
         let now = clock::now();
         let table =
             || (0..setup.connections_max).map(|_| Connection::free(Session::new(now, &setup.timeouts)));
-        let out = Out {
-            actions: Vec::with_capacity(16),
-            bytes: Vec::with_capacity(4096),
-            consumed: 0,
-            request: Default::default(),
-            timeouts: setup.timeouts,
-            draining: false,
-        };
+        let out = Out::new(setup.timeouts, setup.queries);
         let counted = (setup.cells, setup.clients);
         Ok(Worker {
             ring,

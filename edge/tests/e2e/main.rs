@@ -10,6 +10,8 @@ mod hit;
 
 mod freshness;
 
+mod rules;
+
 mod passing;
 
 mod forwarding;

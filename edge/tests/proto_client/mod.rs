@@ -87,14 +87,7 @@ impl Client {
     pub fn new(records: Vec<Record>) -> Self {
         Client {
             session: Session::new(START, &timeouts()),
-            out: Out {
-                actions: Vec::new(),
-                bytes: Vec::new(),
-                consumed: 0,
-                request: RequestHead::default(),
-                timeouts: timeouts(),
-                draining: false,
-            },
+            out: Out::new(timeouts(), Default::default()),
             now: START,
             records,
             wire: Vec::new(),

@@ -327,9 +327,7 @@ fn routes_by_header_do_not_mix_what_they_store() {
     config.routes.insert(
         0,
         Route {
-            host: None,
-            path: Some("/api".into()),
-            header,
+            pattern: Pattern { host: None, path: Some("/api".into()), header },
             origin: 1,
             transport: Default::default(),
             caching: Default::default(),
@@ -509,9 +507,7 @@ fn no_route_is_404_and_routes_match_host_path_and_header() {
     let directory = Arc::new(Scratch::new());
     let mut config = config(directory.path(), &[origin.url()]);
     config.routes = vec![Route {
-        host: Some("a".into()),
-        path: Some("/p".into()),
-        header: None,
+        pattern: Pattern { host: Some("a".into()), path: Some("/p".into()), header: None },
         origin: 0,
         transport: Default::default(),
         caching: Default::default(),
@@ -536,7 +532,7 @@ fn no_route_is_404_and_routes_match_host_path_and_header() {
     assert!(node.handle.reload(Arc::new(bad)).unwrap_err().contains("http://host:port"));
     let ticket = worker.fill("http://b/p");
     worker.run_until(|worker| worker.refused(ticket) == Some(404));
-    config.routes[0].host = None;
+    config.routes[0].pattern.host = None;
     node.handle.reload(Arc::new(config)).unwrap();
     let ticket = worker.fill("http://b/p");
     worker.run_until(|worker| worker.whole(ticket));

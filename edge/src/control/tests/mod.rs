@@ -16,6 +16,7 @@ use super::mailbox::Mailbox;
 use super::{Handle, Start, spawn};
 use crate::config::{Clients, Config, Origin, Route, Shard};
 use crate::limits;
+use crate::proto::route::Pattern;
 use crate::shard;
 use crate::stats::{Cells, Counter};
 use std::path::{Path, PathBuf};
@@ -101,14 +102,7 @@ fn config(directory: &Path, servers: &[String]) -> Config {
             ca_file: None,
             forwarded: Default::default(),
         }],
-        routes: vec![Route {
-            host: None,
-            path: None,
-            header: None,
-            origin: 0,
-            transport: Default::default(),
-            caching: Default::default(),
-        }],
+        routes: vec![Route::default()],
         xdp: None,
     }
 }

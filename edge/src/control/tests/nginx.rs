@@ -96,9 +96,7 @@ fn files_come_whole_over_every_protocol() {
         config.routes.insert(
             0,
             Route {
-                host: Some(host.into()),
-                path: None,
-                header: None,
+                pattern: Pattern { host: Some(host.into()), path: None, header: None },
                 origin,
                 transport: Default::default(),
                 caching: Default::default(),

@@ -288,9 +288,7 @@ fn failures_of_origins_have_their_status() {
     config.origins.extend(extra);
     for (host, origin) in [("refused", 1), ("mute", 2), ("nameless", 3)] {
         let route = Route {
-            host: Some(host.into()),
-            path: None,
-            header: None,
+            pattern: Pattern { host: Some(host.into()), path: None, header: None },
             origin,
             transport: Default::default(),
             caching: Default::default(),

@@ -47,7 +47,10 @@ impl<R: Record> Http2<R> {
         stream.priority = self.priority(id, &parts);
         let at = self.streams.len();
         let next = match read {
-            Ok(()) => stream.exchange.begin(&out.request, now),
+            Ok(()) => {
+                out.queries.apply(&mut out.request);
+                stream.exchange.begin(&out.request, now)
+            }
             Err(Bad::Refused(status)) => {
                 Next::Answer(Answer::error(status, None, parts.method == http::Method::HEAD, now))
             }
