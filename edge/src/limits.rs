@@ -157,6 +157,9 @@ pub const SHADOW_SAMPLES_QUEUED_MAX: usize = 2048;
 pub const SHADOW_REPLAY_MS: u64 = 50;
 /// Samples after which those before count half.
 pub const SHADOW_WINDOW_SAMPLES: u64 = 1 << 18;
+/// Keys stored, replaced or removed last, by their hashes: what a shard that fails may not have had on its disk when it was
+/// flushed last. With more in that time, some seconds, it comes back empty.
+pub const CHANGES_REMEMBERED: usize = 262_144;
 /// Keys whose last response could not be stored, remembered likewise.
 pub const REASONS_REMEMBERED: usize = 65_536;
 /// Bytes of one of them at most.
@@ -478,6 +481,9 @@ pub fn worst_case(shape: &Shape) -> Vec<Row> {
         row("table of purges", 1, crate::proto::generations::Table::BYTES),
         row("request that waits for the disk", connections, shape.parked_bytes + request),
         Row { what: "store index", count: 1, bytes_each: shape.index_bytes },
+        row("changed keys, for shards that fail", CHANGES_REMEMBERED, size_of::<u64>()),
+        // Four bits for each entry; once more while it is scanned.
+        Row { what: "what shards out of use have missed", count: 2, bytes_each: shape.index_bytes / 16 },
         Row { what: "pages of the store in memory", count: 1, bytes_each: shape.residency_bytes },
         Row { what: "memory of what was evicted", count: 1, bytes_each: shape.policy_bytes },
     ]
@@ -518,7 +524,7 @@ mod tests {
         let base = sum(&shape);
         assert_eq!(sum(&Shape { connection_bytes: 257, ..shape }) - base, 2000);
         assert_eq!(sum(&Shape { clients_bytes: 32_003, ..shape }) - base, 3);
-        assert_eq!(sum(&Shape { index_bytes: (1 << 24) + 5, ..shape }) - base, 5);
+        assert_eq!(sum(&Shape { index_bytes: (1 << 24) + 32, ..shape }) - base, 32 + 2 * 2);
         assert_eq!(sum(&Shape { policy_bytes: (1 << 24) + 7, ..shape }) - base, 7);
         let more = sum(&Shape { shards: 2, ..shape }) - base;
         assert_eq!(more, (LEFT_REMEMBERED * LEFT_BYTES) as u64);

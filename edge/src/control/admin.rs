@@ -2,9 +2,8 @@
 //! number and time. Shows no object's content.
 #![forbid(unsafe_code)]
 
-use super::mailbox::ToWorker;
 use super::metrics::{self, Metrics};
-use super::{Node, purge, why};
+use super::{Node, disk, purge, why};
 use crate::limits;
 use crate::proto::purge::{Class, Subject};
 use crate::shard::{self, Estimates, ShardStatus, Usage};
@@ -85,7 +84,11 @@ pub(super) fn serve(node: &Rc<Node>, listener: TcpListener, metrics: Metrics) ->
     Ok(())
 }
 
-async fn answer(node: &Node, metrics: &Metrics, request: Request<Incoming>) -> Result<Answer, Infallible> {
+async fn answer(
+    node: &Rc<Node>,
+    metrics: &Metrics,
+    request: Request<Incoming>,
+) -> Result<Answer, Infallible> {
     let get = request.method() == Method::GET || request.method() == Method::HEAD;
     Ok(match request.uri().path() {
         "/metrics" if get => match metrics.render(node) {
@@ -103,7 +106,7 @@ async fn answer(node: &Node, metrics: &Metrics, request: Request<Incoming>) -> R
         },
         "/why" if get => explain(node, request.uri().query().unwrap_or_default()),
         path if let Some(number) = shard_number(path) => match request.method() {
-            &Method::POST => open_shard(node, number),
+            &Method::POST => open_shard(node, number).await,
             _ => allow("POST"),
         },
         "/purge" => allow("POST"),
@@ -295,16 +298,15 @@ fn shard_number(path: &str) -> Option<usize> {
 }
 
 /// Takes a shard into use again that had failed.
-fn open_shard(node: &Node, number: usize) -> Answer {
-    let readers = match node.writer.borrow_mut().reopen(number) {
-        Ok(readers) => readers,
-        Err(error) => return refuse(StatusCode::CONFLICT, &error),
+async fn open_shard(node: &Rc<Node>, number: usize) -> Answer {
+    let code = match timeout(TIMEOUT, disk::reopen(node, number)).await {
+        Ok(Ok(())) => StatusCode::OK,
+        Ok(Err(error)) => return refuse(StatusCode::CONFLICT, &error),
+        // It goes on, and the status says how it ended.
+        Err(_) => StatusCode::ACCEPTED,
     };
-    for (outbox, reader) in node.outboxes.iter().zip(readers) {
-        outbox.post(ToWorker::Shard(Box::new(reader)));
-    }
     let status = node.writer().shards().nth(number).map(|shard| shard_status(&shard));
-    reply(StatusCode::OK, JSON, format!("{:#}\n", json!(status)))
+    reply(code, JSON, format!("{:#}\n", json!(status)))
 }
 
 fn shard_status(shard: &ShardStatus) -> Value {

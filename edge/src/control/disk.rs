@@ -3,15 +3,19 @@
 #![forbid(unsafe_code)]
 
 use super::Node;
+use super::mailbox::ToWorker;
 use crate::clock;
 use crate::limits;
 use crate::proto::reuse;
 use crate::proto::stored::Meta;
-use crate::shard;
+use crate::shard::{self, Reopened};
 use crate::stats::Counter;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::thread;
 use std::time::Duration;
+use tokio::sync::oneshot;
 use tokio_uring::fs::File;
 
 /// Flushes every `FLUSH_INTERVAL_MS` what was stored since, so that a power loss costs little.
@@ -37,7 +41,10 @@ pub(super) async fn flush(node: &Node) {
     let dirty = node.writer.borrow_mut().dirty();
     for (number, path) in dirty {
         match sync(&path).await {
-            Ok(()) => node.cells.add(Counter::Flushes, 1),
+            Ok(()) => {
+                node.cells.add(Counter::Flushes, 1);
+                node.writer.borrow_mut().flushed(number);
+            }
             Err(error) => {
                 node.cells.add(Counter::FlushErrors, 1);
                 let why =
@@ -47,6 +54,33 @@ pub(super) async fn flush(node: &Node) {
             }
         }
     }
+}
+
+/// Takes a shard into use again that is out of use. Its file is scanned on a thread of its own. Goes on if whoever waits
+/// for it does not any more.
+///
+/// # Errors
+/// It is in use, or cannot be opened; it stays out of use.
+pub(super) async fn reopen(node: &Rc<Node>, number: usize) -> Result<(), String> {
+    let begun = node.writer.borrow_mut().begin_reopening(number)?;
+    let (tell, scanned) = oneshot::channel();
+    let scan = move || drop(tell.send(begun.run()));
+    if let Err(error) = thread::Builder::new().name("edge-reopen".into()).spawn(scan) {
+        tracing::error!(%error, "no thread to scan a shard");
+    }
+    let node = node.clone();
+    let ended = tokio_uring::spawn(async move {
+        let reopened = scanned.await.unwrap_or_else(|_| Reopened::broken_off(number));
+        let readers = node.writer.borrow_mut().end_reopening(reopened);
+        let readers =
+            readers.inspect_err(|error| tracing::error!(number, error, "shard stays out of use"))?;
+        tracing::info!(number, "shard in use again");
+        for (outbox, reader) in node.outboxes.iter().zip(readers) {
+            outbox.post(ToWorker::Shard(Box::new(reader)));
+        }
+        Ok(())
+    });
+    ended.await.unwrap_or_else(|error| Err(error.to_string()))
 }
 
 /// Has the sampled requests played in stores of other sizes.

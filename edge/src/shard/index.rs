@@ -82,6 +82,21 @@ impl Index {
         self.buckets.len() * BUCKET_ENTRIES
     }
 
+    /// Buckets it has.
+    pub fn buckets(&self) -> usize {
+        self.buckets.len()
+    }
+
+    /// Where entries of this hash can be in an index of so many buckets, as [`Index::place_of`] has it.
+    pub fn places(hash: u64, buckets: usize) -> [u64; 2] {
+        buckets_of(hash, buckets).map(|bucket| (bucket as u64) << 16 | tag(hash))
+    }
+
+    /// The bucket and the tag of an entry, in one number.
+    pub fn place_of(slot: Slot, entry: Entry) -> u64 {
+        ((slot / BUCKET_ENTRIES) as u64) << 16 | entry.0 >> 48
+    }
+
     /// Bytes of the table.
     pub fn bytes(&self) -> usize {
         std::mem::size_of_val(&*self.buckets)
@@ -203,16 +218,9 @@ impl Index {
         &self.buckets[slot / BUCKET_ENTRIES].0[slot % BUCKET_ENTRIES]
     }
 
-    /// The numbers of both buckets of a hash.
     #[inline]
     fn buckets_of(&self, hash: u64) -> [usize; 2] {
-        let buckets = self.buckets.len() as u64;
-        let first = ((hash >> 32) * buckets) >> 32;
-        let mixed = (hash ^ hash >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let second = ((mixed >> 32) * buckets) >> 32;
-        // Two different ones, so that no entry is seen twice.
-        let second = if second == first { (second + 1) % buckets } else { second };
-        [first as usize, second as usize]
+        buckets_of(hash, self.buckets.len())
     }
 
     /// The slots of both buckets, the first bucket's first.
@@ -222,6 +230,18 @@ impl Index {
         let slots = |bucket: usize| (0..BUCKET_ENTRIES).map(move |i| bucket * BUCKET_ENTRIES + i);
         slots(first).chain(slots(second))
     }
+}
+
+/// The numbers of both buckets of a hash, of so many.
+#[inline]
+fn buckets_of(hash: u64, buckets: usize) -> [usize; 2] {
+    let buckets = buckets as u64;
+    let first = ((hash >> 32) * buckets) >> 32;
+    let mixed = (hash ^ hash >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let second = ((mixed >> 32) * buckets) >> 32;
+    // Two different ones, so that no entry is seen twice.
+    let second = if second == first { (second + 1) % buckets } else { second };
+    [first as usize, second as usize]
 }
 
 /// The tag comes from bits that choose no bucket.

@@ -35,25 +35,8 @@ pub(super) fn open(
     open_at(options, Home::take(options)?, segment_bytes, index_entries)
 }
 
-/// As [`open`], empty, where a shard was that has failed. Its file goes: whoever still reads it is broken off.
-pub(super) fn renew(
-    options: &Options,
-    home: Home,
-    segment_bytes: usize,
-    index_entries: usize,
-) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
-    let path = home.file();
-    // Emptied first: its space is not free while anybody has it mapped.
-    let emptied = File::options().write(true).open(&path).and_then(|file| file.set_len(0));
-    match emptied.and_then(|()| fs::remove_file(&path)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(failed(&path, error, "check the disk, and mount it for writing"))
-        }
-        _ => open_at(options, home, segment_bytes, index_entries),
-    }
-}
-
-fn open_at(
+/// Opens it where its files are, which are ours already.
+pub(super) fn open_at(
     options: &Options,
     home: Home,
     segment_bytes: usize,
@@ -294,7 +277,7 @@ fn store_words(map: &Unserved, values: &[u64; FILE_WORDS]) {
     }
 }
 
-fn read_header(file: &File) -> io::Result<FileKind> {
+pub(super) fn read_header(file: &File) -> io::Result<FileKind> {
     let mut bytes = [0; FILE_WORDS * 8];
     match file.metadata()?.len() {
         0 => return Ok(FileKind::Blank),

@@ -16,6 +16,7 @@ use super::home::Home;
 use super::inspect::Inspected;
 use super::layout::Geometry;
 use super::left::Left;
+use super::missed::{Changes, Missed};
 pub use super::reader::Reader;
 use super::shadow::{Estimates, Original, Shadow};
 use super::sweep::Sweeper;
@@ -65,13 +66,28 @@ impl Homes {
 }
 
 /// One shard as the writer has it.
-struct Shard {
-    options: Options,
-    opened: Opened,
+pub(super) struct Shard {
+    pub(super) options: Options,
+    pub(super) opened: Opened,
     /// Else why it is not in use.
-    writer: Result<store::Writer, String>,
+    pub(super) writer: Result<store::Writer, String>,
     /// Where one lay that failed while it was in use: still ours.
-    left: Option<Home>,
+    pub(super) left: Option<Home>,
+    /// What such a one has missed.
+    pub(super) missed: Option<Missed>,
+    /// Whether it is being taken into use again.
+    pub(super) reopening: bool,
+    /// How many changes had been made when its last flush began, and when the one began that runs.
+    pub(super) flushed: u64,
+    pub(super) flushing: u64,
+}
+
+impl Shard {
+    fn new(options: &Options, writer: Result<store::Writer, String>, opened: Opened) -> Self {
+        let options = options.clone();
+        let (left, missed) = (None, None);
+        Shard { options, opened, writer, left, missed, reopening: false, flushed: 0, flushing: 0 }
+    }
 }
 
 /// One worker's side of a shard that was opened later, see [`Reader::take`].
@@ -91,12 +107,13 @@ pub(super) type Cut = fn(u64) -> usize;
 
 /// The writing side of all shards; one, owned by control.
 pub struct Writer {
-    cut: Cut,
-    meaning: Meaning,
+    pub(super) cut: Cut,
+    pub(super) meaning: Meaning,
     shadow: Shadow,
-    shards: Vec<Shard>,
+    pub(super) changes: Changes,
+    pub(super) shards: Vec<Shard>,
     homes: Arc<Homes>,
-    sweeper: Option<Sweeper>,
+    pub(super) sweeper: Option<Sweeper>,
 }
 
 /// Opens all shards at once. One that cannot be used for reasons of its disk is left out, as long as another can;
@@ -136,12 +153,13 @@ fn put_together(
         };
         let mut readers = readers.into_iter();
         sides.iter_mut().for_each(|side| side.push(readers.next()));
-        list.push(Shard { options: options.clone(), opened, writer, left: None });
+        list.push(Shard::new(options, writer, opened));
     }
     let homes = Arc::new(Homes::new());
     let (shadow, samplers) = Shadow::new(original(shards, cut), shards[0].readers);
     let meaning = Meaning::default();
-    let mut writer = Writer { cut, meaning, shadow, shards: list, homes, sweeper: None };
+    let changes = Changes::default();
+    let mut writer = Writer { cut, meaning, shadow, changes, shards: list, homes, sweeper: None };
     writer.forget_what_missed_something();
     writer.regroup();
     let mut sum = Opened { clean: true, ..Opened::default() };
@@ -168,7 +186,7 @@ fn original(shards: &[Options], cut: Cut) -> Original {
     sum
 }
 
-type OneOpened = Result<(store::Writer, Vec<read::Reader>, Opened), OpenError>;
+pub(super) type OneOpened = Result<(store::Writer, Vec<read::Reader>, Opened), OpenError>;
 
 /// Each shard on a thread of its own: their disks work at the same time.
 fn open_each(shards: &[Options], cut: Cut) -> Vec<OneOpened> {
@@ -187,7 +205,7 @@ fn open_each(shards: &[Options], cut: Cut) -> Vec<OneOpened> {
 impl Writer {
     /// Empties shards that have not seen the newest era: while they were away, something they hold may have been
     /// removed or replaced.
-    fn forget_what_missed_something(&mut self) {
+    pub(super) fn forget_what_missed_something(&mut self) {
         let newest = self.live().map(|(_, writer)| writer.era().0).max().unwrap_or(0);
         for shard in &mut self.shards {
             let Ok(writer) = &mut shard.writer else { continue };
@@ -202,7 +220,7 @@ impl Writer {
 
     /// After the set of live shards has changed: a new era on their disks, and a home for every key. A shard that
     /// cannot be written fails, and the rest begins again.
-    fn regroup(&mut self) {
+    pub(super) fn regroup(&mut self) {
         loop {
             let newest = self.live().map(|(_, writer)| writer.era().0).max().unwrap_or(0);
             let members = self.live().fold(0, |members, (_, writer)| members ^ writer.id);
@@ -227,65 +245,7 @@ impl Writer {
         self.homes.share_out(&live);
     }
 
-    /// Takes a shard out of use. Readers find nothing there from now on.
-    fn put_out(&mut self, number: usize, why: String) {
-        let shard = &mut self.shards[number];
-        if let Ok(writer) = &shard.writer {
-            tracing::error!(path = %shard.options.path.display(), why, "shard out of use");
-            writer.map.fail();
-            shard.left = Some(writer.home.clone());
-            shard.writer = Err(why);
-        }
-    }
-
-    /// A shard is known to have failed. Says whether that is news.
-    pub fn fail(&mut self, number: usize, why: String) -> bool {
-        let news = self.shards.get(number).is_some_and(|shard| shard.writer.is_ok());
-        if news {
-            self.put_out(number, why);
-            self.regroup();
-        }
-        news
-    }
-
-    /// Takes shards out of use whose file could not be read or written through its mapping. Says how many there were.
-    pub fn watch(&mut self) -> u64 {
-        let failed: Vec<usize> =
-            self.live().filter(|(_, writer)| writer.map.failed()).map(|(number, _)| number).collect();
-        let why = "its file was cut short, or its disk failed: see the kernel's log (dmesg)";
-        failed.into_iter().map(|number| u64::from(self.fail(number, why.into()))).sum()
-    }
-
-    /// Takes a shard into use again, empty if it had been in use. The readers are for the workers, in order. Blocks
-    /// until its file is made, or scanned if it was left out at the start.
-    ///
-    /// # Errors
-    /// There is no such shard, it is in use, or why it cannot be opened; nothing has changed then.
-    pub fn reopen(&mut self, number: usize) -> Result<Vec<ShardReader>, String> {
-        let cut = self.cut;
-        let last = self.shards.len() - 1;
-        let shard = self.shards.get_mut(number).ok_or_else(|| format!("the shards are 0 to {last}"))?;
-        if shard.writer.is_ok() {
-            return Err(format!("shard {number} is in use"));
-        }
-        let (options, entries) = (&shard.options, shard.options.index_entries());
-        let segment_bytes = cut(options.size_bytes);
-        let opened = match &shard.left {
-            Some(home) => recover::renew(options, home.clone(), segment_bytes, entries),
-            None => recover::open(options, segment_bytes, entries),
-        };
-        let (mut writer, readers, opened) = opened.map_err(|error| error.to_string())?;
-        writer.meaning = self.meaning;
-        if let Some(sweeper) = &self.sweeper {
-            sweeper.add(writer.window());
-        }
-        (shard.writer, shard.opened, shard.left) = (Ok(writer), opened, None);
-        self.forget_what_missed_something();
-        self.regroup();
-        Ok(readers.into_iter().map(|reader| ShardReader { number, reader }).collect())
-    }
-
-    fn live(&self) -> impl Iterator<Item = (usize, &store::Writer)> {
+    pub(super) fn live(&self) -> impl Iterator<Item = (usize, &store::Writer)> {
         let numbered = self.shards.iter().enumerate();
         numbered.filter_map(|(number, shard)| Some((number, shard.writer.as_ref().ok()?)))
     }
@@ -325,6 +285,7 @@ impl Writer {
             *object = number;
         }
         self.shard(home).ok_or(PutError::NoShard)?.put(label, body, &mut replaces)?;
+        self.note_change(label.hash);
         self.play_stored(label, body);
         self.supersede(home, label, replaces);
         Ok(())
@@ -372,11 +333,13 @@ impl Writer {
     /// Removes all records of a key; says how many. They stay away if the process is killed right after.
     pub fn remove(&mut self, hash: u64, key: &[u8]) -> u64 {
         self.shadow.removed(hash, now_s());
+        self.note_change(hash);
         self.live_mut().map(|writer| writer.remove(hash, key)).sum()
     }
 
     /// Removes the records of a key whose meta `wanted` takes; says how many.
     pub fn remove_if(&mut self, hash: u64, key: &[u8], wanted: impl Fn(&[u8]) -> bool) -> u64 {
+        self.note_change(hash);
         self.live_mut().map(|writer| writer.remove_if(hash, key, &wanted)).sum()
     }
 
@@ -467,9 +430,18 @@ impl Writer {
         })
     }
 
-    /// The shards written since the last call, by number, and their files, for flushing them.
+    /// The shards written since the last call, by number, and their files, for flushing them; each that was is to be told to
+    /// [`Writer::flushed`].
     pub fn dirty(&mut self) -> Vec<(usize, PathBuf)> {
-        let dirty = |shard: &mut Shard| shard.writer.as_mut().ok()?.dirty();
+        let changes = self.changes.count();
+        let dirty = |shard: &mut Shard| {
+            let dirty = shard.writer.as_mut().ok()?.dirty();
+            shard.flushing = changes;
+            if dirty.is_none() {
+                shard.flushed = changes;
+            }
+            dirty
+        };
         let numbered = self.shards.iter_mut().enumerate();
         numbered.filter_map(|(number, shard)| Some((number, dirty(shard)?.0))).collect()
     }

@@ -16,16 +16,19 @@ use super::evict::{Log, Policy};
 use super::home::Home;
 use super::index::{Entry, Slot};
 use super::layout::{self, Geometry, HEADER_BYTES, Header, Kind};
+use super::missed::Missed;
 use super::place::Placed;
 use super::read::Find;
 use super::reclaim::{self, Segments};
-use super::{Meaning, Pinned, PutError, checkpoint, left};
+use super::{Meaning, OpenError, Pinned, PutError, checkpoint, left, recover};
 use crate::limits;
 use crate::sys::mapping::Appender;
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
+use std::fs::File;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Release};
 
 /// The writing side; one, owned by control.
@@ -184,6 +187,29 @@ impl Writer {
     pub(super) fn era(&self) -> (u64, u64) {
         let word = |word: usize| self.map.words(0)[word].load(Acquire);
         (word(layout::ERA_WORD), word(layout::MEMBERS_WORD))
+    }
+
+    /// Says on disk that nothing was missed until this time, if there is one.
+    pub(super) fn catch_up(&mut self, era: Option<(u64, u64)>) -> Result<(), OpenError> {
+        let set = era.map_or(Ok(()), |era| self.set_era(era));
+        set.map_err(|error| recover::failed(&self.path, error, "replace the disk"))
+    }
+
+    /// Drops what may have been changed elsewhere, on disk as well.
+    pub(super) fn forget(&mut self, missed: &Missed) -> Result<(), OpenError> {
+        if missed.everything() {
+            self.clear();
+        }
+        let index = Arc::clone(&self.find.index);
+        for (slot, entry) in index.entries().filter(|&(slot, entry)| missed.may_hold(slot, entry)) {
+            // Chunks go when their segment is emptied: without a head nobody finds them.
+            if self.record(entry.location()).is_none_or(|(header, _)| header.kind != Kind::Chunk) {
+                self.changing();
+                self.take_out(slot, entry.location());
+            }
+        }
+        let synced = File::open(&self.path).and_then(|file| file.sync_data());
+        synced.map_err(|error| recover::failed(&self.path, error, "replace the disk"))
     }
 
     /// Sets what [`Writer::era`] says, on disk as well.

@@ -1,7 +1,8 @@
 //! A shard's file is cut short under a running node, while it is read from and sent from.
 
-use crate::support::{Client, Edge, Origin, alone, content, eventually, request};
+use crate::support::{Client, Edge, HOST, Origin, alone, content, eventually, request};
 use serde_json::Value;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 const SMALL: u64 = 60;
@@ -115,4 +116,45 @@ fn a_file_cut_short_under_load_costs_its_shard_until_it_is_opened_again() {
     std::thread::sleep(Duration::from_millis(50));
     (0..SMALL).for_each(|i| drop(edge.get_hit(&format!("/{i}"))));
     assert!(shard(&edge, 0)["objects"].as_u64() > Some(0), "it stores again");
+}
+
+#[test]
+fn a_shard_whose_disk_was_away_serves_what_it_held_but_not_what_was_purged_meanwhile() {
+    let _alone = alone();
+    let origin = Origin::start();
+    (0..SMALL).for_each(|i| origin.cacheable(&format!("/{i}"), 30_000 + i));
+    let (edge, directory) = two_shards(&origin);
+    check_small(&mut edge.client());
+    check_small(&mut edge.client());
+    let objects = shard(&edge, 0)["objects"].as_u64().expect("a number");
+    assert!(objects > SMALL / 4, "{objects}");
+    // What is not on the disk is not believed; a flush comes every three seconds.
+    std::thread::sleep(Duration::from_millis(4_000));
+    assert!(edge.metric("edge_store_flushes_total") >= 2.0);
+
+    // All that was stored is in the first segment.
+    let path = directory.join("disk-0/shard-0");
+    let file = std::fs::File::options().read(true).write(true).open(&path).expect("it is there");
+    let mut segment = vec![0; 8 << 20];
+    file.read_exact_at(&mut segment, 0).expect("a segment");
+    file.set_len(0).expect("it can be cut");
+    check_small(&mut edge.client());
+    eventually("the shard is out of use", || shard(&edge, 0)["state"] == "out of use");
+    let purged: Vec<String> = (0..10).map(|i| format!("/{i}")).collect();
+    for path in &purged {
+        let purged = edge.purge(&format!("{{\"url\": \"http://{HOST}{path}\"}}"));
+        assert_eq!(purged.status(), 200);
+    }
+    let before: Vec<usize> = (0..SMALL).map(|i| origin.count(&format!("/{i}"))).collect();
+    // The disk is there again.
+    file.write_all_at(&segment, 0).expect("it can be written");
+    let answer =
+        Client::connect(edge.admin()).request("POST", "/store/shards/0/open", &[("Content-Length", "0")]);
+    assert_eq!(answer.status(), 200, "{:?}", String::from_utf8_lossy(&answer.body));
+    let back = shard(&edge, 0)["objects"].as_u64().expect("a number");
+    assert!(back > objects / 2 && back <= objects, "{back} of {objects}");
+    check_small(&mut edge.client());
+    let asked = (0..SMALL).filter(|&i| origin.count(&format!("/{i}")) > before[i as usize]).count() as u64;
+    assert!((10..SMALL / 2).contains(&asked), "of {SMALL}, {objects} came back and ten were purged: {asked}");
+    (0..10).for_each(|i| assert!(origin.count(&format!("/{i}")) > before[i], "/{i} was purged"));
 }

@@ -39,9 +39,7 @@ fn a_file_cut_short_costs_its_shard_which_comes_back_empty_without_a_restart() {
     let last = OBJECTS - 1;
     assert_eq!(writer.remove(hash(last), &key(last)), 1);
 
-    for (reader, shard) in readers.iter_mut().zip(writer.reopen(0).unwrap()) {
-        reader.take(shard);
-    }
+    reopen(&mut writer, &mut readers, 0);
     assert_eq!(writer.reopen(0).unwrap_err(), "shard 0 is in use");
     assert_eq!(writer.reopen(2).unwrap_err(), "the shards are 0 to 1");
     assert_eq!(version(&readers[1], last), None, "what was removed while it was away stays removed");
@@ -51,6 +49,131 @@ fn a_file_cut_short_costs_its_shard_which_comes_back_empty_without_a_restart() {
     assert!((0..OBJECTS).all(|number| version(&readers[1], number) == Some(4)));
     assert_eq!(objects(&writer).iter().sum::<u64>(), writer.usage().objects);
     assert!(objects(&writer)[0] > 0);
+}
+
+/// Takes a shard into use again, for all readers.
+fn reopen(writer: &mut crate::shard::set::Writer, readers: &mut [crate::shard::set::Reader], number: usize) {
+    let shards = writer.reopen(number).unwrap();
+    readers.iter_mut().zip(shards).for_each(|(reader, shard)| reader.take(shard));
+}
+
+/// Brings all to the disk, as control does.
+fn flush(writer: &mut crate::shard::set::Writer) {
+    for (number, path) in writer.dirty() {
+        File::open(path).unwrap().sync_data().unwrap();
+        writer.flushed(number);
+    }
+}
+
+#[test]
+fn a_shard_that_failed_comes_back_with_what_it_holds_but_for_what_has_changed_since() {
+    let scratch = Scratch::new("fault-whole");
+    let all = shards(&scratch, &[32, 32]);
+    let (mut writer, mut readers, _) = open(&all);
+    (0..OBJECTS).for_each(|number| put(&mut writer, number, 1).unwrap());
+    (OBJECTS..OBJECTS + 9).for_each(|number| put_chunked(&mut writer, number, 1).unwrap());
+    flush(&mut writer);
+    assert!(writer.fail(0, "could not be read".into()));
+    let own: Vec<u32> = (0..OBJECTS + 9).filter(|&number| version(&readers[0], number).is_none()).collect();
+    assert!(own.len() > OBJECTS as usize / 3);
+    // Of what it held a part is removed while it is away, and a part is stored elsewhere.
+    for &number in &own {
+        match number % 8 {
+            0 => drop(writer.remove(hash(number), &key(number))),
+            1 => put(&mut writer, number, 2).unwrap(),
+            _ => {}
+        }
+    }
+    let begun = writer.begin_reopening(0).unwrap();
+    assert!(writer.begin_reopening(0).err().unwrap().contains("being opened already"));
+    assert!(writer.shards().next().unwrap().to_string().contains("being scanned"));
+    let reopened = std::thread::spawn(move || begun.run()).join().unwrap();
+    // And a part while its file was scanned.
+    for &number in own.iter().filter(|&number| number % 8 == 2) {
+        writer.remove(hash(number), &key(number));
+    }
+    for (reader, shard) in readers.iter_mut().zip(writer.end_reopening(reopened).unwrap()) {
+        reader.take(shard);
+    }
+    let (mut kept, mut lost) = (0, 0);
+    for &number in &own {
+        match (number % 8 < 3, version(&readers[0], number)) {
+            (false, Some(1)) => kept += 1,
+            (false, None) => lost += 1,
+            (true, None) => {}
+            (_, found) => panic!("{number}: {found:?}"),
+        }
+    }
+    assert!(kept > 8 * lost && kept > OBJECTS / 6, "{kept} are there again, {lost} are lost");
+    (0..OBJECTS).for_each(|number| put(&mut writer, number, 3).unwrap());
+    assert!((0..OBJECTS).all(|number| version(&readers[1], number) == Some(3)));
+    // A second time, and over a restart.
+    flush(&mut writer);
+    assert!(writer.fail(0, "again".into()));
+    reopen(&mut writer, &mut readers, 0);
+    let before: Vec<_> = (0..OBJECTS).map(|number| version(&readers[0], number)).collect();
+    assert!(before.iter().all(|found| *found == Some(3)), "nothing had changed");
+    drop((writer, readers));
+    let (_writer, readers, opened) = open(&all);
+    assert!(opened.objects > OBJECTS.into());
+    assert!((0..OBJECTS).all(|number| version(&readers[0], number) == Some(3)));
+}
+
+#[test]
+fn what_changed_after_the_last_flush_does_not_come_back_although_the_disk_never_heard_of_it() {
+    let scratch = Scratch::new("fault-unflushed");
+    let all = shards(&scratch, &[16]);
+    let (mut writer, mut readers, _) = open(&all);
+    (0..50).for_each(|number| put(&mut writer, number, 1).unwrap());
+    flush(&mut writer);
+    let path = all[0].path.join("shard-0");
+    let on_disk = std::fs::read(&path).unwrap();
+    assert_eq!(writer.remove(hash(3), &key(3)), 1);
+    put(&mut writer, 4, 2).unwrap();
+    // The flush that was begun fails, and the kernel forgets what it could not write: the disk has what it had.
+    assert_eq!(writer.dirty().len(), 1);
+    assert!(writer.fail(0, "could not be flushed".into()));
+    std::fs::write(&path, on_disk).unwrap();
+    reopen(&mut writer, &mut readers, 0);
+    assert_eq!((version(&readers[0], 3), version(&readers[0], 4)), (None, None));
+    let kept = (5..50).filter(|&number| version(&readers[0], number) == Some(1)).count();
+    assert!(kept >= 43, "{kept} of 45");
+}
+
+#[test]
+fn who_still_holds_what_has_failed_reads_nothing_of_what_is_written_next() {
+    let scratch = Scratch::new("fault-held");
+    let all = shards(&scratch, &[16]);
+    let (mut writer, mut readers, _) = open(&all);
+    (0..50).for_each(|number| put(&mut writer, number, 1).unwrap());
+    flush(&mut writer);
+    let held = readers[1].lookup(hash(7), &key(7), |_| true).unwrap();
+    let faults = crate::sys::fault::count();
+    assert!(writer.fail(0, "could not be flushed".into()));
+    assert!(crate::sys::fault::count() > faults, "who has read asks for this");
+    reopen(&mut writer, &mut readers, 0);
+    let kept = (0..50).filter(|&number| version(&readers[0], number) == Some(1)).count();
+    assert!(kept >= 48, "{kept} of 50");
+    assert!(held.body().iter().all(|&byte| byte == 0));
+    (50..3_000).for_each(|number| put(&mut writer, number, 2).unwrap());
+    assert!(held.body().iter().all(|&byte| byte == 0));
+    drop(held);
+}
+
+#[test]
+fn with_more_changes_than_are_remembered_a_shard_comes_back_empty() {
+    let scratch = Scratch::new("fault-many");
+    let all = shards(&scratch, &[16]);
+    let (mut writer, mut readers, _) = open(&all);
+    (0..50).for_each(|number| put(&mut writer, number, 1).unwrap());
+    for number in 0..=crate::limits::CHANGES_REMEMBERED as u64 {
+        writer.remove(number, b"anything");
+    }
+    assert!(writer.fail(0, "could not be flushed".into()));
+    reopen(&mut writer, &mut readers, 0);
+    assert!((0..50).all(|number| version(&readers[0], number).is_none()), "nobody knows what is gone");
+    put(&mut writer, 1, 2).unwrap();
+    assert_eq!(version(&readers[0], 1), Some(2));
 }
 
 #[test]
@@ -83,9 +206,9 @@ fn with_its_only_shard_gone_a_store_serves_nothing_and_lives() {
     assert_eq!(put(&mut writer, 1, 3), Err(PutError::NoShard));
     assert_eq!((put_chunked(&mut writer, 1, 3), writer.usage().objects), (Err(PutError::NoShard), 0));
     assert!(writer.checkpoints().is_empty() && writer.dirty().is_empty());
-    for (reader, shard) in readers.iter_mut().zip(writer.reopen(0).unwrap()) {
-        reader.take(shard);
-    }
+    // What lies before the cut could not be believed: nothing of it had been flushed.
+    reopen(&mut writer, &mut readers, 0);
+    assert!((0..50).all(|number| version(&readers[0], number).is_none()));
     put(&mut writer, 1, 4).unwrap();
     assert_eq!(version(&readers[0], 1), Some(4));
 }
@@ -129,9 +252,7 @@ fn a_full_disk_is_refused_at_the_start_and_cannot_come_later() {
     assert!(state.contains("out of use") && state.contains("No space left"), "{state}");
     assert!(writer.reopen(1).unwrap_err().contains("No space left"));
     run("mount", &["-o", "remount,size=8m", disk.0.to_str().unwrap()]);
-    for (reader, shard) in readers.iter_mut().zip(writer.reopen(1).unwrap()) {
-        reader.take(shard);
-    }
+    reopen(&mut writer, &mut readers, 1);
     assert!(writer.shards().all(|shard| shard.state.is_ok()));
     // All its blocks are there from the start: writing through the mapping needs no more.
     let file = std::fs::metadata(full.path.join("shard-0")).unwrap();
@@ -176,5 +297,50 @@ fn what_the_disk_cannot_read_costs_its_shard() {
     let state = writer.shards().nth(1).unwrap();
     assert!(state.state.is_err(), "{on_disk} objects lay on sectors that are gone: {state}");
     assert!((0..OBJECTS).any(|number| version(&readers[0], number) == Some(1)), "the other shard serves");
+    drop((writer, readers));
+}
+
+#[test]
+fn what_the_disk_cannot_read_any_more_is_given_up_and_the_rest_comes_back() {
+    let scratch = Scratch::new("fault-sectors");
+    let image = scratch.path().join("image");
+    File::create(&image).unwrap().set_len(16 << 20).unwrap();
+    let image = image.to_str().unwrap();
+    run("mkfs.ext4", &["-q", "-F", "-O", "^has_journal", image]);
+    let disk = Mount::new(scratch.path().join("disk"), &["-t", "ext4", "-o", "loop", image]);
+    let all = [Options { path: disk.0.clone(), ..options(&scratch, 64) }];
+    let (mut writer, mut readers, _) = open(&all);
+    let body = Bytes::from(vec![5; 9_000]);
+    let put = |writer: &mut crate::shard::set::Writer, number: u32| {
+        let key = key(number);
+        let label = Label::new(hash(number), &key, &[0; 32], b"\r\n");
+        writer.put(&label, Body::Whole(std::slice::from_ref(&body)), |_| true)
+    };
+    (0..200).for_each(|number| put(&mut writer, number).unwrap());
+    flush(&mut writer);
+    let there = |readers: &[crate::shard::set::Reader]| {
+        let found = |number: &u32| {
+            let record = readers[0].lookup(hash(*number), &key(*number), |_| true);
+            record.is_some_and(|record| record.body() == body)
+        };
+        (0..200).filter(found).count()
+    };
+    assert_eq!(there(&readers), 200);
+    assert!(writer.fail(0, "a sector could not be read".into()));
+    // From somewhere in the middle of the shard on, the disk's sectors are gone.
+    let path = disk.0.join("shard-0");
+    let blocks = run("filefrag", &["-v", path.to_str().unwrap()]);
+    let extents = blocks.lines().filter_map(|line| line.split(':').nth(2)?.split("..").next());
+    let first: u64 = extents.map(str::trim).find_map(|block| block.parse().ok()).expect("an extent");
+    let blocksize: u64 = run("stat", &["-f", "-c", "%S", path.to_str().unwrap()]).parse().unwrap();
+    let cut = first * blocksize + 47 * SEGMENT as u64;
+    File::options().write(true).open(image).unwrap().set_len(cut).unwrap();
+    reopen(&mut writer, &mut readers, 0);
+    let kept = there(&readers);
+    assert!((50..150).contains(&kept), "{kept} of 200, about six for each segment");
+    assert_eq!(writer.usage().size_bytes, 64 * SEGMENT as u64);
+    // What was given up is written and read again.
+    (0..200).for_each(|number| put(&mut writer, number).unwrap());
+    assert_eq!(there(&readers), 200);
     drop((writer, readers));
 }

@@ -19,6 +19,7 @@
 
 mod hold;
 mod lock;
+mod release;
 #[cfg(test)]
 mod simulated;
 mod window;
