@@ -90,6 +90,8 @@ pub const CONNECT_TIMEOUT_MS: u64 = 5_000;
 pub const FIRST_BYTE_TIMEOUT_MS: u64 = 30_000;
 /// Milliseconds without progress of an origin's body.
 pub const ORIGIN_BODY_TIMEOUT_MS: u64 = 30_000;
+/// Milliseconds between two warnings that requests to a server of an origin fail: it may fail thousands of times a second.
+pub const ORIGIN_FAILURE_LOG_MS: u64 = 10_000;
 /// Milliseconds an unused origin connection is kept; below the 5 s after which common origins close.
 pub const ORIGIN_IDLE_TIMEOUT_MS: u64 = 4_000;
 

@@ -18,6 +18,7 @@ const FIRST: &[&str] = &[
     "workers",
     "store",
     "fetches",
+    "origins",
     "tls",
 ];
 
@@ -30,6 +31,9 @@ pub(super) fn add_hit_ratio(status: &mut Value) {
         status["hit_ratio"] = (hits / requests).into();
     }
 }
+
+/// Characters of a line that most terminals show whole.
+const LINE_CHARS_MAX: usize = 132;
 
 /// The document as text.
 pub(super) fn render(value: &Value) -> String {
@@ -89,6 +93,9 @@ fn table(items: &[Value], indent: usize, out: &mut String) {
     }
     let width = |i: usize| rows.iter().filter_map(|row| row.get(i)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..columns.len().max(1)).map(|i| width(i).unwrap_or(0)).collect();
+    if columns.len() > 1 && indent + widths.iter().map(|width| width + 2).sum::<usize>() > LINE_CHARS_MAX {
+        return listed(&rows, indent, out);
+    }
     for row in rows.iter().filter(|row| !row.is_empty()) {
         let cells: Vec<String> =
             row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
@@ -96,12 +103,24 @@ fn table(items: &[Value], indent: usize, out: &mut String) {
     }
 }
 
+/// A table too wide for a terminal: each of its rows as a list of its own, under what names it.
+fn listed(rows: &[Vec<String>], indent: usize, out: &mut String) {
+    let Some((titles, items)) = rows.split_first() else { return };
+    let width = titles.iter().map(|title| title.chars().count()).max().unwrap_or(0);
+    for item in items {
+        for (number, (title, cell)) in titles.iter().zip(item).enumerate() {
+            let mark = if number == 0 { "- " } else { "  " };
+            let _ = writeln!(out, "{:indent$}{mark}{title:width$}  {cell}", "");
+        }
+    }
+}
+
 /// What names a line comes first, and sentences last.
 fn column_rank(key: &str) -> usize {
     match key {
-        "worker" | "name" | "step" | "address" | "path" | "state" => 0,
+        "worker" | "name" | "step" | "address" | "origin" | "path" | "state" => 0,
         "cpu" | "outcome" | "value" | "status" => 1,
-        "reason" => 4,
+        "reason" | "last_failure" => 4,
         "counters" => 3,
         _ => 2,
     }
@@ -194,6 +213,16 @@ store
   opened
     took  7 ms
 ";
+        assert_eq!(render(&value), expected);
+    }
+
+    #[test]
+    fn a_table_too_wide_for_a_terminal_is_a_list_for_each_row() {
+        let long = "x".repeat(LINE_CHARS_MAX);
+        let value = json!({"shards": [{"path": "/a", "reason": long}, {"path": "/b", "held": "in memory"}]});
+        let expected = format!(
+            "shards\n  - path    /a\n    held    -\n    reason  {long}\n  - path    /b\n    held    in memory\n    reason  -\n"
+        );
         assert_eq!(render(&value), expected);
     }
 

@@ -242,6 +242,7 @@ fn status(node: &Node) -> Value {
             "fills": node.fills.running(),
             "passes": node.passes.len(),
         },
+        "origins": node.origins.borrow().iter().flat_map(|origin| origin.status()).collect::<Vec<_>>(),
         "tls": super::certificates::status(node),
         "counters": counters,
     });

@@ -24,6 +24,7 @@ mod routes;
 mod rules;
 mod sealing;
 mod slices;
+mod standing;
 mod stream;
 mod transport;
 mod uncacheable;

@@ -167,6 +167,15 @@ impl Origin {
         self.forwarded
     }
 
+    /// For the status: its servers, a line each.
+    pub(super) fn status(&self) -> impl Iterator<Item = serde_json::Value> {
+        self.servers.iter().map(|server| {
+            let mut status = server.status();
+            status["origin"] = self.name.as_str().into();
+            status
+        })
+    }
+
     /// Closes connections that have been unused for too long.
     pub(super) fn reap(&self) {
         self.servers.iter().for_each(|server| server.reap());
@@ -225,7 +234,8 @@ impl Origin {
                     match server.open(&self.connector, self.connect_timeout).await {
                         Ok(sender) => sender,
                         Err(error) => {
-                            failed = connect_failed(server, error);
+                            failed = connect_failed(error);
+                            server.standing.failed(server.uri(), &failed.reason);
                             break;
                         }
                     }
@@ -237,10 +247,20 @@ impl Origin {
                     Exchange { request_s: clock::now().unix_s, response_s: 0, purges: bounds.purges.get() };
                 match self.send(bounds, server, sender, outgoing, body, told).await {
                     Ok((response, sender)) => {
+                        server.standing.answered(server.uri());
                         return Ok(Response::new(response, sender, server, place, outgoing, bounds, asked));
                     }
-                    Err((error, None)) => return Err(error),
-                    Err((error, Some(unsent))) => (failed, body) = (error, unsent),
+                    Err((error, None)) => {
+                        server.standing.failed(server.uri(), &error.reason);
+                        return Err(error);
+                    }
+                    Err((error, Some(unsent))) => {
+                        // That a kept connection was closed meanwhile is no failure, nor is a request that cannot be sent.
+                        if fresh && error.failure().is_some() {
+                            server.standing.failed(server.uri(), &error.reason);
+                        }
+                        (failed, body) = (error, unsent);
+                    }
                 }
             }
         }
@@ -305,28 +325,26 @@ impl Origin {
                     && fields.contains_key(header::CONTENT_LENGTH)
                 {
                     // Two ends of one body: an attempt to have it read in two ways (RFC 9112 section 6.3).
-                    let reason = format!("{}: Content-Length beside Transfer-Encoding", server.uri());
-                    return Err((FetchError::new(502, reason), None));
+                    return Err((FetchError::new(502, "Content-Length beside Transfer-Encoding"), None));
                 }
                 Ok((response, sender))
             }
             Some(Err(mut error)) => {
                 let unsent = error.take_message().map(Request::into_body);
                 bounds.cells.add(Counter::OriginRequests, u64::from(unsent.is_none()));
-                let reason = format!("{}: {}", server.uri(), pool::explain(error.into_error().into()));
-                Err((FetchError::new(502, reason), unsent))
+                Err((FetchError::new(502, pool::explain(error.into_error().into())), unsent))
             }
             None => {
                 bounds.cells.add(Counter::OriginRequests, 1);
-                Err((FetchError::new(504, format!("{}: no answer in time", server.uri())), None))
+                Err((FetchError::new(504, "no answer in time"), None))
             }
         }
     }
 }
 
-fn connect_failed(server: &Server, error: ConnectError) -> FetchError {
+fn connect_failed(error: ConnectError) -> FetchError {
     match error {
-        ConnectError::Timeout => FetchError::new(504, format!("{}: no connection in time", server.uri())),
-        ConnectError::Failed(reason) => FetchError::new(502, format!("{}: {reason}", server.uri())),
+        ConnectError::Timeout => FetchError::new(504, "no connection in time"),
+        ConnectError::Failed(reason) => FetchError::new(502, reason),
     }
 }

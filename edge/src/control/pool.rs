@@ -2,6 +2,7 @@
 //! speaks HTTP/2. Knows nothing of caching.
 #![forbid(unsafe_code)]
 
+use super::standing::Standing;
 use super::upload::UploadBody;
 use crate::limits;
 use http::{Request, Response, Uri};
@@ -56,6 +57,8 @@ pub(super) struct Server {
     /// Held while the first HTTP/2 connection is opened, so that a burst opens one.
     opening: tokio::sync::Mutex<()>,
     speaks_http2: Cell<bool>,
+    /// What became of the requests to it.
+    pub(super) standing: Standing,
 }
 
 /// A connection that is ready for one request.
@@ -94,12 +97,22 @@ impl Server {
             shared_used: Cell::new(Instant::now()),
             opening: tokio::sync::Mutex::new(()),
             speaks_http2: Cell::new(false),
+            standing: Standing::default(),
         }
     }
 
     /// What is dialled.
     pub(super) fn uri(&self) -> &Uri {
         &self.uri
+    }
+
+    /// For the status: where it is, how it stands, and its connections.
+    pub(super) fn status(&self) -> serde_json::Value {
+        let mut status = self.standing.status();
+        status["address"] = self.uri.to_string().trim_end_matches('/').into();
+        status["protocol"] = if self.speaks_http2.get() { "HTTP/2" } else { "HTTP/1.1" }.into();
+        status["idle_connections"] = self.idle.borrow().len().into();
+        status
     }
 
     /// A connection that is open already.

@@ -150,7 +150,9 @@ impl ResponseBody {
         self.sender = None;
         self.place = None;
         self.cells.add(Counter::OriginErrors, 1);
-        FetchError::new(status, reason)
+        let error = FetchError::new(status, reason);
+        self.server.standing.failed(self.server.uri(), &error.reason);
+        error
     }
 }
 

@@ -31,6 +31,19 @@ fn status_command() {
 }
 
 #[test]
+fn a_server_that_fails_is_named_with_its_reason() {
+    let nobody = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let node = Edge::start(nobody);
+    assert_eq!(node.get("/a").status(), 502);
+    let status: Value = serde_json::from_slice(&node.admin_get("/status").body).expect("JSON");
+    let server = &status["origins"][0];
+    assert_eq!((&server["state"], &server["failed"]), (&"fails".into(), &1.into()), "{server}");
+    assert_eq!(server["address"], format!("http://{nobody}"), "{server}");
+    assert!(server["last_failure"].as_str().is_some_and(|reason| reason.contains("refused")), "{server}");
+    assert!(node.log().contains("a request to the origin's server failed"), "{}", node.log());
+}
+
+#[test]
 fn purge_command() {
     let origin = Origin::start();
     origin.cacheable("/a", 10);
