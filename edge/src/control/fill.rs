@@ -167,7 +167,7 @@ impl Fills {
                 _ if !fill.publish.get() => continue,
                 State::Streaming(filling) if filling.is_purged(node, fill) => continue,
                 State::Streaming(filling) if filling.reaches(&waiter.request) => {
-                    filling.join(node, waiter.ticket, &waiter.request, true)
+                    filling.join(node, waiter.ticket, &waiter.request, None)
                 }
                 State::Waiting(_) if fill.is_purged(node) => continue,
                 State::Waiting(waiters) if fill.waits_for(&waiter.request, origin) => {
@@ -365,11 +365,11 @@ async fn fetch_and_share(node: &Rc<Node>, fill: &Rc<Fill>, leader: &Leader) -> R
             let chunked = sealing::needs_object(judged.head.body_bytes);
             let object = if chunked { node.writer.borrow_mut().new_object(request.key_hash) } else { 0 };
             let stream = Stream::new(node.new_stream(), judged.head.clone(), object, false, node.workers());
-            share(node, fill, leader, Filling::new(stream, judged.head, facts, request));
+            share(node, fill, leader, Filling::new(stream, judged.head, facts, request), judged.own);
             sealing::run(node, fill, request, response.body).await;
         }
-        Some(_) => not_stored(node, fill, leader, rules::unstored(&judged.head, "too-large"), response),
-        None => not_stored(node, fill, leader, judged.head, response),
+        Some(_) => not_stored(node, fill, leader, rules::unstored(&judged.own, "too-large"), response),
+        None => not_stored(node, fill, leader, judged.own, response),
     }
     Ok(())
 }
@@ -397,8 +397,9 @@ fn replace(node: &Rc<Node>, fill: &Rc<Fill>, leader: &Leader, failure: Failure) 
     false
 }
 
-/// The response may be stored: all who match it share its stream, the others get fills of their variants.
-fn share(node: &Rc<Node>, fill: &Rc<Fill>, leader: &Leader, mut filling: Filling) {
+/// The response may be stored: all who match it share its stream, under its `own` head the one whose request was sent;
+/// the others get fills of their variants.
+fn share(node: &Rc<Node>, fill: &Rc<Fill>, leader: &Leader, mut filling: Filling, own: Arc<OriginHead>) {
     node.fills.uncacheable.borrow_mut().forget(fill.hash);
     let mut variants: Vec<(Selector, Vec<Waiter>)> = Vec::new();
     let mut far = Vec::new();
@@ -409,7 +410,7 @@ fn share(node: &Rc<Node>, fill: &Rc<Fill>, leader: &Leader, mut filling: Filling
             continue;
         }
         if leads || filling.takes(&waiter.request) {
-            filling.join(node, waiter.ticket, &waiter.request, !leads);
+            filling.join(node, waiter.ticket, &waiter.request, leads.then_some(&own));
             continue;
         }
         match variants.iter_mut().find(|(selector, _)| selector.selects(&waiter.request)) {

@@ -161,7 +161,7 @@ pub(super) fn start(node: &Rc<Node>, ticket: Ticket, request: Box<RequestHead>) 
             match fetch(&node, &pass, &request).await {
                 Ok((judged, body)) => {
                     let store = judged.facts.is_some().then_some((&*request, &judged));
-                    stream(&node, &pass, judged.head.clone(), body, store).await;
+                    stream(&node, &pass, judged.own.clone(), body, store).await;
                 }
                 Err(error) if request.method == Method::Other => node.refuse(ticket, error.status),
                 Err(error) => {
@@ -256,11 +256,11 @@ async fn fetch(
     let fits = |head: &OriginHead| head.body_bytes.is_some_and(|bytes| bytes <= limits::CHUNK_BYTES as u64);
     let judged = match request.method_name() == "POST" {
         true => rules::judge(request, &mut response, &routed)?,
-        false => Judged { head: rules::passed(&response)?, facts: None },
+        false => Judged::unstored(rules::passed(&response)?),
     };
     let judged = match judged.facts.is_some() && fits(&judged.head) {
         true => judged,
-        false => Judged { head: rules::unstored(&judged.head, "pass"), facts: None },
+        false => Judged::unstored(rules::unstored(&judged.own, "pass")),
     };
     Ok((judged, response.body))
 }

@@ -23,6 +23,7 @@ use super::stream::Stream;
 use super::{Node, Routed};
 use crate::clock;
 use crate::limits;
+use crate::proto::freshness::Facts;
 use crate::proto::freshness::Storing;
 use crate::proto::partial::{self, ContentRange, Validator};
 use crate::proto::range::{self, Selected, Spec};
@@ -114,7 +115,9 @@ pub(super) fn opened(
     if let Some((part, complete_bytes, validator)) = keepable(node, request, &response, start) {
         disguise(&mut response, complete_bytes);
         let judged = rules::judge(request, &mut response, routed)?;
-        if let Some(facts) = judged.facts.filter(|_| fill.publishes()) {
+        // Whoever is answered slice by slice is answered from the store: fields that are one client's would not reach it.
+        let keeps = |facts: &Facts| fill.publishes() && facts.unstored.is_empty();
+        if let Some(facts) = judged.facts.filter(keeps) {
             let (head, meta) = rules::record(&judged.head, &facts, request, complete_bytes);
             let number = rules::put_partial(node, request, &meta, &head, complete_bytes);
             if let Some(number) = number {

@@ -24,10 +24,19 @@ use std::sync::Arc;
 
 /// What a response is to the cache.
 pub(super) struct Judged {
-    /// As workers get it.
+    /// As it is stored, and as everybody gets it but the client whose request it answers.
     pub(super) head: Arc<OriginHead>,
+    /// As that client gets it; the same unless the response says that some fields are for nobody else.
+    pub(super) own: Arc<OriginHead>,
     /// What is known for storing it; `None`: it may not be stored.
     pub(super) facts: Option<Facts>,
+}
+
+impl Judged {
+    /// Of a response that is passed on.
+    pub(super) fn unstored(head: Arc<OriginHead>) -> Self {
+        Judged { head: head.clone(), own: head, facts: None }
+    }
 }
 
 /// Judges the response to a request. The fields its route depended on count as named by Vary, for the key does not
@@ -54,8 +63,20 @@ pub(super) fn judge(
         Storing::Store if varies_on_told => Storing::No("vary-forwarded"),
         storing => storing,
     };
-    let head = OriginHead::from_origin(status, &response.fields, storing, response.exchange.response_s)?;
-    Ok(Judged { head: Arc::new(head), facts: (storing == Storing::Store).then_some(facts) })
+    let head = |fields: &HeaderMap| {
+        OriginHead::from_origin(status, fields, storing, response.exchange.response_s).map(Arc::new)
+    };
+    let own = head(&response.fields)?;
+    if storing != Storing::Store {
+        return Ok(Judged::unstored(own));
+    }
+    let mut stored = own.clone();
+    if facts.unstored.iter().any(|name| response.fields.contains_key(name)) {
+        let mut fields = response.fields.clone();
+        facts.unstored.iter().for_each(|name| drop(fields.remove(name)));
+        stored = head(&fields)?;
+    }
+    Ok(Judged { head: stored, own, facts: Some(facts) })
 }
 
 fn policy(caching: &Caching) -> Policy {

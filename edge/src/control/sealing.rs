@@ -60,18 +60,18 @@ impl Filling {
 
     /// Whether this response answers the request, and the bytes it wants are there or soon will be.
     pub(super) fn reaches(&self, request: &RequestHead) -> bool {
-        self.takes(request) && ranged::is_near(self.part(request).as_ref(), self.total_bytes)
+        self.takes(request) && ranged::is_near(self.part(request, &self.head).as_ref(), self.total_bytes)
     }
 
-    /// The part a request asks for; `None`: all of it.
-    fn part(&self, request: &RequestHead) -> Option<Part> {
+    /// The part a request asks for, under what of this head concerns a part; `None`: all of it.
+    fn part(&self, request: &RequestHead, sent: &OriginHead) -> Option<Part> {
         let complete_bytes = self.head.body_bytes?;
         if !request.has_range() {
             return None;
         }
         let (head, meta) = rules::record(&self.head, &self.facts, request, complete_bytes);
         let selected = rules::selected(request, &Meta::read(&meta)?, &head);
-        ranged::part(&self.head, selected, complete_bytes)
+        ranged::part(sent, selected, complete_bytes)
     }
 
     /// Whether this response answers the request, and still can from its first byte.
@@ -84,10 +84,19 @@ impl Filling {
         self.selector.judge(node, fill.key().1) != Verdict::Valid
     }
 
-    /// Lets a request be answered by it. `collapsed`: it was fetched for another one.
-    pub(super) fn join(&mut self, node: &Node, ticket: Ticket, request: &RequestHead, collapsed: bool) {
+    /// Lets a request be answered by it. `own`: the head of the one for whose request it was fetched.
+    pub(super) fn join(
+        &mut self,
+        node: &Node,
+        ticket: Ticket,
+        request: &RequestHead,
+        own: Option<&Arc<OriginHead>>,
+    ) {
+        let collapsed = own.is_none();
         if !conditional::is_current(request, &self.facts, &self.head.lines) {
-            let part = self.part(request);
+            let head = own.unwrap_or(&self.head);
+            let whole = || (!Arc::ptr_eq(head, &self.head)).then(|| (0..u64::MAX, head.clone()));
+            let part = self.part(request, head).or_else(whole);
             return self.stream.join(node, ticket, part, collapsed);
         }
         // The client has this very representation: it is told so, and the fill goes on without it.

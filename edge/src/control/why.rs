@@ -6,6 +6,7 @@ use super::reasons::Reason;
 use super::{Node, routes};
 use crate::clock;
 use crate::config::Caching;
+use crate::proto::freshness;
 use crate::proto::generations::Verdict;
 use crate::proto::key;
 use crate::proto::purge::{self, Class};
@@ -16,6 +17,7 @@ use crate::proto::stored::{self, Flags, Meta};
 use crate::shard::inspect::Inspected;
 use crate::shard::left::Why;
 use crate::shard::purge_log::Purge;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -126,6 +128,7 @@ impl Variant {
             "fresh_until": date(fresh_until_s),
             "validator": meta.has_validator(),
             "always_validated": meta.flags().has(Flags::NO_CACHE),
+            "fields_left_out": left_out(&record.head),
             "tags": tags(&record.head),
             "object_bytes": record.object_bytes,
             "chunked": record.chunked,
@@ -135,6 +138,17 @@ impl Variant {
         });
         Some(Variant { state, shown })
     }
+}
+
+/// The fields that its origin keeps from being stored.
+fn left_out(head: &[u8]) -> Vec<String> {
+    let field =
+        |(name, value)| Some((HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?));
+    let mut fields = HeaderMap::new();
+    for (name, value) in stored::fields(head).filter_map(field) {
+        fields.append(name, value);
+    }
+    freshness::unstored(&fields).iter().map(|name| name.as_str().to_owned()).collect()
 }
 
 fn tags(head: &[u8]) -> Vec<String> {

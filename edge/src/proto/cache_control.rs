@@ -6,18 +6,22 @@
 //! "stale"). A quote that is never closed is a byte like any other, so that it hides no directive after it.
 #![forbid(unsafe_code)]
 
+use http::HeaderName;
+
 /// Seconds, at most 2^31 (RFC 9111 section 1.2.2).
 pub const SECONDS_MAX: u32 = 1 << 31;
 
 /// What a response's Cache-Control says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ResponseControl {
     /// no-store
     pub no_store: bool,
-    /// no-cache; with field names too, which is stricter than asked.
+    /// no-cache of the whole response.
     pub no_cache: bool,
-    /// private; with field names too, which is stricter than asked.
+    /// private of the whole response.
     pub private: bool,
+    /// The fields that `private="…"` and `no-cache="…"` are about: those alone.
+    pub fields: Vec<HeaderName>,
     /// public
     pub public: bool,
     /// must-revalidate
@@ -60,10 +64,19 @@ impl ResponseControl {
     pub fn read<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Self {
         let mut control = ResponseControl::default();
         for (name, argument) in lines.flat_map(directives) {
+            let about = |whole: &mut bool, fields: &mut Vec<HeaderName>| match named_fields(argument) {
+                Some(named) => fields.extend(named),
+                None => *whole = true,
+            };
+            let argument = argument.map(unquoted);
             match name {
                 _ if name.eq_ignore_ascii_case(b"no-store") => control.no_store = true,
-                _ if name.eq_ignore_ascii_case(b"no-cache") => control.no_cache = true,
-                _ if name.eq_ignore_ascii_case(b"private") => control.private = true,
+                _ if name.eq_ignore_ascii_case(b"no-cache") => {
+                    about(&mut control.no_cache, &mut control.fields);
+                }
+                _ if name.eq_ignore_ascii_case(b"private") => {
+                    about(&mut control.private, &mut control.fields);
+                }
                 _ if name.eq_ignore_ascii_case(b"public") => control.public = true,
                 _ if name.eq_ignore_ascii_case(b"must-revalidate") => control.must_revalidate = true,
                 _ if name.eq_ignore_ascii_case(b"proxy-revalidate") => control.proxy_revalidate = true,
@@ -88,6 +101,7 @@ impl RequestControl {
     pub fn read<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Self {
         let mut control = RequestControl::default();
         for (name, argument) in lines.flat_map(directives) {
+            let argument = argument.map(unquoted);
             match name {
                 _ if name.eq_ignore_ascii_case(b"no-store") => control.no_store = true,
                 _ if name.eq_ignore_ascii_case(b"no-cache") => control.no_cache = true,
@@ -131,7 +145,47 @@ pub fn seconds(text: &[u8]) -> Option<u32> {
     u32::try_from(number).ok()
 }
 
-/// Name and argument (quotes removed) of each directive of one line.
+/// Fields without which the rest of a response would mean something else, or would be kept otherwise than its origin
+/// said; beside all that begin with `content-`.
+const NEEDED: [&str; 11] = [
+    "age",
+    "cache-control",
+    "cdn-cache-control",
+    "connection",
+    "date",
+    "etag",
+    "expires",
+    "last-modified",
+    "location",
+    "surrogate-control",
+    "vary",
+];
+
+/// Names that one directive may have; with more it is about the whole response.
+const FIELDS_NAMED_MAX: usize = 32;
+
+/// The fields that `private` or `no-cache` is about (RFC 9111 sections 5.2.2.4 and 5.2.2.7), by the argument as it
+/// stands. `None`: the whole response, as without an argument. That is so too where the argument is not in quotes,
+/// as the RFC has it written, or one of the names is none or that of a field which a response cannot be without.
+fn named_fields(argument: Option<&[u8]>) -> Option<Vec<HeaderName>> {
+    let [b'"', list @ .., b'"'] = argument? else { return None };
+    let names = list.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|name| !name.is_empty());
+    let names: Vec<HeaderName> =
+        names.map(HeaderName::from_bytes).take(FIELDS_NAMED_MAX + 1).collect::<Result<_, _>>().ok()?;
+    let needed = |name: &HeaderName| NEEDED.contains(&name.as_str()) || name.as_str().starts_with("content-");
+    let good = (1..=FIELDS_NAMED_MAX).contains(&names.len()) && !names.iter().any(needed);
+    good.then_some(names)
+}
+
+/// An argument without its quotes.
+fn unquoted(argument: &[u8]) -> &[u8] {
+    match argument {
+        [b'"', inner @ .., b'"'] => inner,
+        other => other,
+    }
+}
+
+/// Name and argument, as it stands, of each directive of one line.
 fn directives(line: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
     let mut rest = line;
     std::iter::from_fn(move || {
@@ -170,10 +224,6 @@ fn directive(item: &[u8]) -> (&[u8], Option<&[u8]>) {
         return (item, None);
     };
     let argument = &item[equals + 1..];
-    let argument = match argument {
-        [b'"', inner @ .., b'"'] => inner,
-        other => other,
-    };
     // "max-age =1" is malformed; the name is still known, so that the mistake can count against it.
     match item[..equals].trim_ascii_end() {
         name if name.len() == equals => (name, Some(argument)),
@@ -229,8 +279,6 @@ mod tests {
     #[test]
     fn flags() {
         assert!(response(&["No-Store"]).no_store);
-        assert!(response(&["no-cache=\"set-cookie, x\""]).no_cache);
-        assert!(response(&["private=\"x\""]).private);
         assert!(response(&["no-store=1"]).no_store);
         assert!(!response(&["no-stored"]).no_store);
         assert!(!response(&["x=\", no-store\""]).no_store);
@@ -241,6 +289,35 @@ mod tests {
         let control = response(&["must-understand, stale-while-revalidate=3, Stale-If-Error=x"]);
         assert!(control.must_understand);
         assert_eq!((control.stale_while_revalidate, control.stale_if_error), (Some(3), Some(0)));
+    }
+
+    #[test]
+    fn fields_that_directives_are_about() {
+        let many = format!("private=\"{}\"", ["x"; FIELDS_NAMED_MAX + 1].join(","));
+        for (lines, private, no_cache, fields) in [
+            (&["private=\"X\""][..], false, false, &["x"][..]),
+            (&["no-cache=\"set-cookie, ,X-Y\""], false, false, &["set-cookie", "x-y"]),
+            (&["private=\"a\", no-cache=\"b\"", "PRIVATE=\"c\""], false, false, &["a", "b", "c"]),
+            (&["private, private=\"a\""], true, false, &["a"]),
+            (&["private=\"a\"", "no-cache"], false, true, &["a"]),
+            (&["private=a"], true, false, &[]),
+            (&["private=1"], true, false, &[]),
+            (&["private='a'"], true, false, &[]),
+            (&["private=\"\""], true, false, &[]),
+            (&["private=\" , \""], true, false, &[]),
+            (&["private=\"a b\""], true, false, &[]),
+            (&["private=\"a\\\"b\""], true, false, &[]),
+            (&["private=\"a"], true, false, &[]),
+            (&["private =\"a\""], true, false, &[]),
+            (&["no-cache=\"a, Content-Type\""], false, true, &[]),
+            (&["private=\"ETag\""], true, false, &[]),
+            (&["private=\"Vary\", no-cache=\"a\""], true, false, &["a"]),
+            (&[&many], true, false, &[]),
+        ] {
+            let control = response(lines);
+            assert_eq!((control.private, control.no_cache), (private, no_cache), "{lines:?}");
+            assert_eq!(control.fields, fields, "{lines:?}");
+        }
     }
 
     #[test]

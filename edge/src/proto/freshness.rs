@@ -10,8 +10,9 @@
 //! a POST that names its own address in Content-Location and says how long it is fresh (RFC 9110 section 9.3.3).
 //! Never against `no-store` or `private`, never with `Vary: *`, and to a request with Authorization only if the
 //! origin said that the answer may be shared (`public`, `s-maxage`, `must-revalidate`). `must-understand` takes
-//! the place of `no-store` for statuses whose meaning we know, and forbids storing the others. Field names after
-//! `private` and `no-cache` are not looked at: both count for the whole response, which is stricter than asked.
+//! the place of `no-store` for statuses whose meaning we know, and forbids storing the others. Where `private` or
+//! `no-cache` name fields, those alone are not stored: the client whose request it was gets them, and nobody else. That
+//! is all that `private` asks for; of `no-cache` it leaves out that they might be sent again after a validation.
 //! It must be of use: fresh for some time, or with a validator so that it can be checked at the origin instead of
 //! sent again. Set-Cookie does not matter by itself: origins that set cookies on shared answers say `private`, or
 //! err; an operator who knows better strips the field.
@@ -40,8 +41,8 @@ use super::reuse::request_control;
 use super::stored::Flags;
 use super::{invalidation, targeted};
 use crate::limits;
-use http::HeaderMap;
 use http::header;
+use http::{HeaderMap, HeaderName};
 
 /// The decision on storing a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +148,8 @@ pub struct Facts {
     pub tags: TagSet,
     /// Content-Language, lower case, if it is one language.
     pub language: Option<String>,
+    /// Fields that are not stored with it, for they are one client's, or could not be used again as they are.
+    pub unstored: Vec<HeaderName>,
 }
 
 /// For how many seconds after its lifetime a response may be served, by what allows it.
@@ -204,11 +207,10 @@ pub(super) fn decide_update(
     exchange: Exchange,
     policy: &Policy,
 ) -> (Storing, Facts) {
-    let targeted = targeted::read(fields);
-    let control = targeted.unwrap_or_else(|| ResponseControl::read(values(fields, header::CACHE_CONTROL)));
+    let (control, is_targeted) = control(fields);
     let (vary, vary_star) = vary_names(fields);
     let date_s = single_date(fields, header::DATE);
-    let source = Source { fields, control: &control, is_targeted: targeted.is_some(), status, policy };
+    let source = Source { fields, control: &control, is_targeted, status, policy };
     let (lifetime_s, basis) = source.lifetime(date_s, exchange);
     let must_revalidate = control.must_revalidate || control.proxy_revalidate || control.s_maxage.is_some();
     let facts = Facts {
@@ -228,12 +230,26 @@ pub(super) fn decide_update(
         purges: exchange.purges,
         tags: TagSet::of(fields),
         language: language(fields),
+        unstored: control.fields.clone(),
     };
     let storing = match forbidden(request, &control, &facts, vary_star) {
         Some(rule) => Storing::No(rule),
         None => worth(fields, &control, &facts),
     };
     (storing, facts)
+}
+
+/// What counts for us, and whether it is in a field that is for caches like this one alone.
+fn control(fields: &HeaderMap) -> (ResponseControl, bool) {
+    match targeted::read(fields) {
+        Some(control) => (control, true),
+        None => (ResponseControl::read(values(fields, header::CACHE_CONTROL)), false),
+    }
+}
+
+/// The fields that a response with these is stored without.
+pub fn unstored(fields: &HeaderMap) -> Vec<HeaderName> {
+    control(fields).0.fields
 }
 
 /// The rule that forbids storing.
@@ -459,7 +475,11 @@ mod tests {
             ("GET", 200, &[NOW, "Cache-Control: max-age=60, no-store"], No("no-store")),
             ("GET", 200, &[NOW, fresh, "Cache-Control: No-Store"], No("no-store")),
             ("GET", 200, &[NOW, "Cache-Control: max-age=60, private"], No("private")),
-            ("GET", 200, &[NOW, "Cache-Control: max-age=60, private=\"x\""], No("private")),
+            ("GET", 200, &[NOW, "Cache-Control: max-age=60, private=\"x\""], Store),
+            ("GET", 200, &[NOW, "Cache-Control: max-age=60, no-cache=\"x\""], Store),
+            ("GET", 200, &[NOW, "Cache-Control: max-age=60, private=x"], No("private")),
+            ("GET", 200, &[NOW, "Cache-Control: max-age=60, private=\"Content-Type\""], No("private")),
+            ("GET", 200, &[NOW, "CDN-Cache-Control: max-age=60, private=\"x\""], No("private")),
             ("GET", 200, &[NOW, "Cache-Control: max-age=60, no-cache"], No("no-freshness")),
             ("GET", 200, &[NOW, "Cache-Control: max-age=60, no-cache", "ETag: \"x\""], Store),
             ("GET", 200, &[NOW, fresh, "Vary: *"], No("vary-star")),

@@ -115,12 +115,15 @@ fn updated(
     exchange: Exchange,
     policy: &Policy,
 ) -> Result<Freshened, Unusable> {
-    let fields = merged(head, update).ok_or(Unusable::Stored)?;
+    let mut fields = merged(head, update).ok_or(Unusable::Stored)?;
     let (storing, facts) = freshness::decide_update(request, old.status(), &fields, exchange, policy);
     let facts = match storing {
         Storing::Store => facts,
         Storing::No(_) => Facts { lifetime_s: 0, flags: facts.flags.with(Flags::NO_CACHE, true), ..facts },
     };
+    for name in &facts.unstored {
+        fields.remove(name);
+    }
     let cleaned = response::OriginHead::from_origin(old.status(), &fields, storing, exchange.response_s)
         .map_err(Unusable::Head)?;
     let head = stored::head(old.status(), old.body_bytes(), &cleaned.lines);

@@ -1,6 +1,6 @@
 //! What may be reused and for how long, as seen from outside: counted at the origin.
 
-use crate::support::{Answer, Edge, Origin, Response, content, eventually};
+use crate::support::{Answer, Edge, Gate, Origin, Response, content, eventually, request};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
@@ -223,4 +223,90 @@ fn unsafe_methods_invalidate() {
     assert_eq!(number(&posted), 1);
     eventually("the stored response is gone (RFC 9111 section 4.4)", || number(&edge.get("/a")) == 2);
     assert_eq!(origin.count("/a"), 3);
+}
+
+/// Answers `/a` with a field that is for one client, numbered, and one that is for all; validates.
+fn with_private_field(origin: &Origin, control: &'static str, bytes: u64, gate: Option<Gate>) {
+    origin.script("/a", move |exchange| {
+        let number = exchange.earlier.to_string();
+        let fields = |answer: Answer| {
+            let answer = answer.field("Cache-Control", control).field("ETag", "\"v1\"");
+            answer.field("X-One", &number).field("X-All", "all")
+        };
+        if exchange.request.field("if-none-match").is_some() {
+            return exchange.answer(&fields(Answer::new(304)));
+        }
+        if let Some(range) = exchange.request.field("range") {
+            let end: u64 = range.strip_prefix("bytes=0-").and_then(|end| end.parse().ok()).expect("from 0");
+            let part = Answer::new(206).field("Content-Range", &format!("bytes 0-{end}/{bytes}"));
+            return exchange.answer(&fields(part.part("/a", 0, end + 1)));
+        }
+        let answer = fields(Answer::new(200).pattern("/a", bytes));
+        exchange.answer(&match &gate {
+            Some(gate) => answer.hold(bytes / 2, gate),
+            None => answer,
+        })
+    });
+}
+
+#[test]
+fn fields_that_are_for_one_client_reach_that_client_alone() {
+    for control in ["max-age=60, private=\"X-One\"", "max-age=60, no-cache=\"x-one, x-two\""] {
+        for bytes in [1000, 3 << 20] {
+            let origin = Origin::start();
+            with_private_field(&origin, control, bytes, None);
+            let edge = Edge::start(origin.address());
+            let first = edge.get("/a");
+            assert_eq!((first.field("x-one"), first.field("x-all")), (Some("0"), Some("all")));
+            let wanted = content::hash(content::seed("/a"), bytes);
+            assert_eq!(first.hash(), wanted);
+            let hit = edge.get_hit("/a");
+            assert_eq!((hit.field("x-one"), hit.field("x-all"), hit.hash()), (None, Some("all"), wanted));
+            assert_eq!(origin.count("/a"), 1);
+            let why = String::from_utf8(edge.admin_get("/why?url=http://edge.test/a").body).expect("text");
+            assert!(why.contains("\"fields_left_out\"") && why.contains("\"x-one\""), "{why}");
+            // A validation brings them to nobody.
+            let validated = edge.client().request("GET", "/a", &[("Cache-Control", "no-cache")]);
+            assert_eq!(origin.count("/a"), 2);
+            assert_eq!((validated.field("x-one"), validated.hash()), (None, wanted));
+            assert_eq!(edge.get_hit("/a").field("x-one"), None);
+        }
+    }
+}
+
+#[test]
+fn who_shares_a_fill_does_not_get_the_fields_of_another() {
+    let (origin, gate) = (Origin::start(), Gate::default());
+    with_private_field(&origin, "max-age=60, private=\"X-One\"", 2 << 20, Some(gate.clone()));
+    let edge = Edge::start(origin.address());
+    let mut first = edge.client();
+    first.send(request("GET", "/a", &[]).as_bytes());
+    let head = first.head().expect("a head");
+    assert_eq!(head.field("x-one"), Some("0"));
+    let mut second = edge.client();
+    second.send(request("GET", "/a", &[]).as_bytes());
+    let joined = second.head().expect("a head");
+    assert_eq!((joined.field("x-one"), joined.field("x-all")), (None, Some("all")));
+    assert!(joined.cache_status().contains("collapsed"), "{}", joined.cache_status());
+    gate.open();
+    for (client, head) in [(&mut first, head), (&mut second, joined)] {
+        let mut bytes = 0;
+        client.body("GET", &head, &mut |piece| bytes += piece.len()).expect("whole");
+        assert_eq!(bytes, 2 << 20);
+    }
+    assert_eq!(origin.count("/a"), 1);
+}
+
+#[test]
+fn a_part_with_fields_for_one_client_is_not_stored() {
+    let origin = Origin::start();
+    with_private_field(&origin, "max-age=60, private=\"X-One\"", 4 << 20, None);
+    let edge = Edge::start(origin.address());
+    for wanted in ["0", "1"] {
+        let asked = origin.count("/a");
+        let part = edge.client().request("GET", "/a", &[("Range", "bytes=0-9")]);
+        assert_eq!((part.status(), part.body.len()), (206, 10));
+        assert!(origin.count("/a") > asked);
+        assert!(part.field("x-one").is_some_and(|one| one >= wanted), "{:?}", part.head);
+    }
 }
