@@ -68,6 +68,12 @@ pub const FETCHES_WAITING_MAX: usize = 4096;
 pub const PASS_WINDOW_BYTES: usize = 512 * 1024;
 /// Unacknowledged bytes of a request body on their way from a worker to control.
 pub const REQUEST_BODY_WINDOW_BYTES: usize = 256 * 1024;
+/// Connections of the node that have gone over to another protocol; each has one to its origin. Full: 503.
+pub const TUNNELS_MAX: usize = 1024;
+/// Unacknowledged bytes on their way from an origin through a tunnel; the other way it is `REQUEST_BODY_WINDOW_BYTES`.
+pub const TUNNEL_WINDOW_BYTES: usize = 128 * 1024;
+/// Bytes that are read at once from an origin for a tunnel.
+pub const TUNNEL_PIECE_BYTES: usize = 16 * 1024;
 
 /// Milliseconds a client has to send a complete request head.
 pub const HEAD_TIMEOUT_MS: u64 = 10_000;
@@ -77,6 +83,8 @@ pub const IDLE_TIMEOUT_MS: u64 = 60_000;
 pub const BODY_TIMEOUT_MS: u64 = 30_000;
 /// Milliseconds without progress of a response to the client.
 pub const SEND_TIMEOUT_MS: u64 = 30_000;
+/// Milliseconds without a byte through a tunnel, either way: longer than what is usual between two pings (20 to 60 s).
+pub const TUNNEL_TIMEOUT_MS: u64 = 300_000;
 /// Bytes of a request's body that a client sends in a second at least, once it has used up `BODY_TIMEOUT_MS`. Peers:
 /// Apache's mod_reqtimeout 500; the slowest radio links in use bring twenty times as much.
 pub const BODY_RATE_MIN: u32 = 500;
@@ -471,6 +479,11 @@ pub fn worst_case(shape: &Shape) -> Vec<Row> {
         row("queue to control, full of requests", shape.workers, to_control),
         row("queue to a worker", shape.workers, to_worker),
         row("origin requests running", FETCHES_RUNNING_MAX, fetch),
+        row(
+            "tunnel",
+            TUNNELS_MAX,
+            request + TUNNEL_WINDOW_BYTES + TUNNEL_PIECE_BYTES + REQUEST_BODY_WINDOW_BYTES,
+        ),
         row("origin requests waiting", FETCHES_WAITING_MAX, request),
         row("clients read slice by slice", SLICE_READERS_MAX, request + RESPONSE_HEAD_BYTES_MAX),
         row("evicted records that a shard remembers", shape.shards * LEFT_REMEMBERED, LEFT_BYTES),

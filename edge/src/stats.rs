@@ -136,6 +136,8 @@ edge_ebpf::table! {
     OriginErrors "origin_errors";
     /// Requests refused because they had passed this node, or too many nodes, before.
     Loops "request_loops";
+    /// Connections that went over to another protocol.
+    Tunnels "tunnels";
     /// Body bytes received from origins.
     OriginBytes "origin_received_bytes";
     /// Requests that joined a running fill.
@@ -235,6 +237,8 @@ edge_ebpf::table! {
     FillsWaiting "fill_requests_waiting";
     /// Requests being passed through.
     PassesRunning "passes_running";
+    /// Connections that have gone over to another protocol, and attempts at it.
+    TunnelsOpen "tunnels_open";
     /// Origin requests under way.
     FetchesRunning "fetches_running";
     /// Origin requests that wait for a place.

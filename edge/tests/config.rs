@@ -1,6 +1,6 @@
 //! The configuration contract from outside: what is accepted, and where and how every mistake is reported.
 
-use edge::config::{Caching, Files, Route, Steering, Xdp, XdpMode, parse};
+use edge::config::{Caching, Files, Route, Steering, Transport, Xdp, XdpMode, parse};
 use edge::proto::forwarded::Style;
 use edge::proto::query::{Arguments, Name, Rule};
 use edge::proto::route::Pattern;
@@ -185,6 +185,9 @@ ca_file = "/no/ca.pem"
 "#, &["10:11: origins.main.ca_file: no server of this origin speaks https; remove ca_file, or write https:// servers", "10:11: origins.main.ca_file: /no/ca.pem cannot be read: no such file or directory; write the path of a PEM file"]),
     ("[origins.main]\n", "[origins.main]\nforwarded = \"xff\"\n", &[r#"10:13: origins.main.forwarded: "xff" is not known; did you mean "off"? write one of "x-forwarded-for", "forwarded", "off""#]),
     ("[origins.main]\n", "[origins.main]\nforwarded = true\n", &[r#"10:13: origins.main.forwarded: this is a boolean; write one of "x-forwarded-for", "forwarded", "off""#]),
+    ("[[routes]]\n", "[[routes]]\nupgrade = \"websocket\"\n", &[r#"13:11: routes[0].upgrade: this is a string; write ["websocket"]"#]),
+    ("[[routes]]\n", "[[routes]]\nupgrade = [\"h2c\"]\n", &[r#"13:12: routes[0].upgrade[0]: connections cannot go over to "h2c" here; write ["websocket"], or remove the key"#]),
+    ("[store]\n", "[limits]\ntunnel_timeout = \"1ms\"\n[store]\n", &[r#"6:18: limits.tunnel_timeout: "1ms" is shorter than any exchange; write at least "100ms""#]),
     ("[listen]\n", "[listen]\ntrusted_proxies = \"10.0.0.0/8\"\n", &[r#"2:19: listen.trusted_proxies: this is a string; write a list of networks, such as ["192.0.2.0/24"]"#]),
     ("[listen]\n", "[listen]\ntrusted_proxies = [\"10.0.0.1/8\"]\n", &[r#"2:20: listen.trusted_proxies[0]: "10.0.0.1/8" has bits set after those it counts, or too many; write an address and the number of its leading bits, such as "192.0.2.0/24""#]),
     (r#"[origins.main]
@@ -244,7 +247,7 @@ path = "/a"
     ("[[routes]]
 ", "[[routes]]
 weight = 3
-", &[r#"13:1: unknown key "weight" in routes[0]; known here: host, path, header, origin, hsts, https_redirect, ttl, ttl_override, stale_max, strip_cookie, strip_set_cookie, query_ignore, query_only, query_sort"#]),
+", &[r#"13:1: unknown key "weight" in routes[0]; known here: host, path, header, origin, hsts, https_redirect, upgrade, ttl, ttl_override, stale_max, strip_cookie, strip_set_cookie, query_ignore, query_only, query_sort"#]),
     ("[[routes]]
 ", "[[routes]]
 query_ignore = [\"utm_*\", \"a=b\", \"utm_*\"]
@@ -460,6 +463,7 @@ head_timeout = "1s"
 idle_timeout = "2m"
 body_timeout = "300ms"
 send_timeout = "4 s"
+tunnel_timeout = "1h"
 connections_per_client = 7
 unlimited_clients = ["10.0.0.0/8", "2001:db8::1"]
 body_rate_min = 1
@@ -483,6 +487,7 @@ origin = "b"
 [[routes]]
 header = "X-Service-Name: green"
 origin = "a"
+upgrade = ["websocket"]
 ttl = "90s"
 stale_max = "0s"
 strip_set_cookie = true
@@ -540,7 +545,7 @@ steering = "rps"
             Route {
                 pattern: Pattern { header: header("green"), ..Pattern::default() },
                 origin: 0,
-                transport: Default::default(),
+                transport: Transport { websocket: true, ..Default::default() },
                 caching: rules
             },
         ]

@@ -306,6 +306,7 @@ fn route(item: &Item<'_>, names: &[&str]) -> Option<Route> {
         "origin",
         "hsts",
         "https_redirect",
+        "upgrade",
         "ttl",
         "ttl_override",
         "stale_max",

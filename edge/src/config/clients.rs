@@ -95,6 +95,7 @@ pub(super) fn section(item: Option<Item<'_>>) -> Option<Clients> {
         "idle_timeout",
         "body_timeout",
         "send_timeout",
+        "tunnel_timeout",
         "body_rate_min",
         "send_rate_min",
     ])?;
@@ -147,6 +148,7 @@ fn timeouts(section: &Section<'_>, default: Timeouts) -> Option<Timeouts> {
     let idle_ms = duration(section, "idle_timeout", default.idle_ms);
     let body_ms = duration(section, "body_timeout", default.body_ms);
     let send_ms = duration(section, "send_timeout", default.send_ms);
+    let tunnel_ms = duration(section, "tunnel_timeout", default.tunnel_ms);
     let body_rate_min = rate(section, "body_rate_min", default.body_rate_min);
     let send_rate_min = rate(section, "send_rate_min", default.send_rate_min);
     Some(Timeouts {
@@ -154,6 +156,7 @@ fn timeouts(section: &Section<'_>, default: Timeouts) -> Option<Timeouts> {
         idle_ms: idle_ms?,
         body_ms: body_ms?,
         send_ms: send_ms?,
+        tunnel_ms: tunnel_ms?,
         body_rate_min: body_rate_min?,
         send_rate_min: send_rate_min?,
     })

@@ -7,6 +7,7 @@ use super::{Files, Https, Tls, Transport, value};
 use crate::limits;
 use crate::proto::certificate::{Certificate, Wrong};
 use crate::proto::policy;
+use crate::proto::request::WEBSOCKET;
 use std::path::PathBuf;
 
 const RIGHT_FILE: &str = "write the path of a PEM file";
@@ -156,7 +157,22 @@ pub(super) fn transport(section: &Section<'_>) -> Option<Transport> {
         Some(item) => item.flag(),
         None => Some(false),
     };
-    Some(Transport { hsts: hsts?, https_redirect: https_redirect? })
+    let websocket = match section.get("upgrade") {
+        Some(item) => {
+            item.values("write [\"websocket\"]", 1, websocket).map(|protocols| !protocols.is_empty())
+        }
+        None => Some(false),
+    };
+    Some(Transport { hsts: hsts?, https_redirect: https_redirect?, websocket: websocket? })
+}
+
+fn websocket(protocol: &str) -> value::Parsed<()> {
+    match protocol {
+        WEBSOCKET => Ok(()),
+        _ => Err(format!(
+            "connections cannot go over to {protocol:?} here; write [\"websocket\"], or remove the key"
+        )),
+    }
 }
 
 /// The value of Strict-Transport-Security (RFC 6797 section 6.1).

@@ -293,6 +293,8 @@ pub struct Transport {
     pub hsts: Option<String>,
     /// `https_redirect`: requests without TLS are sent to the https URL.
     pub https_redirect: bool,
+    /// `upgrade`: connections may go over to WebSocket.
+    pub websocket: bool,
 }
 
 /// What a route rules for the caching of its responses. The default rules nothing: then the origin alone does.

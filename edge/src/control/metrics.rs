@@ -141,6 +141,7 @@ fn value(gauge: Gauge, node: &Node, usage: &crate::shard::Usage) -> u64 {
         Gauge::FillsRunning => node.fills.running() as u64,
         Gauge::FillsWaiting => node.fills.waiting() as u64,
         Gauge::PassesRunning => node.passes.len() as u64,
+        Gauge::TunnelsOpen => node.tunnels.get() as u64,
         Gauge::FetchesRunning => node.bounds.running() as u64,
         Gauge::FetchesWaiting => node.bounds.waiting() as u64,
         Gauge::UncacheableKeys => node.fills.uncacheable() as u64,

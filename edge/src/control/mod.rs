@@ -27,6 +27,7 @@ mod slices;
 mod standing;
 mod stream;
 mod transport;
+mod tunnel;
 mod uncacheable;
 mod upload;
 mod waiter;
@@ -163,6 +164,8 @@ struct Node {
     fills: fill::Fills,
     passes: pass::Passes,
     slices: slices::Slices,
+    /// Tunnels, and attempts at one.
+    tunnels: Cell<usize>,
     next_stream: Cell<StreamId>,
     pseudonym: Pseudonym,
     tasks: Cell<usize>,
@@ -201,6 +204,7 @@ impl Node {
             fills: fill::Fills::default(),
             passes: pass::Passes::default(),
             slices: slices::Slices::default(),
+            tunnels: Cell::new(0),
             next_stream: Cell::new(1),
             // The keys of the standard library's hashing are the machine's random numbers.
             pseudonym: Pseudonym::new(RandomState::new().hash_one(std::process::id())),
@@ -249,6 +253,11 @@ impl Node {
     /// The keys that requests for a URL may have, see [`Rules::keys`].
     fn keys(&self, url_key: &[u8]) -> Vec<Vec<u8>> {
         self.queries.borrow().keys(url_key)
+    }
+
+    /// Whether its route lets connections go over to WebSocket.
+    fn upgrades(&self, request: &RequestHead) -> bool {
+        routes::find(&self.config.borrow().routes, request).is_some_and(|routed| routed.websocket)
     }
 
     /// Whether what its peer says of clients before it is believed.
@@ -304,6 +313,9 @@ impl Node {
             }
             ToControl::Fetch { ticket, request, .. } if transport::redirect(self, ticket, &request) => {}
             ToControl::Fetch { ticket, kind: FetchKind::Pass, request } => pass::start(self, ticket, request),
+            ToControl::Fetch { ticket, kind: FetchKind::Upgrade, request } => {
+                tunnel::start(self, ticket, request)
+            }
             ToControl::Fetch { ticket, kind, request } => {
                 fill::request(self, fill::Waiter { ticket, kind, request })
             }

@@ -231,7 +231,11 @@ impl Origin {
             // A kept connection may just have been closed by the server; then a new one is opened.
             for fresh in [false, true] {
                 let sender = if fresh {
-                    match server.open(&self.connector, self.connect_timeout).await {
+                    let opened = match outgoing.upgrades() {
+                        true => server.open_http1(&self.connector, self.connect_timeout).await,
+                        false => server.open(&self.connector, self.connect_timeout).await,
+                    };
+                    match opened {
                         Ok(sender) => sender,
                         Err(error) => {
                             failed = connect_failed(error);
@@ -240,7 +244,7 @@ impl Origin {
                         }
                     }
                 } else {
-                    let Some(sender) = server.reuse() else { continue };
+                    let Some(sender) = server.reuse().filter(|_| !outgoing.upgrades()) else { continue };
                     sender
                 };
                 let asked =

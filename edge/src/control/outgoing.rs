@@ -6,7 +6,7 @@ use super::origin::{FetchError, Origin};
 use super::upload::UploadBody;
 use crate::proto::forwarded;
 use crate::proto::forwarding;
-use crate::proto::request::RequestHead;
+use crate::proto::request::{RequestHead, WEBSOCKET};
 use crate::proto::validation;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
@@ -18,6 +18,7 @@ pub(super) struct Outgoing {
     method: Method,
     path: PathAndQuery,
     fields: HeaderMap,
+    upgrades: bool,
 }
 
 impl Outgoing {
@@ -37,12 +38,24 @@ impl Outgoing {
         forwarding::forward(&mut fields, request, &node.pseudonym);
         forwarded::tell(&mut fields, request, origin.forwarded(), node.trusts(request));
         fields.insert(header::HOST, HeaderValue::from_str(request.host()).map_err(|_| bad("host"))?);
-        Ok(Outgoing { method, path, fields })
+        Ok(Outgoing { method, path, fields, upgrades: false })
     }
 
     /// Asks for the whole, current representation: the client's own conditions and range are left out.
     pub(super) fn unconditional(&mut self) {
         validation::unconditional(&mut self.fields);
+    }
+
+    /// Asks the origin to go over to WebSocket, if it answers 101.
+    pub(super) fn ask_for_websocket(&mut self) {
+        self.fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        self.fields.insert(header::UPGRADE, HeaderValue::from_static(WEBSOCKET));
+        self.upgrades = true;
+    }
+
+    /// Whether it does: it needs an HTTP/1.1 connection of its own.
+    pub(super) fn upgrades(&self) -> bool {
+        self.upgrades
     }
 
     /// Its fields, to add conditions.

@@ -29,9 +29,6 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-/// The largest piece of a passed body, so that a window holds several.
-const PIECE_BYTES_MAX: usize = limits::PASS_WINDOW_BYTES / 4;
-
 /// All passes, by what messages name them with.
 #[derive(Default)]
 pub(super) struct Passes {
@@ -100,6 +97,24 @@ impl Pass {
         pass
     }
 
+    /// As [`Pass::begin`], for a request whose body follows.
+    pub(super) fn begin_with_body(node: &Rc<Node>, ticket: Ticket) -> Rc<Self> {
+        let own = Rc::downgrade(node);
+        let upload = Upload::new(move |bytes| {
+            if let Some(node) = own.upgrade() {
+                node.outbox(ticket.worker).post(ToWorker::BodyCredit { ticket, bytes });
+            }
+        });
+        let pass = Pass::new(ticket, Some(upload));
+        node.passes.add(&pass);
+        pass
+    }
+
+    /// The body that follows.
+    pub(super) fn upload(&self) -> Option<Rc<Upload>> {
+        self.upload.clone()
+    }
+
     /// Whose it is.
     pub(super) fn ticket(&self) -> Ticket {
         self.ticket
@@ -141,16 +156,10 @@ impl Pass {
 
 /// Starts passing a request through.
 pub(super) fn start(node: &Rc<Node>, ticket: Ticket, request: Box<RequestHead>) {
-    let upload = (request.body != BodyLength::None).then(|| {
-        let node = Rc::downgrade(node);
-        Upload::new(move |bytes| {
-            if let Some(node) = node.upgrade() {
-                node.outbox(ticket.worker).post(ToWorker::BodyCredit { ticket, bytes });
-            }
-        })
-    });
-    let pass = Pass::new(ticket, upload);
-    node.passes.add(&pass);
+    let pass = match request.body {
+        BodyLength::None => Pass::begin(node, ticket),
+        BodyLength::Bytes(_) | BodyLength::Chunked => Pass::begin_with_body(node, ticket),
+    };
     let task_node = node.clone();
     node.spawn(async move {
         let node = task_node;
@@ -217,7 +226,7 @@ fn answer_here(node: &Node, pass: &Rc<Pass>, status: u16, lines: Vec<u8>, body: 
 }
 
 /// The stream of a pass, joined by its client.
-fn open(node: &Node, pass: &Rc<Pass>, head: Arc<OriginHead>) -> Stream {
+pub(super) fn open(node: &Node, pass: &Rc<Pass>, head: Arc<OriginHead>) -> Stream {
     let id = node.new_stream();
     pass.streams(node, id);
     let mut stream = Stream::new(id, head, 0, true, node.workers());
@@ -265,8 +274,8 @@ async fn fetch(
     Ok((judged, response.body))
 }
 
-/// `store`: the response is stored, too, once it is whole.
-async fn stream(
+/// Streams a response to its client. `store`: it is stored, too, once it is whole.
+pub(super) async fn stream(
     node: &Rc<Node>,
     pass: &Rc<Pass>,
     head: Arc<OriginHead>,
@@ -298,22 +307,34 @@ async fn pump(
     body: &mut ResponseBody,
     mut kept: Option<&mut BytesMut>,
 ) -> Result<(), String> {
-    while let Some(mut bytes) = body.next().await.map_err(|error| error.reason)? {
+    while let Some(bytes) = body.next().await.map_err(|error| error.reason)? {
         if let Some(kept) = &mut kept {
             kept.extend_from_slice(&bytes);
         }
-        while !bytes.is_empty() {
-            let piece = bytes.split_to(bytes.len().min(PIECE_BYTES_MAX));
-            let window_bytes = limits::PASS_WINDOW_BYTES - piece.len();
-            pass.sent(0, window_bytes).await?;
-            let workers = stream.borrow().workers();
-            super::stream::room(node, workers, |worker| stream.borrow_mut().lose(node, worker)).await;
-            if stream.borrow().workers().is_empty() {
-                return Err("the worker took nothing".to_owned());
-            }
-            pass.unacknowledged_bytes.set(pass.unacknowledged_bytes.get() + piece.len());
-            stream.borrow_mut().piece(node, piece);
+        push(node, pass, stream, bytes, limits::PASS_WINDOW_BYTES).await?;
+    }
+    Ok(())
+}
+
+/// Sends bytes to the one client of a pass, never more than a window ahead of it.
+pub(super) async fn push(
+    node: &Node,
+    pass: &Pass,
+    stream: &RefCell<Stream>,
+    mut bytes: Bytes,
+    window_bytes: usize,
+) -> Result<(), String> {
+    while !bytes.is_empty() {
+        // So that a window holds several.
+        let piece = bytes.split_to(bytes.len().min(window_bytes / 4));
+        pass.sent(0, window_bytes - piece.len()).await?;
+        let workers = stream.borrow().workers();
+        super::stream::room(node, workers, |worker| stream.borrow_mut().lose(node, worker)).await;
+        if stream.borrow().workers().is_empty() {
+            return Err("the worker took nothing".to_owned());
         }
+        pass.unacknowledged_bytes.set(pass.unacknowledged_bytes.get() + piece.len());
+        stream.borrow_mut().piece(node, piece);
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use crate::limits;
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::{Connection, HttpConnector};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -28,7 +28,12 @@ const IDLE: Duration = Duration::from_millis(limits::ORIGIN_IDLE_TIMEOUT_MS);
 #[derive(Clone)]
 pub(super) enum Connector {
     /// Over TCP, and TLS where the server's URL says so.
-    Network(HttpsConnector<HttpConnector>),
+    Network {
+        /// HTTP/1.1 or HTTP/2, as the server chooses.
+        any: HttpsConnector<HttpConnector>,
+        /// HTTP/1.1.
+        http1: HttpsConnector<HttpConnector>,
+    },
     /// In memory, in simulations.
     #[cfg(test)]
     Memory(Rc<dyn Fn(&Uri) -> InMemory>),
@@ -143,15 +148,34 @@ impl Server {
         {
             return Ok(sender);
         }
-        match timeout(limit, self.dial(connector.clone())).await {
-            Ok(dialled) => dialled.map_err(ConnectError::Failed),
+        self.dial(connector, false, limit).await
+    }
+
+    /// Opens a connection that speaks HTTP/1.1, whatever the server would choose.
+    pub(super) async fn open_http1(
+        &self,
+        connector: &Connector,
+        limit: Duration,
+    ) -> Result<Sender, ConnectError> {
+        self.dial(connector, true, limit).await
+    }
+
+    async fn dial(
+        &self,
+        connector: &Connector,
+        http1: bool,
+        limit: Duration,
+    ) -> Result<Sender, ConnectError> {
+        match timeout(limit, self.connect(connector, http1)).await {
+            Ok(connected) => connected.map_err(ConnectError::Failed),
             Err(_) => Err(ConnectError::Timeout),
         }
     }
 
-    async fn dial(&self, connector: Connector) -> Result<Sender, String> {
+    async fn connect(&self, connector: &Connector, only_http1: bool) -> Result<Sender, String> {
         match connector {
-            Connector::Network(mut connector) => {
+            Connector::Network { any, http1 } => {
+                let mut connector = if only_http1 { http1.clone() } else { any.clone() };
                 std::future::poll_fn(|cx| connector.poll_ready(cx)).await.map_err(explain)?;
                 let io = connector.call(self.uri.clone()).await.map_err(explain)?;
                 let http2 = io.connected().is_negotiated_h2();
@@ -168,7 +192,7 @@ impl Server {
     /// Begins to speak HTTP over a connection.
     async fn begin<Io>(&self, io: Io, http2: bool) -> Result<Sender, String>
     where
-        Io: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
+        Io: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
     {
         if http2 {
             let (sender, connection) = http2::Builder::new(LocalExecutor)
@@ -189,7 +213,7 @@ impl Server {
             .handshake(io)
             .await
             .map_err(|e| explain(e.into()))?;
-        tokio::task::spawn_local(connection);
+        tokio::task::spawn_local(connection.with_upgrades());
         Ok(Sender::Http1(sender))
     }
 
@@ -219,37 +243,35 @@ impl Server {
 
 /// A connector for HTTP/1.1 and HTTP/2 (by ALPN), trusting the public authorities or only those of `ca_file`.
 pub(super) fn connector(ca_file: Option<&Path>) -> Result<Connector, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut http = HttpConnector::new();
     http.enforce_http(false);
     http.set_nodelay(true);
-    let builder = match ca_file {
-        None => HttpsConnectorBuilder::new()
-            .with_provider_and_webpki_roots(provider)
-            .map_err(|e| format!("TLS to origins: {e}"))?,
-        Some(path) => {
-            let read = |e| format!("{}: {e}: give a PEM file of certificates", path.display());
-            let mut roots = rustls::RootCertStore::empty();
-            for certificate in CertificateDer::pem_file_iter(path).map_err(read)? {
-                roots
-                    .add(certificate.map_err(read)?)
-                    .map_err(|e| format!("{}: {e}: not a certificate of an authority", path.display()))?;
-            }
-            if roots.is_empty() {
-                return Err(format!(
-                    "{}: no certificate in it: give a PEM file of certificates",
-                    path.display()
-                ));
-            }
-            let tls = rustls::ClientConfig::builder_with_provider(provider)
-                .with_safe_default_protocol_versions()
-                .map_err(|e| format!("TLS to origins: {e}"))?
-                .with_root_certificates(roots)
-                .with_no_client_auth();
-            HttpsConnectorBuilder::new().with_tls_config(tls)
-        }
+    let tls = client_tls(ca_file)?;
+    let builder = HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http();
+    let any = builder.enable_all_versions().wrap_connector(http.clone());
+    let builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+    Ok(Connector::Network { any, http1: builder.enable_http1().wrap_connector(http) })
+}
+
+fn client_tls(ca_file: Option<&Path>) -> Result<rustls::ClientConfig, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| format!("TLS to origins: {e}"))?;
+    let Some(path) = ca_file else {
+        return Ok(builder.with_webpki_roots().with_no_client_auth());
     };
-    Ok(Connector::Network(builder.https_or_http().enable_all_versions().wrap_connector(http)))
+    let read = |e| format!("{}: {e}: give a PEM file of certificates", path.display());
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(path).map_err(read)? {
+        roots
+            .add(certificate.map_err(read)?)
+            .map_err(|e| format!("{}: {e}: not a certificate of an authority", path.display()))?;
+    }
+    if roots.is_empty() {
+        return Err(format!("{}: no certificate in it: give a PEM file of certificates", path.display()));
+    }
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// The whole chain of causes: hyper's own words end before the interesting part.

@@ -15,6 +15,7 @@ use http::StatusCode;
 use http::header::{self, HeaderMap};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ pub(super) struct Response {
     pub(super) fields: HeaderMap,
     /// When it was asked for and came.
     pub(super) exchange: Exchange,
+    /// The connection behind a 101.
+    pub(super) upgrade: Option<OnUpgrade>,
     /// What follows.
     pub(super) body: ResponseBody,
 }
@@ -50,7 +53,7 @@ pub(super) struct ResponseBody {
 impl Response {
     /// What came for this request. `asked`: when, and after which purge.
     pub(super) fn new(
-        response: http::Response<Incoming>,
+        mut response: http::Response<Incoming>,
         sender: Sender,
         server: &Rc<Server>,
         place: Place,
@@ -58,6 +61,7 @@ impl Response {
         bounds: &Bounds,
         asked: Exchange,
     ) -> Self {
+        let upgrade = (response.status() == 101).then(|| hyper::upgrade::on(&mut response));
         let (mut parts, incoming) = response.into_parts();
         forwarding::add_via(&mut parts.headers, parts.version);
         let bodiless = outgoing.head_only() || [204, 304].contains(&parts.status.as_u16());
@@ -76,7 +80,7 @@ impl Response {
             place: Some(place),
         };
         let exchange = Exchange { response_s: clock::now().unix_s, ..asked };
-        Response { status: parts.status, fields: parts.headers, exchange, body }
+        Response { status: parts.status, fields: parts.headers, exchange, upgrade, body }
     }
 }
 

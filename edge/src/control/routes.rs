@@ -17,6 +17,8 @@ pub(super) struct Routed<'a> {
     pub(super) hsts: Option<&'a str>,
     /// Requests without TLS are sent to the https URL.
     pub(super) https_redirect: bool,
+    /// Connections may go over to WebSocket.
+    pub(super) websocket: bool,
     /// What the route rules.
     pub(super) caching: &'a Caching,
 }
@@ -40,6 +42,7 @@ pub(super) fn find<'a>(routes: &'a [Route], request: &RequestHead) -> Option<Rou
         return Some(Routed {
             hsts: route.transport.hsts.as_deref(),
             https_redirect: route.transport.https_redirect,
+            websocket: route.transport.websocket,
             origin: route.origin,
             fields,
             caching: &route.caching,

@@ -136,7 +136,7 @@ pub fn nofile_needed(workers: usize, connections_max: usize) -> u64 {
     let each_worker = limits::LISTENERS_MAX + 8;
     // Shards, logs, maps and programs, admin connections.
     const OTHERS: usize = 256;
-    let process = workers * each_worker + limits::FETCHES_RUNNING_MAX + OTHERS;
+    let process = workers * each_worker + limits::FETCHES_RUNNING_MAX + limits::TUNNELS_MAX + OTHERS;
     process.max(connections_max) as u64
 }
 

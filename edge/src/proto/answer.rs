@@ -48,6 +48,8 @@ pub(super) enum Length {
     Bytes(u64),
     /// Not known before the end: the connection has its own means to mark it.
     Open,
+    /// What follows is of another protocol.
+    Tunnel,
 }
 
 /// The content.
@@ -155,8 +157,10 @@ impl<'a> Answer<'a> {
 
     /// The head of a fetched response, its body to follow.
     pub(super) fn from_origin(head: &'a OriginHead, fetched: Fetched, head_only: bool) -> Answer<'a> {
-        let has_body = response::may_have_body(head.status);
+        let switches = head.status == 101;
+        let has_body = switches || response::may_have_body(head.status);
         let length = match head.body_bytes {
+            _ if switches => Length::Tunnel,
             _ if !has_body => Length::None,
             Some(bytes) => Length::Bytes(bytes),
             None if head_only => Length::None,

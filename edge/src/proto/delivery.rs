@@ -23,6 +23,8 @@ pub(super) enum Framing {
     Chunked,
     /// By the end of the connection, where HTTP/1.0 knows nothing else.
     Close,
+    /// It is no body: the connection has gone over to WebSocket.
+    Tunnel,
 }
 
 impl Framing {
@@ -30,6 +32,7 @@ impl Framing {
         match length {
             Length::Open if minor_version == 0 => Framing::Close,
             Length::Open => Framing::Chunked,
+            Length::Tunnel => Framing::Tunnel,
             Length::None | Length::Stored | Length::Bytes(_) => Framing::Counted,
         }
     }
@@ -42,7 +45,10 @@ pub(super) fn push_answer(answer: &Answer<'_>, framing: Framing, persistence: Pe
     let bytes = &mut out.bytes;
     push_status(bytes, answer.status);
     answer.push_fields(bytes);
-    push_persistence(bytes, persistence);
+    match framing {
+        Framing::Tunnel => bytes.extend_from_slice(b"Connection: upgrade\r\nUpgrade: websocket\r\n"),
+        _ => push_persistence(bytes, persistence),
+    }
     match (framing, answer.length) {
         (Framing::Chunked, _) => bytes.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
         (_, Length::Bytes(length)) => {
@@ -50,7 +56,7 @@ pub(super) fn push_answer(answer: &Answer<'_>, framing: Framing, persistence: Pe
             response::push_number(bytes, length);
             bytes.extend_from_slice(b"\r\n");
         }
-        (_, Length::None | Length::Stored | Length::Open) => {}
+        (_, Length::None | Length::Stored | Length::Open | Length::Tunnel) => {}
     }
     if answer.stored.is_empty() {
         bytes.extend_from_slice(b"\r\n");

@@ -3,7 +3,7 @@
 //!
 //! | stage     | input      | then                                                                     |
 //! |-----------|------------|--------------------------------------------------------------------------|
-//! | (begin)   |            | GET/HEAD: Lookup; else Fetch(Pass)                                       |
+//! | (begin)   |            | GET/HEAD: Lookup; to WebSocket: Fetch(Upgrade); else Fetch(Pass)         |
 //! | Lookup    | Found      | usable: Answer from the record; stale: Fetch(Revalidate); none: Fetch(Fill) |
 //! | Waiting   | Interim    | handed on                                                                |
 //! | Waiting   | OriginHead | Answer, its body to follow                                               |
@@ -105,6 +105,8 @@ impl Exchange {
             self.fetch(FetchKind::Pass, Forwarded::Method)
         } else if request.body != BodyLength::None || request.marks.has(Marks::IF_MATCH) {
             self.fetch(FetchKind::Pass, Forwarded::Bypass)
+        } else if request.asks_for_websocket() {
+            self.fetch(FetchKind::Upgrade, Forwarded::Bypass)
         } else {
             self.stage = Stage::Lookup;
             Next::Lookup
@@ -134,6 +136,11 @@ impl Exchange {
     /// Whether control works on it, or its body is on its way: the request's body may go on.
     pub(super) fn is_fetching(&self) -> bool {
         matches!(self.stage, Stage::Waiting | Stage::Streaming)
+    }
+
+    /// Whether the origin was asked to go over to another protocol, and has not answered.
+    pub(super) fn awaits_upgrade(&self) -> bool {
+        self.stage == Stage::Waiting && self.kind == FetchKind::Upgrade
     }
 
     /// Whether the head of a response was sent and its end was not.

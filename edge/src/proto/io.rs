@@ -145,6 +145,9 @@ pub enum FetchKind {
     Part,
     /// For this client alone: other methods, other Ranges, no-store.
     Pass,
+    /// As [`FetchKind::Pass`], and with a response of 101 the connection goes over to WebSocket: what the client sends
+    /// from then on is the request's body.
+    Upgrade,
 }
 
 /// What a client is late with when its deadline passes.
@@ -158,6 +161,8 @@ pub enum Late {
     Body,
     /// Taking what is sent.
     Reader,
+    /// A tunnel through which nothing goes, either way.
+    Tunnel,
 }
 
 /// What a client may take of time: milliseconds of a connection, and bytes a second that it must be worth. While more
@@ -173,6 +178,8 @@ pub struct Timeouts {
     pub body_ms: u64,
     /// Without progress of sending.
     pub send_ms: u64,
+    /// Without a byte through a tunnel, either way.
+    pub tunnel_ms: u64,
     /// Bytes of a request's body in a second, at least.
     pub body_rate_min: u32,
     /// Bytes of responses taken in a second, at least.
@@ -186,6 +193,7 @@ impl Default for Timeouts {
             idle_ms: limits::IDLE_TIMEOUT_MS,
             body_ms: limits::BODY_TIMEOUT_MS,
             send_ms: limits::SEND_TIMEOUT_MS,
+            tunnel_ms: limits::TUNNEL_TIMEOUT_MS,
             body_rate_min: limits::BODY_RATE_MIN,
             send_rate_min: limits::SEND_RATE_MIN,
         }

@@ -12,6 +12,9 @@ use std::ops::Range;
 
 pub use super::key::Scheme;
 
+/// The one protocol that connections may go over to, as Upgrade names it.
+pub const WEBSOCKET: &str = "websocket";
+
 /// The methods the cache treats specially; all else is passed through under its own name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Method {
@@ -60,6 +63,7 @@ impl Marks {
     pub(super) const IF_MODIFIED_SINCE: Marks = Marks(1 << 6);
     /// If-Match or If-Unmodified-Since: conditions only the origin can judge (RFC 9111 section 4.3.2).
     pub(super) const IF_MATCH: Marks = Marks(1 << 7);
+    pub(super) const UPGRADE: Marks = Marks(1 << 8);
 
     /// Whether any of `other` is in the set.
     #[inline]
@@ -77,6 +81,7 @@ impl Marks {
         let candidates: &[(&[u8], Marks)] = match name.len() {
             5 => &[(b"range", Marks::RANGE)],
             6 => &[(b"pragma", Marks::PRAGMA)],
+            7 => &[(b"upgrade", Marks::UPGRADE)],
             8 => &[(b"if-range", Marks::IF_RANGE), (b"if-match", Marks::IF_MATCH)],
             13 => &[
                 (b"cache-control", Marks::CACHE_CONTROL),
@@ -288,6 +293,18 @@ impl RequestHead {
     /// Whether there is a Range field.
     pub fn has_range(&self) -> bool {
         self.marks.has(Marks::RANGE)
+    }
+
+    /// Whether the connection is to go over to the WebSocket protocol (RFC 9110 section 7.8, RFC 6455 section 4.1). Never
+    /// over HTTP/2, which knows no Upgrade.
+    pub(super) fn asks_for_websocket(&self) -> bool {
+        self.marks.has(Marks::UPGRADE)
+            && self.method == Method::Get
+            && self.minor_version == 1
+            && !self.http2
+            && self.body == BodyLength::None
+            && self.connection_lists("upgrade")
+            && self.field_all("upgrade").any(|value| framing::list_has(value, WEBSOCKET))
     }
 
     /// Host as asked, with its port if one was given. Empty only in HTTP/1.0 without a Host.

@@ -5,6 +5,7 @@
 use super::framing;
 use super::freshness::{self, Storing};
 use super::io::Interim;
+use super::request::WEBSOCKET;
 use super::stored;
 use crate::limits;
 use http::header::{self, HeaderMap};
@@ -13,7 +14,7 @@ use std::io::Write;
 /// The head of an origin's response as control hands it to workers, already cleaned of hop-by-hop fields.
 #[derive(Clone, Debug)]
 pub struct OriginHead {
-    /// Status code, final (≥ 200).
+    /// Status code, final (≥ 200), or 101.
     pub status: u16,
     /// End-to-end field lines, `name: value\r\n` each, without Content-Length, Transfer-Encoding, Age,
     /// and without the closing empty line.
@@ -53,26 +54,7 @@ impl OriginHead {
         if !(200..=999).contains(&status) {
             return Err(HeadError::Status);
         }
-        let listed = |name: &str| {
-            fields.get_all(header::CONNECTION).iter().any(|value| framing::list_has(value.as_bytes(), name))
-        };
-        let mut lines = Vec::new();
-        for (name, value) in fields {
-            let bytes = name.as_str().as_bytes();
-            let dropped = framing::is_hop_by_hop(bytes)
-                || *name == header::CONTENT_LENGTH
-                || *name == header::AGE
-                || (listed(name.as_str()) && !framing::never_hop_by_hop(bytes));
-            if !dropped {
-                push_line(&mut lines, bytes, value.as_bytes());
-            }
-        }
-        if !fields.contains_key(header::DATE) {
-            push_date(&mut lines, now_unix_s);
-        }
-        if lines.len() > limits::RESPONSE_HEAD_BYTES_MAX {
-            return Err(HeadError::TooLarge);
-        }
+        let lines = end_to_end(fields, now_unix_s)?;
         let mut lengths =
             fields.get_all(header::CONTENT_LENGTH).iter().map(|value| framing::decimal(value.as_bytes()));
         let body_bytes = match lengths.next() {
@@ -84,19 +66,52 @@ impl OriginHead {
     }
 }
 
+/// The field lines of a response that are for its client.
+fn end_to_end(fields: &HeaderMap, now_unix_s: u64) -> Result<Vec<u8>, HeadError> {
+    let mut lines = Vec::new();
+    for (name, value) in fields {
+        let bytes = name.as_str().as_bytes();
+        let dropped = framing::is_hop_by_hop(bytes)
+            || *name == header::CONTENT_LENGTH
+            || *name == header::AGE
+            || (connection_lists(fields, name.as_str()) && !framing::never_hop_by_hop(bytes));
+        if !dropped {
+            push_line(&mut lines, bytes, value.as_bytes());
+        }
+    }
+    if !fields.contains_key(header::DATE) {
+        push_date(&mut lines, now_unix_s);
+    }
+    match lines.len() <= limits::RESPONSE_HEAD_BYTES_MAX {
+        true => Ok(lines),
+        false => Err(HeadError::TooLarge),
+    }
+}
+
+fn connection_lists(fields: &HeaderMap, name: &str) -> bool {
+    fields.get_all(header::CONNECTION).iter().any(|value| framing::list_has(value.as_bytes(), name))
+}
+
+/// Whether these are the fields of a 101 that goes over to WebSocket and to nothing else (RFC 9110 section 7.8).
+pub fn switches_to_websocket(fields: &HeaderMap) -> bool {
+    let mut protocols = fields.get_all(header::UPGRADE).iter().map(|value| value.as_bytes().trim_ascii());
+    let is_websocket = |protocol: &[u8]| protocol.eq_ignore_ascii_case(WEBSOCKET.as_bytes());
+    connection_lists(fields, "upgrade")
+        && protocols.next().is_some_and(is_websocket)
+        && protocols.next().is_none()
+}
+
 /// What an origin's interim response becomes for the client; `None`: it is not forwarded. 100 answers our own
 /// request, and 101 would make a tunnel.
 pub fn interim(status: u16, fields: &HeaderMap) -> Option<Interim> {
     if !matches!(status, 102 | 103) {
         return None;
     }
-    let listed = |name: &str| {
-        fields.get_all(header::CONNECTION).iter().any(|value| framing::list_has(value.as_bytes(), name))
-    };
     let mut lines = Vec::new();
     for (name, value) in fields {
         let bytes = name.as_str().as_bytes();
-        if !framing::is_hop_by_hop(bytes) && *name != header::CONTENT_LENGTH && !listed(name.as_str()) {
+        let listed = connection_lists(fields, name.as_str());
+        if !framing::is_hop_by_hop(bytes) && *name != header::CONTENT_LENGTH && !listed {
             push_line(&mut lines, bytes, value.as_bytes());
         }
     }
@@ -104,6 +119,12 @@ pub fn interim(status: u16, fields: &HeaderMap) -> Option<Interim> {
 }
 
 impl OriginHead {
+    /// The head of a 101, for a client that has asked for it; its connection adds what is about itself.
+    pub fn switching(fields: &HeaderMap, now_unix_s: u64) -> Result<OriginHead, HeadError> {
+        let lines = end_to_end(fields, now_unix_s)?;
+        Ok(OriginHead { status: 101, lines, body_bytes: None, age_s: None, storing: Storing::No("pass") })
+    }
+
     /// The head of a 304 to a client that has this representation already (RFC 9110 section 15.4.5).
     pub fn not_modified(&self) -> OriginHead {
         let mut lines = Vec::new();

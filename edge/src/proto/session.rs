@@ -6,8 +6,9 @@
 //! | state   | input        | then                                                            |
 //! |---------|--------------|-----------------------------------------------------------------|
 //! | Head    | Received, Head | incomplete: stay; refused: answer, Close; else an exchange begins |
-//! | Busy    | Received     | request body: Forward; else nothing is consumed                  |
+//! | Busy    | Received     | request body, or through a tunnel: Forward; before a 101: 400; else nothing is consumed |
 //! | Busy    | of the exchange | what it says next (see `exchange`), framed; at its end back to Head (or Close); Broken: Abort |
+//! | Busy    | OriginHead 101 | the connection is a tunnel until the exchange ends              |
 //! | any     | Deadline     | 408 in a half-read head or body, else Close/Abort               |
 //! | any     | PeerClosed   | Close when nothing is owed; a half-closed peer still gets its answer |
 //!
@@ -114,7 +115,8 @@ impl Session {
     pub fn wants_input(&self) -> bool {
         match self.state {
             State::Head => self.unsent < PIPELINED_MAX,
-            State::Busy => self.takes_body(),
+            // What comes before a 101 has to be seen, and refused.
+            State::Busy => self.takes_body() || self.exchange.awaits_upgrade(),
             State::Closing => false,
         }
     }
@@ -136,6 +138,7 @@ impl Session {
             State::Closing => Late::Reader,
             State::Head if self.seen_bytes > 0 => Late::Head,
             State::Head => Late::Request,
+            State::Busy if self.is_tunnel() => Late::Tunnel,
             State::Busy => Late::Body,
         }
     }
@@ -143,7 +146,7 @@ impl Session {
     /// The worker holds received body bytes back for want of room at control: the client is not late.
     /// The time starts anew with the next bytes that are offered.
     pub fn hold(&mut self) {
-        if self.state == State::Busy && !self.sending {
+        if self.state == State::Busy && !self.sending && !self.is_tunnel() {
             self.deadline_ms = NEVER;
         }
     }
@@ -202,7 +205,18 @@ impl Session {
         self.exchange.is_fetching() && !self.body.ended()
     }
 
+    /// Whether the connection has gone over to another protocol.
+    fn is_tunnel(&self) -> bool {
+        self.framing == Framing::Tunnel && self.exchange.is_streaming()
+    }
+
     fn request_body(&mut self, bytes: &[u8], now: Now, out: &mut Out) {
+        if self.exchange.awaits_upgrade() && !bytes.is_empty() {
+            // Another request to the one, the first bytes of the new protocol to the other: nobody may choose. Clients
+            // of WebSocket wait (RFC 6455 section 4.1).
+            out.consumed = bytes.len();
+            return self.fail(400, now, out);
+        }
         if !self.takes_body() || bytes.is_empty() {
             return;
         }
@@ -230,7 +244,7 @@ impl Session {
             }
         }
         out.consumed = at;
-        if !self.takes_body() {
+        if !self.takes_body() || self.is_tunnel() {
             self.rearm(now, out);
         } else if !self.sending {
             self.deadline_ms = out.timeouts.body_due_ms(self.deadline_ms, at, now.mono_ms);
@@ -280,7 +294,7 @@ impl Session {
     #[inline]
     fn answer(&mut self, answer: &Answer<'_>, now: Now, out: &mut Out) {
         self.framing = Framing::of(answer.length, self.minor_version);
-        self.keep_alive &= self.framing != Framing::Close && !out.draining;
+        self.keep_alive &= !matches!(self.framing, Framing::Close | Framing::Tunnel) && !out.draining;
         let is_whole = !self.exchange.is_streaming();
         // Of a body that is not wanted any more, the end is not waited for.
         self.keep_alive &= !is_whole || self.body.ended();
@@ -289,9 +303,22 @@ impl Session {
             out.actions.push(Action::Refresh);
         }
         self.queued(now, out);
+        if self.framing == Framing::Tunnel {
+            self.body = Decoder::endless();
+            if self.peer_closed {
+                self.end_tunnelled(now, out);
+            }
+        }
         if is_whole {
             self.finish(now, out);
         }
+    }
+
+    /// The client sends nothing more through its tunnel.
+    fn end_tunnelled(&mut self, now: Now, out: &mut Out) {
+        self.body = Decoder::new(BodyLength::None);
+        out.actions.push(Action::ForwardEnd);
+        self.rearm(now, out);
     }
 
     // Ends.
@@ -349,6 +376,7 @@ impl Session {
         match self.state {
             State::Head if self.seen_bytes > 0 => self.refuse_head(400, now, out),
             State::Head => self.close(now, out),
+            _ if self.is_tunnel() => self.end_tunnelled(now, out),
             _ if !self.body.ended() => self.fail(400, now, out),
             _ => {}
         }
@@ -358,7 +386,7 @@ impl Session {
         match self.late() {
             Late::Reader => self.abort(out),
             Late::Head => self.refuse_head(408, now, out),
-            Late::Request => self.close(now, out),
+            Late::Request | Late::Tunnel => self.close(now, out),
             Late::Body => self.fail(408, now, out),
         }
     }
@@ -391,6 +419,7 @@ impl Session {
         let wait_ms = match self.state {
             State::Head if self.seen_bytes > 0 => out.timeouts.head_ms,
             State::Head => out.timeouts.idle_ms,
+            State::Busy if self.is_tunnel() => out.timeouts.tunnel_ms,
             State::Busy if self.takes_body() => out.timeouts.body_ms,
             State::Closing => out.timeouts.send_ms,
             // Control has timeouts of its own for the origin.

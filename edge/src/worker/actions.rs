@@ -486,7 +486,7 @@ fn counter(kind: FetchKind) -> Counter {
     match kind {
         FetchKind::Fill | FetchKind::Part => Counter::Misses,
         FetchKind::Revalidate => Counter::Revalidations,
-        FetchKind::Pass => Counter::Passes,
+        FetchKind::Pass | FetchKind::Upgrade => Counter::Passes,
     }
 }
 

@@ -339,7 +339,7 @@ impl Worker {
                     Late::Head => self.node.cells.add(Counter::LateHeads, 1),
                     Late::Body => self.node.cells.add(Counter::LateBodies, 1),
                     Late::Reader => self.node.cells.add(Counter::LateReaders, 1),
-                    Late::Request => {}
+                    Late::Request | Late::Tunnel => {}
                 }
                 self.node.tell(connection, slot, Input::Deadline);
                 self.advance(slot);

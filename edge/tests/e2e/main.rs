@@ -16,6 +16,8 @@ mod passing;
 
 mod forwarding;
 
+mod tunnels;
+
 mod fills;
 
 mod ranges;

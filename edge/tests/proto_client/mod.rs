@@ -61,6 +61,7 @@ pub fn timeouts() -> Timeouts {
         idle_ms: limits::IDLE_TIMEOUT_MS,
         body_ms: limits::BODY_TIMEOUT_MS,
         send_ms: limits::SEND_TIMEOUT_MS,
+        tunnel_ms: limits::TUNNEL_TIMEOUT_MS,
         body_rate_min: limits::BODY_RATE_MIN,
         send_rate_min: limits::SEND_RATE_MIN,
     }
@@ -135,6 +136,12 @@ impl Client {
     pub fn origin(&mut self, status: u16, lines: &str, storing: Storing) -> &mut Self {
         let head =
             OriginHead::from_origin(status, &headers(lines), storing, self.now.unix_s).expect("a head");
+        self.give(Input::OriginHead { head: &head, collapsed: false })
+    }
+
+    /// The origin goes over to WebSocket.
+    pub fn switches(&mut self, lines: &str) -> &mut Self {
+        let head = OriginHead::switching(&headers(lines), self.now.unix_s).expect("a head");
         self.give(Input::OriginHead { head: &head, collapsed: false })
     }
 

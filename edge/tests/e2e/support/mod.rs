@@ -8,6 +8,7 @@ pub mod edge;
 pub mod origin;
 pub mod process;
 pub mod tls;
+pub mod websocket;
 
 pub use answer::{Answer, Cut, Framing};
 pub use client::{Client, Fault, Response, request};

@@ -51,6 +51,11 @@ impl Gate {
         self.0.1.notify_all();
     }
 
+    /// Whether it is open.
+    pub fn is_open(&self) -> bool {
+        *self.0.0.lock().unwrap()
+    }
+
     /// Waits until it is open, at most [`GATE_LIMIT`].
     pub fn wait(&self) {
         let open = self.0.0.lock().unwrap();
@@ -127,6 +132,13 @@ impl Exchange<'_> {
     /// Sends these very bytes.
     pub fn raw(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.connection.send(bytes)
+    }
+
+    /// The connection itself, now that it speaks another protocol; nothing may have come of that.
+    pub fn tunnel(&mut self) -> TcpStream {
+        self.keep = false;
+        assert!(self.connection.unread.is_empty(), "bytes before the answer");
+        self.connection.stream.try_clone().expect("a second handle")
     }
 
     /// Ends the connection.
