@@ -17,12 +17,17 @@
 
 use crate::sys::atomics::AtomicU64;
 use crate::sys::table::{LINE_WORDS, Table};
+use std::collections::HashSet;
 use std::io;
 use std::sync::atomic::Ordering;
 
 const BUCKET_ENTRIES: usize = LINE_WORDS;
 const LOCATION_BITS: u32 = 46;
 const FREQUENCY_MASK: u64 = 3 << LOCATION_BITS;
+
+/// Entries looked at to find one that can be moved. In an index that is 99 % full some hundred do; in one without any free
+/// place but the last ones it takes all.
+const WAYS_MAX: usize = 4096;
 
 /// Entries of the largest index: its buckets are numbered with 32 bits.
 pub const ENTRIES_MAX: usize = u32::MAX as usize * BUCKET_ENTRIES;
@@ -191,6 +196,46 @@ impl Index {
         Err(entries().min_by_key(|(_, entry)| entry.frequency()).expect("buckets have entries"))
     }
 
+    /// Makes a free slot for a new entry where there is none, by moving others to their other bucket, if few steps do (Pagh,
+    /// Rodler: *Cuckoo hashing*, 2004; with buckets, Dietzfelbinger and Weidling, 2007). `hash_of` finds an entry's hash in
+    /// its record. While nobody reads: an entry that moves may not be found. Says whether there is one now.
+    pub fn make_way(&self, hash: u64, hash_of: impl Fn(Entry) -> Option<u64>) -> bool {
+        if self.vacancy(hash).is_ok() {
+            return true;
+        }
+        // Slots to move from, breadth first, and which of them each would give its entry to.
+        let mut ways: Vec<(Slot, usize)> = self.slots(hash).map(|slot| (slot, usize::MAX)).collect();
+        let mut seen: HashSet<Slot> = self.slots(hash).collect();
+        let mut next = 0;
+        while let Some(&(slot, _)) = ways.get(next) {
+            let entry = Entry(self.word(slot).load(Ordering::Relaxed));
+            let others = hash_of(entry).map_or([usize::MAX; 2], |hash| self.buckets_of(hash));
+            for bucket in others.into_iter().filter(|&other| other < self.buckets.len()) {
+                for to in bucket * BUCKET_ENTRIES..(bucket + 1) * BUCKET_ENTRIES {
+                    if self.word(to).load(Ordering::Relaxed) == 0 {
+                        self.move_along(&ways, next, to);
+                        return true;
+                    }
+                    if ways.len() < WAYS_MAX && seen.insert(to) {
+                        ways.push((to, next));
+                    }
+                }
+            }
+            next += 1;
+        }
+        false
+    }
+
+    /// Each entry of a way takes the place of the next one, the last one the free slot `to`.
+    fn move_along(&self, ways: &[(Slot, usize)], last: usize, to: Slot) {
+        let (mut way, mut to) = (last, to);
+        while let Some(&(slot, before)) = ways.get(way) {
+            self.word(to).store(self.word(slot).load(Ordering::Relaxed), Ordering::Relaxed);
+            self.word(slot).store(0, Ordering::Relaxed);
+            (way, to) = (before, slot);
+        }
+    }
+
     /// All entries.
     pub fn entries(&self) -> impl Iterator<Item = (Slot, Entry)> + use<'_> {
         self.words().enumerate().filter(|&(_, word)| word != 0).map(|(slot, word)| (slot, Entry(word)))
@@ -271,6 +316,54 @@ mod tests {
         for n in 0..stored {
             assert!(index.locate(hash(n), n + 1).is_some(), "{n}");
         }
+    }
+
+    #[test]
+    fn all_but_a_few_places_can_be_filled_by_moving_entries() {
+        let index = Index::new(1 << 12).unwrap();
+        let hash_of = |entry: Entry| Some(hash(entry.location() - 1));
+        let mut stored = 0;
+        loop {
+            index.make_way(hash(stored), hash_of);
+            let Ok(slot) = index.vacancy(hash(stored)) else { break };
+            index.set(slot, Entry::new(hash(stored), stored + 1, 0));
+            stored += 1;
+        }
+        assert!(stored as usize * 100 > index.entries_max() * 98, "{stored} of {}", index.entries_max());
+        for n in 0..stored {
+            assert!(index.locate(hash(n), n + 1).is_some(), "{n}");
+        }
+        assert_eq!(index.entries().count() as u64, stored);
+    }
+
+    /// Stores so many entries one after the other, the least read going where there is no place; then the same that are left
+    /// in the opposite order. Says how many there were, and how many found no place the second time.
+    fn filled_and_filled_again(entries_max: usize, stored: u64) -> (usize, usize) {
+        let index = Index::new(entries_max).unwrap();
+        for n in 0..stored {
+            let slot = index.vacancy(hash(n)).unwrap_or_else(|(slot, _)| slot);
+            index.set(slot, Entry::new(hash(n), n + 1, n % 4));
+        }
+        let mut left: Vec<u64> = index.entries().map(|(_, entry)| entry.location() - 1).collect();
+        left.sort_unstable();
+        let again = Index::new(entries_max).unwrap();
+        let mut lost = 0;
+        for &n in left.iter().rev() {
+            let has_place = again.make_way(hash(n), |entry| Some(hash(entry.location() - 1)));
+            lost += usize::from(!has_place);
+            let slot = again.vacancy(hash(n)).unwrap_or_else(|(slot, _)| slot);
+            again.set(slot, Entry::new(hash(n), n + 1, 0));
+        }
+        (left.len(), lost)
+    }
+
+    #[test]
+    fn what_had_a_place_in_one_order_has_one_in_another() {
+        let (entries, lost) = filled_and_filled_again(1 << 14, 1 << 14);
+        assert!(entries > 15_000 && lost == 0, "{lost} of {entries}");
+        // Not one place is free.
+        let (entries, lost) = filled_and_filled_again(1 << 14, 1 << 15);
+        assert!(entries == 1 << 14 && lost < entries / 4096, "{lost} of {entries}");
     }
 
     #[test]

@@ -26,6 +26,11 @@ use std::sync::atomic::Ordering;
 /// Segments below which nothing can be reclaimed while records are read and written.
 const SEGMENTS_MIN: usize = 4;
 
+/// Records for which a place in the index is looked for in vain, and one more for so many entries. With more the index has
+/// become smaller than what is stored, and looking on would take long.
+const PLACES_TRIED: usize = 100;
+const ENTRIES_PER_TRY: usize = 2048;
+
 /// Opens (or creates) the store, with an index of so many entries. A new file is cut into segments of `segment_bytes`.
 pub(super) fn open(
     options: &Options,
@@ -419,6 +424,7 @@ fn rebuild(writer: &mut Writer, scanned: Vec<Option<Life>>, opened: &mut Opened)
         }
     }
     lives.sort_unstable_by_key(|(_, life)| life.sequence);
+    let mut tries = PLACES_TRIED + writer.find.index.entries_max() / ENTRIES_PER_TRY;
     for (segment, life) in lives {
         opened.scanned_bytes += (life.end - writer.geometry.words_bytes()) as u64;
         opened.dropped += life.torn.len() as u64;
@@ -426,7 +432,7 @@ fn rebuild(writer: &mut Writer, scanned: Vec<Option<Life>>, opened: &mut Opened)
             writer.mark_dead(writer.geometry.location(segment, offset as usize));
         }
         for offset in life.whole {
-            writer.adopt(segment, offset as usize);
+            writer.adopt(segment, offset as usize, &mut tries);
         }
         // Not written on, also if it has room: what is stored from now on has the numbers of this run.
         writer.segments.take_over(segment, life.sequence, writer.geometry.segments);

@@ -241,8 +241,8 @@ impl Writer {
     }
 
     /// Takes a record over that was found on disk, or marks it dead if a newer one was taken over before. Older ones it
-    /// replaces.
-    pub(super) fn adopt(&mut self, segment: usize, offset: usize) {
+    /// replaces. `tries` says how often more a place in the index is looked for in vain.
+    pub(super) fn adopt(&mut self, segment: usize, offset: usize, tries: &mut usize) {
         let location = self.geometry.location(segment, offset);
         let Some((header, record)) = self.record(location) else { return };
         let old = match header.kind {
@@ -262,6 +262,11 @@ impl Writer {
         if old.iter().any(is_newer) {
             self.mark_dead(location);
             return;
+        }
+        if old.is_empty() && *tries > 0 {
+            // All had a place when they came in another order; so there is one for each.
+            let hash_of = |entry: Entry| Some(self.record(entry.location())?.0.hash);
+            *tries -= usize::from(!self.find.index.make_way(header.hash, hash_of));
         }
         let slot = self.slot_for(header.hash, &old);
         self.publish(slot, &old, location);

@@ -3,7 +3,7 @@
 use super::*;
 use crate::limits;
 use crate::shard::checkpoint;
-use crate::shard::evict::Log;
+use crate::shard::evict::{Candidate, Log};
 use crate::shard::layout::FileHeader;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -539,18 +539,31 @@ fn dirty_covers_what_was_written() {
 
 #[test]
 fn a_full_index_drops_the_least_read_and_it_stays_away() {
+    // One log, in which a scan finds records in the order in which they were stored, and two, in which it does not.
+    for segments in [7, 24] {
+        check_full_index(segments);
+    }
+}
+
+fn check_full_index(segments: usize) {
     let scratch = Scratch::new("full-index");
-    // One log, so that a scan finds records in the order in which they were stored.
-    let options = options(&scratch, 7);
+    let options = options(&scratch, segments);
     let (mut writer, readers, _) = open(&options);
     let room = writer.usage().index_entries_max as u32;
     let tiny = |number: u32| Object { body_bytes: 0, ..Object::small(number, 1) };
     for number in 0..room * 2 {
+        // Some are known from before: they go to the other log.
+        if number % 3 == 0 {
+            let (hash, bytes, frequency) = (hash(number), 1, 0);
+            writer.policy.left(&Candidate { hash, bytes, frequency, log: Log::Small });
+        }
         tiny(number).put(&mut writer).unwrap();
     }
     let usage = writer.usage();
-    assert_eq!(usage.reclaimed_segments, 0);
+    assert_eq!((usage.reclaimed_segments, usage.ghost_hits > 0), (0, true));
     assert!(usage.objects <= u64::from(room) && usage.objects > u64::from(room) * 9 / 10, "{usage:?}");
+    let full = usage.objects as f64 / f64::from(room);
+    println!("{segments} segments: index {:.1} % full", 100.0 * full);
     assert_eq!(usage.objects + usage.evicted, u64::from(room) * 2);
     let before = all_served(&readers[0], room * 2, 1);
     assert_eq!(before.len() as u64, usage.objects);
