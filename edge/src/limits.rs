@@ -178,6 +178,11 @@ pub const REASON_BYTES: usize = 40;
 pub const PURGES_REMEMBERED: usize = 256;
 /// Bytes of the purge log from which on it is written anew, without what is in force by other means.
 pub const PURGE_LOG_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Milliseconds within which what requests with unsafe methods have invalidated is brought to the log together: one flush a
+/// second at most, and what a loss of power can bring back.
+pub const INVALIDATIONS_LOG_MS: u64 = 1_000;
+/// Invalidations that wait for the log; with more the table takes them over, as if they were purges.
+pub const INVALIDATIONS_WAITING_MAX: usize = 1024;
 /// Lengths of purged prefixes that are told apart; each costs an old response a hash. Further ones purge the host.
 pub const PURGE_PREFIX_LENGTHS_MAX: usize = 64;
 /// Milliseconds such a key is remembered.
@@ -492,6 +497,7 @@ pub fn worst_case(shape: &Shape) -> Vec<Row> {
         row("samples of a worker", shape.workers, SHADOW_SAMPLES_QUEUED_MAX * shape.sample_bytes),
         row("responses not stored, remembered", REASONS_REMEMBERED, REASON_BYTES),
         row("purges remembered", PURGES_REMEMBERED, KEY_BYTES_MAX),
+        row("invalidations that wait for the log", INVALIDATIONS_WAITING_MAX, 2 * KEY_BYTES_MAX),
         row("purges that are in the log alone", 2, PURGE_LOG_BYTES_MAX as usize),
         row("table of purges", 1, crate::proto::generations::Table::BYTES),
         row("request that waits for the disk", connections, shape.parked_bytes + request),

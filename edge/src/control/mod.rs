@@ -39,6 +39,7 @@ use crate::config::{Caching, Config};
 use crate::limits;
 use crate::proto::Now;
 use crate::proto::forwarding::Pseudonym;
+use crate::proto::key;
 use crate::proto::query::Rules;
 use crate::proto::request::RequestHead;
 use crate::proto::session::FetchKind;
@@ -188,13 +189,17 @@ impl Node {
         latency: prometheus_client::metrics::histogram::Histogram,
     ) -> Result<Rc<Self>, String> {
         let purges = purge::Purges::new(start.purges);
+        let mut reasons = reasons::Reasons::default();
+        for (key, unix_s) in purges.invalidated() {
+            reasons.note(key::hash(&key), reasons::Reason::Invalidated, unix_s);
+        }
         Ok(Rc::new(Node {
             origins: RefCell::new(origins(&start.config)?),
             queries: RefCell::new(start.config.queries()),
             config: RefCell::new(start.config),
             bounds: Bounds::new(start.cells.clone(), latency, purges.sequence()),
             purges,
-            reasons: RefCell::default(),
+            reasons: RefCell::new(reasons),
             certificates: RefCell::new(start.certificates),
             writer: RefCell::new(with_meaning(start.writer)),
             opened: start.opened,

@@ -8,7 +8,7 @@ use super::fill::Waiter;
 use super::mailbox::{StreamId, Ticket, ToWorker};
 use super::origin::{FetchError, Told};
 use super::outgoing::Outgoing;
-use super::reasons::Reason;
+use super::purge;
 use super::response::ResponseBody;
 use super::rules::{self, Judged};
 use super::stream::Stream;
@@ -16,10 +16,10 @@ use super::upload::{Upload, UploadBody};
 use crate::limits;
 use crate::proto::forwarding;
 use crate::proto::freshness::Storing;
+use crate::proto::invalidation;
 use crate::proto::request::{BodyLength, Method, RequestHead};
 use crate::proto::response::OriginHead;
 use crate::proto::session::FetchKind;
-use crate::proto::{invalidation, key};
 use bytes::{Bytes, BytesMut};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -251,12 +251,9 @@ async fn fetch(
     super::transport::harden(node, request, &mut response.fields);
     let status = response.status.as_u16();
     if invalidation::invalidates(request, status) {
-        node.invalidate(request.key_hash, &request.key);
-        node.not_stored(request.key_hash, Reason::Invalidated);
         let named = invalidation::named_keys(request, &response.fields);
-        for key in named.iter().flat_map(|key| node.keys(key)) {
-            node.invalidate(key::hash(&key), &key);
-        }
+        let keys = [request.url_key()].into_iter().chain(named);
+        purge::invalidate(node, keys.flat_map(|key| node.keys(&key)));
     }
     if request.method == Method::Head && status == 200 {
         rules::freshen_by_head(node, request, &mut response, &routed);

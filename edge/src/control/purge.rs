@@ -6,6 +6,11 @@
 //! |-----------------|-------------------------------------|--------------------------------------------------------|
 //! | url             | removing its records                | the log: older records of the key are removed again    |
 //! | all else, soft  | the table that every lookup looks at | the log: the table is made again                       |
+//! | by a request    | as an url                            | as an url, but for what was logged too late            |
+//!
+//! What requests with unsafe methods invalidate (RFC 9111 section 4.4) is in the log as purges of URLs are, but no client waits
+//! for that, and it is written once in `INVALIDATIONS_LOG_MS` for all of them. Only a loss of power in that time brings
+//! any of it back: a process that dies leaves the removal in the store's file.
 //!
 //! Whoever purges at the same time shares one write and one fdatasync. A log that has grown long is written anew: the
 //! words of the table, the last purges, and removals that the store's own file may not have on disk yet. Where the
@@ -14,6 +19,7 @@
 //! fails; at the start the one that goes furthest counts.
 #![forbid(unsafe_code)]
 
+use super::reasons::Reason;
 use super::{Node, disk, why};
 use crate::clock;
 use crate::limits;
@@ -22,7 +28,7 @@ use crate::proto::key;
 use crate::proto::purge::{Class, Subject, Tags};
 use crate::proto::stored::Meta;
 use crate::shard;
-use crate::shard::purge_log::{self, Item, Purge, Replayed};
+use crate::shard::purge_log::{self, Cause, Item, Purge, Replayed};
 use crate::stats::Counter;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -31,6 +37,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio_uring::fs::{File, OpenOptions};
 
@@ -165,7 +172,7 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub(super) type Logged = oneshot::Receiver<Result<(), String>>;
 
 /// A purge the log has not taken yet, and whom to tell.
-type Waiting = (Purge, oneshot::Sender<Result<(), String>>);
+type Waiting = (Purge, Option<oneshot::Sender<Result<(), String>>>);
 
 /// What became of a purge, apart from its being logged.
 pub(super) struct Applied {
@@ -188,6 +195,8 @@ pub(super) struct Purges {
     removals: RefCell<Vec<Purge>>,
     waiting: RefCell<Vec<Waiting>>,
     wake: Notify,
+    /// As `wake`, for what nobody waits for.
+    unhurried: Notify,
     paths: Vec<PathBuf>,
     id: u64,
     /// Bytes of the longest log.
@@ -207,6 +216,7 @@ impl Purges {
             removals: RefCell::new(replayed.removals),
             waiting: RefCell::default(),
             wake: Notify::new(),
+            unhurried: Notify::new(),
             paths,
             id,
             end: Cell::new(end),
@@ -236,17 +246,56 @@ impl Purges {
         self.table.judge_record(key, meta)
     }
 
+    /// What requests have invalidated, as far as the log knows: keys, and when, Unix seconds.
+    pub(super) fn invalidated(&self) -> Vec<(Vec<u8>, u64)> {
+        let removals = self.removals.borrow();
+        let by_request = removals.iter().filter(|removal| removal.cause == Cause::UnsafeRequest);
+        by_request.map(|removal| (removal.subject.bytes.clone(), removal.unix_s)).collect()
+    }
+
+    fn number(&self, subject: Subject, soft: bool, cause: Cause) -> Purge {
+        self.sequence.set(self.sequence.get() + 1);
+        Purge { sequence: self.sequence.get(), unix_s: clock::now().unix_s, subject, soft, cause }
+    }
+
+    /// Hands the removal of a key to the log, without haste.
+    fn record_invalidation(&self, key: &[u8]) {
+        let subject = Subject { class: Class::Url, bytes: key.to_vec() };
+        let purge = self.number(subject, false, Cause::UnsafeRequest);
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.len() >= limits::INVALIDATIONS_WAITING_MAX {
+            // The disk does not keep up: the table remembers it, and the log is written anew from that.
+            self.table.apply(purge.sequence, &purge.subject, false);
+            self.rewrite.set(true);
+            return;
+        }
+        self.removals.borrow_mut().push(purge.clone());
+        waiting.push((purge, None));
+        self.unhurried.notify_one();
+    }
+
+    /// Returns when there is something to log: at once for a purge, after a while for what nobody waits for.
+    async fn due(&self) {
+        let unhurried = async {
+            self.unhurried.notified().await;
+            tokio::time::sleep(Duration::from_millis(limits::INVALIDATIONS_LOG_MS)).await;
+        };
+        tokio::select! {
+            () = self.wake.notified() => {}
+            () = unhurried => {}
+        }
+    }
+
     /// Gives a purge its number and hands it to the log.
     fn record(&self, subject: Subject, soft: bool) -> (Purge, Logged) {
-        self.sequence.set(self.sequence.get() + 1);
-        let purge = Purge { sequence: self.sequence.get(), unix_s: clock::now().unix_s, subject, soft };
+        let purge = self.number(subject, soft, Cause::Operator);
         let mut history = self.history.borrow_mut();
         if history.len() == limits::PURGES_REMEMBERED {
             history.pop_front();
         }
         history.push_back(purge.clone());
         let (tell, logged) = oneshot::channel();
-        self.waiting.borrow_mut().push((purge.clone(), tell));
+        self.waiting.borrow_mut().push((purge.clone(), Some(tell)));
         self.wake.notify_one();
         (purge, logged)
     }
@@ -275,6 +324,19 @@ pub(super) fn apply(node: &Node, subject: Subject, soft: bool) -> Applied {
     Applied { sequence: purge.sequence, removed, widened, logged }
 }
 
+/// A request with an unsafe method has succeeded: what is stored under these keys goes, and does not come back.
+pub(super) fn invalidate(node: &Node, keys: impl IntoIterator<Item = Vec<u8>>) {
+    for key in keys {
+        let hash = key::hash(&key);
+        let removed = node.invalidate(hash, &key);
+        node.not_stored(hash, Reason::Invalidated);
+        // Where nothing was there to be removed a crash brings nothing back either, but what had to leave for want of room.
+        if removed > 0 || node.writer().left(hash).is_some() {
+            node.purges.record_invalidation(&key);
+        }
+    }
+}
+
 /// One file of the log.
 struct LogFile<'a> {
     path: &'a Path,
@@ -289,7 +351,7 @@ pub(super) async fn keep_log(node: &Rc<Node>) {
     let end = purges.end.get();
     let mut files: Vec<_> = purges.paths.iter().map(|path| LogFile { path, file: None, end }).collect();
     loop {
-        purges.wake.notified().await;
+        purges.due().await;
         let batch = purges.waiting.take();
         let items: Vec<Item> = batch.iter().map(|(purge, _)| Item::Purge(purge.clone())).collect();
         let result = write(purges, &mut files, &items).await;
@@ -297,7 +359,7 @@ pub(super) async fn keep_log(node: &Rc<Node>) {
             node.cells.add(Counter::PurgesNotLogged, batch.len() as u64);
             tracing::error!(%error, "purges are in force and not logged: see whether the store's device is full");
         }
-        for (_, waiter) in batch {
+        for waiter in batch.into_iter().filter_map(|(_, waiter)| waiter) {
             // A client that has left is told nothing.
             let _ = waiter.send(result.as_ref().copied().map_err(ToString::to_string));
         }
@@ -389,4 +451,34 @@ fn shorten(node: &Rc<Node>) {
         node.purges.rewrite.set(true);
         node.purges.wake.notify_one();
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn invalidations_that_the_disk_does_not_keep_up_with_go_to_the_table() {
+        let purges = Purges::new(Opened::nowhere());
+        let before = purges.sequence.get();
+        let key = |number: usize| format!("http://a/{number}").into_bytes();
+        for number in 0..limits::INVALIDATIONS_WAITING_MAX + 2 {
+            assert!(!purges.rewrite.get() || number > limits::INVALIDATIONS_WAITING_MAX);
+            purges.record_invalidation(&key(number));
+        }
+        assert_eq!(purges.waiting.borrow().len(), limits::INVALIDATIONS_WAITING_MAX);
+        assert_eq!(purges.removals.borrow().len(), limits::INVALIDATIONS_WAITING_MAX);
+        assert!(purges.rewrite.get() && purges.history.borrow().is_empty());
+        let judge = |number| purges.judge(before, &key(number), Tags::UNKNOWN);
+        assert_eq!(judge(limits::INVALIDATIONS_WAITING_MAX + 1), Verdict::Gone);
+        assert_eq!(judge(0), Verdict::Valid, "its records are removed instead");
+        assert_eq!(purges.invalidated().len(), limits::INVALIDATIONS_WAITING_MAX);
+        let log = whole_log(1, purges.sequence.get(), &purges.table, [], &purges.removals.borrow());
+        let (table, replayed) = read(&log, Path::new("log")).unwrap();
+        assert_eq!(replayed.removals, *purges.removals.borrow());
+        assert_eq!(
+            table.judge(before, &key(limits::INVALIDATIONS_WAITING_MAX), Tags::UNKNOWN),
+            Verdict::Gone
+        );
+    }
 }

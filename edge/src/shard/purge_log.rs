@@ -4,7 +4,7 @@
 //! ```text
 //! header  magic (8) | version (8) | id (8) | checksum (8)
 //! frame   magic (4) | bytes of the items (4) | checksum (8) | items
-//! item    kind (1) | class (1) | soft (1) | 0 (1) | length (4) | …, all numbers little-endian
+//! item    kind (1) | class (1) | soft (1) | cause (1) | length (4) | …, all numbers little-endian
 //!         purge, remembered   sequence (8) | Unix seconds (8) | subject (length)
 //!         sequence            the last number given out (8)
 //!         table               place (4) | word (8), length times
@@ -27,6 +27,16 @@ const FRAME_MAGIC: [u8; 4] = *b"EPRG";
 pub const HEADER_BYTES: usize = 32;
 const FRAME_BYTES: usize = 16;
 
+/// What made something unusable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Cause {
+    /// Whoever runs the node.
+    Operator = 0,
+    /// A request with an unsafe method that succeeded (RFC 9111 section 4.4).
+    UnsafeRequest = 1,
+}
+
 /// One purge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Purge {
@@ -38,6 +48,8 @@ pub struct Purge {
     pub subject: Subject,
     /// Whether what it names is stale rather than gone.
     pub soft: bool,
+    /// What made it.
+    pub cause: Cause,
 }
 
 /// What stands in a frame.
@@ -81,13 +93,17 @@ fn seed(id: u64, offset: u64) -> u64 {
 }
 
 fn push(bytes: &mut Vec<u8>, item: &Item) {
-    let (kind, class, soft, length) = match item {
-        Item::Purge(purge) => (1, purge.subject.class as u8, purge.soft, purge.subject.bytes.len()),
-        Item::Remembered(purge) => (2, purge.subject.class as u8, purge.soft, purge.subject.bytes.len()),
-        Item::Sequence(_) => (3, 0, false, 0),
-        Item::Table(words) => (4, 0, false, words.len()),
+    let of_purge = |purge: &Purge| {
+        ([purge.subject.class as u8, purge.soft.into(), purge.cause as u8], purge.subject.bytes.len())
     };
-    bytes.extend_from_slice(&[kind, class, soft.into(), 0]);
+    let (kind, (marks, length)) = match item {
+        Item::Purge(purge) => (1, of_purge(purge)),
+        Item::Remembered(purge) => (2, of_purge(purge)),
+        Item::Sequence(_) => (3, ([0; 3], 0)),
+        Item::Table(words) => (4, ([0; 3], words.len())),
+    };
+    bytes.push(kind);
+    bytes.extend_from_slice(&marks);
     bytes.extend_from_slice(&(length as u32).to_le_bytes());
     match item {
         Item::Purge(purge) | Item::Remembered(purge) => {
@@ -164,7 +180,7 @@ fn frame_at(bytes: &[u8], id: u64, at: usize) -> Option<(&[u8], usize)> {
 }
 
 fn take_item(rest: &mut &[u8]) -> Option<Item> {
-    let [kind, class, soft, _, length @ ..] = *take::<8>(rest)?;
+    let [kind, class, soft, cause, length @ ..] = *take::<8>(rest)?;
     let length = u32::from_le_bytes(length) as usize;
     Some(match kind {
         1 | 2 => {
@@ -174,7 +190,8 @@ fn take_item(rest: &mut &[u8]) -> Option<Item> {
                 return None;
             }
             let subject = Subject { class: Class::from_number(class)?, bytes };
-            let purge = Purge { sequence, unix_s, subject, soft: soft != 0 };
+            let cause = if cause == 0 { Cause::Operator } else { Cause::UnsafeRequest };
+            let purge = Purge { sequence, unix_s, subject, soft: soft != 0, cause };
             if kind == 1 { Item::Purge(purge) } else { Item::Remembered(purge) }
         }
         3 => Item::Sequence(number(rest).filter(|&number| number <= SEQUENCE_MAX)?),
@@ -209,7 +226,7 @@ pub struct Replayed {
     pub sequence: u64,
     /// Hard purges of one URL: records of the key that are older must go.
     pub removals: Vec<Purge>,
-    /// All purges that are remembered, the oldest first.
+    /// All purges of operators that are remembered, the oldest first.
     pub history: Vec<Purge>,
 }
 
@@ -223,7 +240,9 @@ pub fn replay(items: Vec<Item>, table: &Table) -> Option<Replayed> {
             Item::Remembered(purge) => replayed.history.push(purge),
             Item::Purge(purge) => {
                 replayed.sequence = replayed.sequence.max(purge.sequence);
-                replayed.history.push(purge.clone());
+                if purge.cause == Cause::Operator {
+                    replayed.history.push(purge.clone());
+                }
                 if purge.subject.class == Class::Url && !purge.soft {
                     replayed.removals.push(purge);
                 } else {
@@ -246,7 +265,11 @@ mod tests {
 
     fn purge(sequence: u64, class: Class, text: &str, soft: bool) -> Purge {
         let subject = Subject::parse(class, text).unwrap();
-        Purge { sequence, unix_s: 1_700_000_000 + sequence, subject, soft }
+        Purge { sequence, unix_s: 1_700_000_000 + sequence, subject, soft, cause: Cause::Operator }
+    }
+
+    fn invalidation(sequence: u64, url: &str) -> Purge {
+        Purge { cause: Cause::UnsafeRequest, ..purge(sequence, Class::Url, url, false) }
     }
 
     /// A log of one frame for each list of items, and where its frames end.
@@ -267,7 +290,7 @@ mod tests {
                 Item::Purge(purge(6, Class::Tag, "news", false)),
                 Item::Remembered(purge(4, Class::Host, "a", true)),
             ],
-            vec![Item::Purge(purge(7, Class::Url, "http://a/x", false))],
+            vec![Item::Purge(invalidation(7, "http://a/x"))],
         ]
     }
 
@@ -325,12 +348,14 @@ mod tests {
             Item::Purge(purge(10, Class::Tag, "news", false)),
             Item::Purge(purge(11, Class::Host, "a", true)),
             Item::Purge(purge(12, Class::Url, "http://a/x", false)),
+            Item::Purge(invalidation(13, "http://a/y")),
             Item::Remembered(purge(3, Class::Host, "b", false)),
         ];
         let replayed = replay(items, &table).unwrap();
-        assert_eq!(replayed.sequence, 12);
-        assert_eq!(replayed.removals, [purge(12, Class::Url, "http://a/x", false)]);
-        assert_eq!(replayed.history.len(), 4);
+        assert_eq!(replayed.sequence, 13);
+        let removals = [purge(12, Class::Url, "http://a/x", false), invalidation(13, "http://a/y")];
+        assert_eq!(replayed.removals, removals);
+        assert_eq!(replayed.history.len(), 4, "of operators alone");
         assert_eq!(table.judge(9, b"http://a/x", Tags::UNKNOWN), Verdict::Gone);
         assert_eq!(table.judge(10, b"http://a/x", Tags::UNKNOWN), Verdict::Stale);
         assert_eq!(table.judge(2, b"http://b/x", Tags::UNKNOWN), Verdict::Gone, "the tag, not the host");

@@ -89,6 +89,10 @@ impl Exchange {
         true
     }
 
+    pub(super) fn method(&self) -> &str {
+        self.head.split(' ').next().unwrap()
+    }
+
     pub(super) fn path(&self) -> &str {
         self.head.split(' ').nth(1).unwrap()
     }

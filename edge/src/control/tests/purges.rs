@@ -292,3 +292,63 @@ fn a_long_log_is_shortened_and_still_says_all() {
     check(&workers[0], &URLS[..5], &URLS[5..]);
     node.handle.stop().unwrap();
 }
+
+#[test]
+fn what_unsafe_requests_invalidate_stays_away_after_a_loss_of_power() {
+    let origin = Origin::start(|exchange| match exchange.method() {
+        "POST" => exchange.respond("200 OK", "Location: /x\r\n", b"done"),
+        _ => exchange.respond("200 OK", FRESH, b"plain"),
+    });
+    let (node, mut workers) = start(1, &[origin.url()]);
+    let worker = &mut workers[0];
+    fill(&node, worker, &URLS);
+    let before = Scratch::new();
+    std::fs::copy(node.directory.path().join("shard-0"), before.path().join("shard-0")).unwrap();
+    let log = node.directory.path().join(crate::control::purge::FILE_NAME);
+    let frames = |bytes: &[u8]| bytes.windows(4).filter(|window| window == b"EPRG").count();
+    let frames_before = frames(&std::fs::read(&log).unwrap());
+    for url in ["http://a/never", URLS[0], URLS[1], URLS[3], URLS[4]] {
+        let post = worker.pass("POST", url, "");
+        worker.run_until(|worker| worker.whole(post));
+    }
+    let has = |bytes: &[u8], key: &str| bytes.windows(key.len()).any(|window| window == key.as_bytes());
+    worker.run_until(|_| has(&std::fs::read(&log).unwrap(), URLS[4]));
+    let bytes = std::fs::read(&log).unwrap();
+    assert!(!has(&bytes, "http://a/never"), "nothing was stored there");
+    assert!(frames(&bytes) - frames_before < 5, "several share a flush");
+    assert_eq!(node.count(Counter::Purges), 0);
+    let gone = [URLS[0], URLS[1], URLS[2], URLS[3], URLS[4]];
+    check(worker, &URLS[5..], &gone);
+    let (config, directory) = (node.config.clone(), node.directory.clone());
+    node.handle.stop().unwrap();
+    drop(workers);
+    std::fs::remove_file(directory.path().join("checkpoint")).unwrap();
+    std::fs::copy(before.path().join("shard-0"), directory.path().join("shard-0")).unwrap();
+    let (node, workers) = start_in(1, config, directory);
+    // The third was named by Location alone.
+    check(&workers[0], &URLS[5..], &gone);
+    for url in [URLS[0], URLS[2], URLS[4]] {
+        super::why::check(&node, url, "invalidated", "unsafe method");
+    }
+    node.handle.stop().unwrap();
+}
+
+#[test]
+fn an_unsafe_request_waits_for_no_log() {
+    let origin = origin();
+    let (node, mut workers) = start(1, &[origin.url()]);
+    fill(&node, &mut workers[0], &URLS);
+    let (here, away) = (node.directory.path().to_path_buf(), node.directory.path().with_extension("away"));
+    std::fs::rename(&here, &away).unwrap();
+    let post = workers[0].pass("POST", URLS[2], "");
+    workers[0].run_until(|worker| worker.whole(post));
+    check(&workers[0], &URLS[..2], &URLS[2..3]);
+    node.await_count(Counter::PurgesNotLogged, 1);
+    std::fs::rename(&away, &here).unwrap();
+    // The next one writes all of them.
+    let log = here.join(crate::control::purge::FILE_NAME);
+    purge(&node, json!({ "tag": "other" }));
+    let bytes = std::fs::read(&log).unwrap();
+    assert!(bytes.windows(URLS[2].len()).any(|window| window == URLS[2].as_bytes()));
+    node.handle.stop().unwrap();
+}

@@ -13,7 +13,7 @@ fn why(node: &Node, url: &str) -> Value {
     serde_json::from_str(&reply.body).unwrap()
 }
 
-fn check(node: &Node, url: &str, state: &str, because: &str) -> Value {
+pub(super) fn check(node: &Node, url: &str, state: &str, because: &str) -> Value {
     let answer = why(node, url);
     let said = answer["because"].as_str().unwrap();
     assert!(answer["state"] == state && said.contains(because), "{url}: {} {said}", answer["state"]);
