@@ -281,6 +281,9 @@ pub const MAIL_PER_TURN_MAX: usize = 256;
 pub const ACCEPTS_PER_LISTENER: usize = 32;
 /// Milliseconds to wait for the peer's close after ours.
 pub const LINGER_MS: u64 = 2_000;
+/// Bytes that are read and dropped meanwhile: as much as a sender has on its way before it hears of the end, and then
+/// some. What is not read at the close makes the kernel send a reset, which may destroy our last words on their way.
+pub const LINGER_BYTES: u32 = 1024 * 1024;
 /// Milliseconds that answers under way get at a stop.
 pub const DRAIN_MS: u64 = 10_000;
 /// Of so many requests of a connection, the CPU of one is sampled.

@@ -25,6 +25,8 @@ pub enum Phase {
     Lingering {
         /// Until then, monotonic milliseconds.
         until_ms: u64,
+        /// Bytes that are still read, and dropped: what is unread at the close makes it a reset.
+        bytes_left: u32,
     },
     /// To be closed at once, whatever is queued.
     Aborted,
@@ -239,7 +241,7 @@ impl Connection {
                 (_, Some(parked)) => parked.until_ms,
                 _ => self.multiplex.as_ref().map_or(self.session.deadline_ms(), |mux| mux.deadline_ms()),
             },
-            Phase::Lingering { until_ms } => until_ms,
+            Phase::Lingering { until_ms, .. } => until_ms,
             Phase::Free | Phase::Aborted | Phase::Closing => u64::MAX,
         }
     }

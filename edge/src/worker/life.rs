@@ -130,6 +130,8 @@ impl Worker {
                     let head = self.lookahead.take(id, &mut self.node.out.request);
                     self.node.receive(connection, slot, self.buffers.bytes(id, len), head);
                 }
+            } else if let Phase::Lingering { bytes_left, .. } = &mut connection.phase {
+                *bytes_left = bytes_left.saturating_sub(len as u32);
             }
             self.buffers.give_back(id);
         }
@@ -226,7 +228,10 @@ impl Worker {
         match connection.phase {
             Phase::Open => self.listen(slot),
             Phase::Finishing if connection.drained() => self.linger(slot),
-            Phase::Lingering { .. } if connection.peer_closed => self.close(slot),
+            Phase::Lingering { bytes_left, .. } if connection.peer_closed || bytes_left == 0 => {
+                self.close(slot);
+            }
+            Phase::Lingering { .. } if !connection.receiving => self.receive(slot),
             Phase::Aborted => self.close(slot),
             Phase::Closing if connection.operations == 0 => self.release(slot),
             _ => {}
@@ -276,7 +281,8 @@ impl Worker {
         if connection.peer_closed {
             return self.close(slot);
         }
-        connection.phase = Phase::Lingering { until_ms: self.node.now.mono_ms + limits::LINGER_MS };
+        let until_ms = self.node.now.mono_ms + limits::LINGER_MS;
+        connection.phase = Phase::Lingering { until_ms, bytes_left: limits::LINGER_BYTES };
         connection.stash = Vec::new();
         self.shutdown(slot, libc::SHUT_WR);
         if !self.table[slot as usize].receiving {

@@ -147,6 +147,7 @@ impl Node {
             mux.http2.drain();
         }
         loop {
+            mux.http2.set_room(connection.outbox.as_ref().map_or(Outbox::SEGMENTS, Outbox::segments_free));
             if !connection.stash.is_empty() && mux.http2.wants_input() {
                 mux.http2.receive(&std::mem::take(&mut connection.stash), self.now);
             }
@@ -154,7 +155,6 @@ impl Node {
                 connection.peer_closed_told = true;
                 mux.http2.peer_closed();
             }
-            mux.http2.set_room(connection.outbox.as_ref().map_or(Outbox::SEGMENTS, Outbox::segments_free));
             while let Some(id) = mux.http2.poll(self.now, &mut self.out) {
                 self.begin_exchange(mux, slot, id);
             }

@@ -37,7 +37,7 @@ impl<R: Record> Http2<R> {
         if read == Err(Bad::Malformed) {
             respond.send_reset(Reason::PROTOCOL_ERROR);
             if let Err(flood) = self.meter.refused() {
-                self.cut_off(flood);
+                self.cut_off(flood.into());
             }
             return None;
         }

@@ -1,9 +1,11 @@
-//! What the peer's frames cost, counted before the `h2` crate works on them: heads of frames alone are read.
-//! A peer that sends more of what moves no request than its bound allows is cut off (RFC 9113 section 10.5).
+//! What the peer's frames cost, counted before the `h2` crate works on them: heads of frames are read, and the little
+//! that says more. A peer that sends more of what moves no request than its bound allows is cut off (RFC 9113 section
+//! 10.5); and so is one whose frames are wrong in a way that has an error code of its own, for the crate has one for all.
 #![forbid(unsafe_code)]
 
 use super::priority::Priority;
 use crate::limits;
+use ::h2::Reason;
 
 /// Bytes of the connection preface (RFC 9113 section 3.4).
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -16,18 +18,35 @@ const UPDATE_BYTES_MAX: usize = 256;
 const GIVEN_UP_MS: u64 = 1000 / limits::HTTP2_GIVEN_UP_PER_SECOND as u64;
 const GIVEN_UP_MAX_MS: u64 = limits::HTTP2_GIVEN_UP_MAX as u64 * GIVEN_UP_MS;
 
+/// Streams remembered as ended: a peer that errs by more is told so by a less exact code.
+const ENDED_KEPT: usize = limits::HTTP2_STREAMS_MAX as usize;
+/// Bytes of a frame's payload, as long as we do not allow more (section 4.2).
+const PAYLOAD_BYTES_MAX: u32 = 16_384;
+/// The number of a stream, without the reserved bit (section 4.1).
+const STREAM_MASK: u32 = (1 << 31) - 1;
+/// What a window may grow to (section 6.9.1).
+const WINDOW_BYTES_MAX: u32 = (1 << 31) - 1;
+/// Bytes of one setting, and the one that is a window (section 6.5.2).
+const SETTING_BYTES: usize = 6;
+const INITIAL_WINDOW_SIZE: u16 = 0x4;
+
 const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
+const PRIORITY: u8 = 0x2;
 const RST_STREAM: u8 = 0x3;
 const SETTINGS: u8 = 0x4;
 const PING: u8 = 0x6;
+const GOAWAY: u8 = 0x7;
 const WINDOW_UPDATE: u8 = 0x8;
 const CONTINUATION: u8 = 0x9;
 /// RFC 9218 section 7.1.
 const PRIORITY_UPDATE: u8 = 0x10;
 
 const END_STREAM: u8 = 0x1;
+const ACK: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
+const PADDED: u8 = 0x8;
+const PRIORITISED: u8 = 0x20;
 
 /// A bound was passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,9 +75,31 @@ pub enum Flood {
     /// CONTINUATION frames of one field section.
     #[error("CONTINUATION frames")]
     Continuations,
-    /// No flood: the first frame was not SETTINGS, so this is no HTTP/2 (RFC 9113 section 3.4).
-    #[error("frames before SETTINGS")]
-    Preface,
+}
+
+/// Why a connection is cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// A bound was passed.
+    Flood(Flood),
+    /// The peer breaks the rules of frames.
+    Error(Reason),
+}
+
+impl From<Flood> for Cut {
+    fn from(flood: Flood) -> Cut {
+        Cut::Flood(flood)
+    }
+}
+
+impl Cut {
+    /// What the peer is told.
+    pub(super) fn reason(self) -> Reason {
+        match self {
+            Cut::Flood(_) => Reason::ENHANCE_YOUR_CALM,
+            Cut::Error(reason) => reason,
+        }
+    }
 }
 
 /// Frames since the second began.
@@ -70,6 +111,25 @@ struct Counts {
     windows: u32,
     empty: u32,
     other: u32,
+}
+
+/// The streams that the peer ended last: it may send no more on them (section 5.1).
+struct Ended {
+    streams: [u32; ENDED_KEPT],
+    next: u8,
+    highest: u32,
+}
+
+impl Ended {
+    fn has(&self, stream: u32) -> bool {
+        stream <= self.highest && stream != 0 && self.streams.contains(&stream)
+    }
+
+    fn add(&mut self, stream: u32) {
+        self.highest = self.highest.max(stream);
+        self.streams[self.next as usize] = stream;
+        self.next = (self.next + 1) % ENDED_KEPT as u8;
+    }
 }
 
 /// What was seen since it was last asked.
@@ -90,6 +150,9 @@ pub(super) struct Meter {
     head_bytes: u8,
     payload_left: u32,
     update: Vec<u8>,
+    ended: Ended,
+    setting: [u8; SETTING_BYTES],
+    setting_bytes: u8,
     counts: Counts,
     second_began_ms: u64,
     /// When all that the peer gave up is forgiven.
@@ -113,6 +176,9 @@ impl Meter {
             head_bytes: 0,
             payload_left: 0,
             update: Vec::new(),
+            ended: Ended { streams: [0; ENDED_KEPT], next: 0, highest: 0 },
+            setting: [0; SETTING_BYTES],
+            setting_bytes: 0,
             counts: Counts::default(),
             second_began_ms: 0,
             forgiven_ms: 0,
@@ -146,7 +212,7 @@ impl Meter {
     }
 
     /// Reads on. The error stands for all that follows.
-    pub(super) fn read(&mut self, mut bytes: &[u8], now_ms: u64) -> Result<(), Flood> {
+    pub(super) fn read(&mut self, mut bytes: &[u8], now_ms: u64) -> Result<(), Cut> {
         if now_ms >= self.second_began_ms + 1000 {
             self.second_began_ms = now_ms;
             self.counts = Counts::default();
@@ -158,7 +224,7 @@ impl Meter {
                 bytes = &bytes[taken..];
             } else if self.payload_left > 0 {
                 let taken = bytes.len().min(self.payload_left as usize);
-                self.payload(&bytes[..taken]);
+                self.payload(&bytes[..taken])?;
                 bytes = &bytes[taken..];
             } else {
                 self.head[self.head_bytes as usize] = bytes[0];
@@ -173,13 +239,28 @@ impl Meter {
         Ok(())
     }
 
-    fn frame(&mut self, now_ms: u64) -> Result<(), Flood> {
+    fn frame(&mut self, now_ms: u64) -> Result<(), Cut> {
         let [high, middle, low, kind, flags, ..] = self.head;
         let bytes = u32::from_be_bytes([0, high, middle, low]);
         self.payload_left = bytes;
         self.update.clear();
+        self.setting_bytes = 0;
         if !std::mem::replace(&mut self.begun, true) && kind != SETTINGS {
-            return Err(Flood::Preface);
+            // This is no HTTP/2 (section 3.4).
+            return Err(Cut::Error(Reason::PROTOCOL_ERROR));
+        }
+        if !is_sized(kind, flags, bytes) {
+            return Err(Cut::Error(Reason::FRAME_SIZE_ERROR));
+        }
+        let stream = self.stream();
+        if kind == PRIORITY_UPDATE && stream != 0 {
+            return Err(Cut::Error(Reason::PROTOCOL_ERROR));
+        }
+        if matches!(kind, DATA | HEADERS) && self.ended.has(stream) {
+            return Err(Cut::Error(Reason::STREAM_CLOSED));
+        }
+        if kind == RST_STREAM || matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0 {
+            self.ended.add(stream);
         }
         let counts = &mut self.counts;
         match kind {
@@ -230,20 +311,71 @@ impl Meter {
         Ok(())
     }
 
-    fn payload(&mut self, bytes: &[u8]) {
+    /// The stream of the frame at hand.
+    fn stream(&self) -> u32 {
+        let [.., a, b, c, d] = self.head;
+        u32::from_be_bytes([a, b, c, d]) & STREAM_MASK
+    }
+
+    fn payload(&mut self, bytes: &[u8]) -> Result<(), Cut> {
         self.payload_left -= bytes.len() as u32;
-        if self.head[3] != PRIORITY_UPDATE {
-            return;
+        match self.head[3] {
+            SETTINGS => bytes.iter().try_for_each(|&byte| self.setting(byte)),
+            PRIORITY_UPDATE => self.priority_update(bytes),
+            _ => Ok(()),
         }
+    }
+
+    /// The next byte of SETTINGS.
+    fn setting(&mut self, byte: u8) -> Result<(), Cut> {
+        self.setting[self.setting_bytes as usize] = byte;
+        self.setting_bytes += 1;
+        if self.setting_bytes as usize == SETTING_BYTES {
+            self.setting_bytes = 0;
+            let [name @ .., a, b, c, d] = self.setting;
+            let value = u32::from_be_bytes([a, b, c, d]);
+            if u16::from_be_bytes(name) == INITIAL_WINDOW_SIZE && value > WINDOW_BYTES_MAX {
+                return Err(Cut::Error(Reason::FLOW_CONTROL_ERROR));
+            }
+        }
+        Ok(())
+    }
+
+    fn priority_update(&mut self, bytes: &[u8]) -> Result<(), Cut> {
         let room = UPDATE_BYTES_MAX.saturating_sub(self.update.len());
         self.update.extend_from_slice(&bytes[..bytes.len().min(room)]);
         if self.payload_left == 0
             && let Some((stream, field)) = self.update.split_first_chunk::<4>()
-            && let Some(priority) = Priority::parse(field)
         {
-            self.updates.push((u32::from_be_bytes(*stream) & 0x7fff_ffff, priority));
+            let stream = u32::from_be_bytes(*stream) & STREAM_MASK;
+            if stream.is_multiple_of(2) {
+                // RFC 9218 section 7.1: no stream, or one that we would have had to promise.
+                return Err(Cut::Error(Reason::PROTOCOL_ERROR));
+            }
+            if let Some(priority) = Priority::parse(field) {
+                self.updates.push((stream, priority));
+            }
         }
+        Ok(())
     }
+}
+
+/// Whether a frame may have so many bytes (section 4.2, and of each type in section 6).
+fn is_sized(kind: u8, flags: u8, bytes: u32) -> bool {
+    let padding = u32::from(flags & PADDED != 0);
+    bytes <= PAYLOAD_BYTES_MAX
+        && match kind {
+            DATA => bytes >= padding,
+            HEADERS => bytes >= padding + if flags & PRIORITISED != 0 { 5 } else { 0 },
+            PRIORITY => bytes == 5,
+            RST_STREAM | WINDOW_UPDATE => bytes == 4,
+            SETTINGS if flags & ACK != 0 => bytes == 0,
+            SETTINGS => (bytes as usize).is_multiple_of(SETTING_BYTES),
+            PING => bytes == 8,
+            GOAWAY => bytes >= 8,
+            PRIORITY_UPDATE => bytes >= 4,
+            _ => true,
+        }
 }
 
 fn count(counter: &mut u32, most: u32, flood: Flood) -> Result<(), Flood> {
@@ -275,7 +407,7 @@ mod tests {
                 assert_eq!(meter.read(&one, 1_000_000 + number * step_ms), Ok(()), "{flood} {number}");
             }
             let last = meter.read(&one, 1_000_000 + u64::from(most + 1) * step_ms);
-            assert_eq!(last, if step_ms == 0 { Err(flood) } else { Ok(()) }, "{flood}");
+            assert_eq!(last, if step_ms == 0 { Err(flood.into()) } else { Ok(()) }, "{flood}");
         }
     }
 
@@ -316,7 +448,7 @@ mod tests {
         for number in 0..MORE + limits::HTTP2_WINDOW_UPDATES_PER_SECOND_MAX as usize {
             assert_eq!(meter.read(&one, 7), Ok(()), "{number}");
         }
-        assert_eq!(meter.read(&one, 7), Err(Flood::Windows));
+        assert_eq!(meter.read(&one, 7), Err(Flood::Windows.into()));
     }
 
     #[test]
@@ -334,7 +466,7 @@ mod tests {
             assert_eq!(meter.section_began_ms(), None);
         }
         let more = meter.read(&frame(CONTINUATION, END_HEADERS, 1, b"x"), 9);
-        assert_eq!(more, Err(Flood::Continuations));
+        assert_eq!(more, Err(Flood::Continuations.into()));
     }
 
     #[test]
@@ -344,8 +476,7 @@ mod tests {
         bytes.extend(frame(DATA, 0, 1, &[5; 300]));
         bytes.extend(frame(PRIORITY_UPDATE, 0, 0, b"\0\0\0\x07u=1, i"));
         bytes.extend(frame(PRIORITY_UPDATE, 0, 0, b"\0\0\0\x09u=\xff"));
-        bytes.extend(frame(PRIORITY_UPDATE, 0, 0, b"\0\0"));
-        bytes.extend(frame(PRIORITY_UPDATE, 0, 0, &[b'{'; 5000]));
+        bytes.extend(frame(PRIORITY_UPDATE, 0, 0, &[1; 5000]));
         for cut in [1, 2, 7, 100, bytes.len()] {
             let mut meter = Meter::new();
             bytes.chunks(cut).for_each(|part| meter.read(part, 1).unwrap());

@@ -29,7 +29,7 @@ use crate::limits;
 use ::h2::server::{Builder, Connection, Handshake, SendResponse};
 use ::h2::{Reason, RecvStream};
 use http::Request;
-use meter::Meter;
+use meter::{Cut, Meter};
 use pipe::{Body, Pipe};
 use priority::{Priority, Turns};
 use std::future::Future;
@@ -84,7 +84,8 @@ pub struct Http2<R: Record> {
     idle_since_ms: u64,
     /// When the peer is late with taking what it holds up; [`NEVER`]: it holds nothing up.
     send_due_ms: u64,
-    flood: Option<Flood>,
+    /// Nothing more is read.
+    cut: Option<Cut>,
     draining: bool,
 }
 
@@ -116,7 +117,7 @@ impl<R: Record> Http2<R> {
             now_ms: now.mono_ms,
             idle_since_ms: now.mono_ms,
             send_due_ms: NEVER,
-            flood: None,
+            cut: None,
             draining: false,
         }
     }
@@ -126,7 +127,7 @@ impl<R: Record> Http2<R> {
     /// Bytes from the peer, all of which are taken.
     pub fn receive(&mut self, bytes: &[u8], now: Now) {
         self.now_ms = now.mono_ms;
-        if self.flood.is_some() || matches!(self.link, Link::Over) {
+        if self.cut.is_some() || matches!(self.link, Link::Over) {
             return;
         }
         let read = self.meter.read(bytes, now.mono_ms);
@@ -138,8 +139,8 @@ impl<R: Record> Http2<R> {
                 Err(_) => {}
             }
         }
-        if let Err(flood) = read {
-            self.cut_off(flood);
+        if let Err(cut) = read {
+            self.cut_off(cut);
         }
     }
 
@@ -203,8 +204,13 @@ impl<R: Record> Http2<R> {
 
     /// The bound that the peer passed, for the counters; told once.
     pub fn take_flood(&mut self) -> Option<Flood> {
-        let flood = if self.is_over() { self.flood.take() } else { None };
-        flood.filter(|flood| *flood != Flood::Preface)
+        match self.cut {
+            Some(Cut::Flood(flood)) if self.is_over() => {
+                self.cut = None;
+                Some(flood)
+            }
+            _ => None,
+        }
     }
 
     /// Monotonic milliseconds at which [`Http2::deadline`] is due; `u64::MAX`: never.
@@ -306,7 +312,7 @@ impl<R: Record> Http2<R> {
                     let given_up = self.streams[at].exchange.is_fetching();
                     self.remove(at);
                     if given_up && let Err(flood) = self.meter.gave_up(self.now_ms) {
-                        self.cut_off(flood);
+                        self.cut_off(flood.into());
                     }
                 }
             }
@@ -387,18 +393,11 @@ impl<R: Record> Http2<R> {
     }
 
     fn accept(&mut self) -> Option<(Request<RecvStream>, SendResponse<Body<R>>)> {
-        let mut context = Context::from_waker(Waker::noop());
-        if let Link::Shaking(handshake) = &mut self.link {
-            match Pin::new(handshake.as_mut()).poll(&mut context) {
-                Poll::Pending => return None,
-                Poll::Ready(Ok(connection)) => self.link = Link::Open(Box::new(connection)),
-                Poll::Ready(Err(error)) => self.ended(Some(error)),
-            }
-        }
+        self.shake();
         let Link::Open(connection) = &mut self.link else {
             return None;
         };
-        match connection.poll_accept(&mut context) {
+        match connection.poll_accept(&mut Context::from_waker(Waker::noop())) {
             Poll::Pending => None,
             Poll::Ready(Some(Ok(accepted))) => Some(accepted),
             Poll::Ready(Some(Err(error))) => {
@@ -408,6 +407,17 @@ impl<R: Record> Http2<R> {
             Poll::Ready(None) => {
                 self.ended(None);
                 None
+            }
+        }
+    }
+
+    /// Goes on with the preface, if that has still to come.
+    fn shake(&mut self) {
+        if let Link::Shaking(handshake) = &mut self.link {
+            match Pin::new(handshake.as_mut()).poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(connection)) => self.link = Link::Open(Box::new(connection)),
+                Poll::Ready(Err(error)) => self.ended(Some(error)),
             }
         }
     }
@@ -429,7 +439,7 @@ impl<R: Record> Http2<R> {
         });
         if floods {
             // The crate has bounds of its own: for streams that were reset before they were looked at, or by us.
-            self.flood.get_or_insert(Flood::Resets);
+            self.cut.get_or_insert(Cut::Flood(Flood::Resets));
         }
         self.over();
     }
@@ -440,14 +450,12 @@ impl<R: Record> Http2<R> {
         self.send_due_ms = self.now_ms.saturating_add(self.timeouts.send_ms);
     }
 
-    fn cut_off(&mut self, flood: Flood) {
-        self.flood = Some(flood);
-        let reason = match flood {
-            Flood::Preface => Reason::PROTOCOL_ERROR,
-            _ => Reason::ENHANCE_YOUR_CALM,
-        };
+    fn cut_off(&mut self, cut: Cut) {
+        self.cut = Some(cut);
+        // What comes with the preface is told off as what comes later.
+        self.shake();
         match &mut self.link {
-            Link::Open(connection) => connection.abrupt_shutdown(reason),
+            Link::Open(connection) => connection.abrupt_shutdown(cut.reason()),
             Link::Shaking(_) => self.over(),
             Link::Over => {}
         }
