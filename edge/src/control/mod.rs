@@ -181,6 +181,8 @@ struct Routed {
     origin: usize,
     fields: Vec<String>,
     caching: Caching,
+    /// Who tells the origin of the scheme may tell another one than the key holds.
+    scheme_is_claimed: bool,
 }
 
 impl Node {
@@ -252,7 +254,11 @@ impl Node {
         };
         let origin = self.origins.borrow()[routed.origin].clone();
         let fields = routed.fields.into_iter().map(str::to_owned).collect();
-        Ok((origin, Routed { origin: routed.origin, fields, caching: routed.caching.clone() }))
+        let scheme_is_claimed = !config.trusted_proxies.is_empty();
+        Ok((
+            origin,
+            Routed { origin: routed.origin, fields, caching: routed.caching.clone(), scheme_is_claimed },
+        ))
     }
 
     /// The keys that requests for a URL may have, see [`Rules::keys`].

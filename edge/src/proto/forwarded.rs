@@ -8,7 +8,8 @@
 //!
 //! *A shared response must not depend on it.* A fill is sent with the address of the client that asked first, as other
 //! caches do it. A response that names such a field in Vary is not stored ([`varies`]): what its origin was told is not
-//! what clients send, by which variants are told apart.
+//! what clients send, by which variants are told apart. But for X-Forwarded-Proto where no proxy is trusted: then it is
+//! the scheme, which is in every key.
 #![forbid(unsafe_code)]
 
 use super::request::{RequestHead, Scheme};
@@ -57,11 +58,14 @@ pub fn tell(fields: &mut HeaderMap, request: &RequestHead, style: Style, trusted
     }
 }
 
-/// Whether a response says that it depends on what origins are told.
-pub fn varies(fields: &HeaderMap) -> bool {
+/// Whether a response says that it depends on what origins are told. `scheme_is_claimed`: there are proxies which may tell
+/// another scheme than the connection's, the one that keys hold.
+pub fn varies(fields: &HeaderMap, scheme_is_claimed: bool) -> bool {
     let mut names =
         fields.get_all(VARY).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
-    names.any(|name| str::from_utf8(name).is_ok_and(|name| is_told(name.trim())))
+    names.filter_map(|name| Some(str::from_utf8(name).ok()?.trim())).any(|name| {
+        is_told(name) && (scheme_is_claimed || !name.eq_ignore_ascii_case(X_FORWARDED_PROTO.as_str()))
+    })
 }
 
 /// Whether a field is one by which proxies tell of clients; in any case.
@@ -155,18 +159,20 @@ mod tests {
 
     #[test]
     fn responses_that_depend_on_it_are_known() {
-        for (vary, want) in [
-            ("X-Forwarded-For", true),
-            ("accept, x-forwarded-proto", true),
-            ("Accept,FORWARDED ", true),
-            ("X-Real-Ip", true),
-            ("Accept-Encoding, X-Forwarded", false),
-            ("*", false),
+        for (vary, scheme_is_claimed, want) in [
+            ("X-Forwarded-For", false, true),
+            ("accept, x-forwarded-proto", true, true),
+            ("accept, X-Forwarded-Proto", false, false),
+            ("x-forwarded-proto, x-forwarded-host", false, true),
+            ("Accept,FORWARDED ", false, true),
+            ("X-Real-Ip", false, true),
+            ("Accept-Encoding, X-Forwarded", true, false),
+            ("*", true, false),
         ] {
             let mut fields = HeaderMap::new();
             fields.append(VARY, HeaderValue::from_static("cookie"));
             fields.append(VARY, HeaderValue::from_static(vary));
-            assert_eq!(varies(&fields), want, "{vary}");
+            assert_eq!(varies(&fields, scheme_is_claimed), want, "{vary}");
         }
     }
 }

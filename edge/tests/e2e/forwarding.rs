@@ -55,11 +55,14 @@ fn origins_are_told_of_the_client_and_nobody_else_is_believed() {
 #[test]
 fn what_varies_on_it_is_not_stored() {
     let origin = Origin::start();
-    for (path, vary) in
-        [("/for", "X-Forwarded-For"), ("/list", "accept, forwarded"), ("/proto", "x-forwarded-proto")]
-    {
+    let trusting = "trusted_proxies = [\"192.0.2.0/24\"]";
+    for (path, vary, listen) in [
+        ("/for", "X-Forwarded-For", ""),
+        ("/list", "accept, forwarded", ""),
+        ("/proto", "x-forwarded-proto", trusting),
+    ] {
         origin.on(path, Answer::cacheable(path, 10).field("Vary", vary));
-        let edge = start(&origin, "", "");
+        let edge = start(&origin, listen, "");
         for _ in 0..3 {
             let response = edge.get(path);
             let status = response.field("cache-status").unwrap_or_default();
@@ -69,6 +72,16 @@ fn what_varies_on_it_is_not_stored() {
         let why = edge.admin_get(&format!("/why?url=http%3A%2F%2Fedge.test{}", path.replace('/', "%2F")));
         assert!(String::from_utf8_lossy(&why.body).contains("X-Forwarded-For"), "{path}");
     }
+}
+
+#[test]
+fn the_scheme_alone_is_in_the_key_unless_a_proxy_may_claim_another() {
+    let origin = Origin::start();
+    origin.on("/proto", Answer::cacheable("/proto", 10).field("Vary", "Accept-Encoding, X-Forwarded-Proto"));
+    let edge = start(&origin, "", "");
+    edge.get("/proto");
+    edge.get_hit("/proto");
+    assert_eq!(origin.count("/proto"), 1);
 }
 
 #[test]
