@@ -61,8 +61,7 @@ pub fn tell(fields: &mut HeaderMap, request: &RequestHead, style: Style, trusted
 /// Whether a response says that it depends on what origins are told. `scheme_is_claimed`: there are proxies which may tell
 /// another scheme than the connection's, the one that keys hold.
 pub fn varies(fields: &HeaderMap, scheme_is_claimed: bool) -> bool {
-    let mut names =
-        fields.get_all(VARY).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    let names = fields.get_all(VARY).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
     names.filter_map(|name| Some(str::from_utf8(name).ok()?.trim())).any(|name| {
         is_told(name) && (scheme_is_claimed || !name.eq_ignore_ascii_case(X_FORWARDED_PROTO.as_str()))
     })
