@@ -68,6 +68,8 @@ pub const FETCHES_WAITING_MAX: usize = 4096;
 pub const PASS_WINDOW_BYTES: usize = 512 * 1024;
 /// Unacknowledged bytes of a request body on their way from a worker to control.
 pub const REQUEST_BODY_WINDOW_BYTES: usize = 256 * 1024;
+/// Bytes of the names and values of a request's trailer fields. A line of one byte has three more around it.
+pub const REQUEST_TRAILER_BYTES_MAX: u16 = 4096;
 /// Connections of the node that have gone over to another protocol; each has one to its origin. Full: 503.
 pub const TUNNELS_MAX: usize = 1024;
 /// Unacknowledged bytes on their way from an origin through a tunnel; the other way it is `REQUEST_BODY_WINDOW_BYTES`.
@@ -461,7 +463,8 @@ pub fn worst_case(shape: &Shape) -> Vec<Row> {
     // A worker's pieces of a fill are shared with control and with other workers, so they count once. One
     // fetch is either a fill or a pass.
     let body = STREAM_WINDOW_BYTES.max(PASS_WINDOW_BYTES) + REQUEST_BODY_WINDOW_BYTES;
-    let fetch = request + RESPONSE_HEAD_BYTES_MAX + body;
+    // With the trailers of both.
+    let fetch = request + 4 * usize::from(REQUEST_TRAILER_BYTES_MAX) + 2 * RESPONSE_HEAD_BYTES_MAX + body;
     let to_control = TO_CONTROL_MESSAGES_MAX * (shape.to_control_message_bytes + request);
     let to_worker = TO_WORKER_MESSAGES_MAX * shape.to_worker_message_bytes;
     // 64 bytes a submission, and 16 a completion, of which there are four times as many.

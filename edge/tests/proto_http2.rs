@@ -136,7 +136,7 @@ impl Peer {
                     return self.uploads.push((id, received));
                 }
                 Upload::Broken => return self.http2.break_off(id),
-                Upload::End | Upload::Nothing => {
+                Upload::End(_) | Upload::Nothing => {
                     self.out.clear();
                     self.http2.on(id, Input::Refused(404), START, &mut self.out);
                     return;

@@ -453,6 +453,7 @@ fn read_answer(wire: &mut &[u8], asked: &Asked) -> Option<Answer> {
                     at = range.end;
                     body.extend_from_slice(&rest[range]);
                 }
+                edge::proto::body::Step::Trailer(range) => at = range.end,
                 edge::proto::body::Step::More => return None,
                 edge::proto::body::Step::End(end) => break (body, end),
             }

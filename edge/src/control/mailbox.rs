@@ -62,6 +62,13 @@ pub enum ToControl {
         /// The body is complete.
         last: bool,
     },
+    /// Some of the trailer section that follows the request's body; it comes before the message that the body is complete.
+    Trailer {
+        /// Whose.
+        ticket: Ticket,
+        /// Bytes of its lines; all together bounded by `REQUEST_TRAILER_BYTES_MAX`.
+        bytes: Bytes,
+    },
     /// The client of a passed stream has been sent this many more body bytes.
     Credit {
         /// Which stream.
@@ -137,6 +144,8 @@ pub enum ToWorker {
     End {
         /// Which.
         stream: StreamId,
+        /// Field lines that follow the body, if any.
+        trailers: Bytes,
     },
     /// The stream broke off; as [`ToWorker::End`], but the response must not look whole.
     Broken {

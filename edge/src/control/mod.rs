@@ -337,6 +337,11 @@ impl Node {
                 None if bytes.is_empty() => {}
                 None => self.outbox(ticket.worker).post(ToWorker::BodyCredit { ticket, bytes: bytes.len() }),
             },
+            ToControl::Trailer { ticket, bytes } => {
+                if let Some(pass) = self.passes.get(ticket) {
+                    pass.trailer(&bytes);
+                }
+            }
             ToControl::Credit { stream, bytes } => self.passes.credit(stream, bytes),
             ToControl::Gone { ticket } => match self.passes.get(ticket) {
                 Some(pass) => pass.gone(),

@@ -6,7 +6,7 @@ use super::origin::{FetchError, Origin};
 use super::upload::UploadBody;
 use crate::proto::forwarded;
 use crate::proto::forwarding;
-use crate::proto::request::{RequestHead, WEBSOCKET};
+use crate::proto::request::{BodyLength, RequestHead, WEBSOCKET};
 use crate::proto::validation;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
@@ -58,6 +58,21 @@ impl Outgoing {
         self.upgrades
     }
 
+    /// What follows its body, and whether the response's trailers are welcome. A body in chunks is announced as such, for
+    /// whoever would not expect one of this method.
+    pub(super) fn trails(&mut self, body: BodyLength, announced: &[HeaderName], welcome: bool) {
+        if body == BodyLength::Chunked {
+            self.fields.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        for name in announced {
+            self.fields.append(header::TRAILER, HeaderValue::from(name.clone()));
+        }
+        if welcome {
+            self.fields.insert(header::TE, HeaderValue::from_static("trailers"));
+            self.fields.insert(header::CONNECTION, HeaderValue::from_static("te"));
+        }
+    }
+
     /// Its fields, to add conditions.
     pub(super) fn fields_mut(&mut self) -> &mut HeaderMap {
         &mut self.fields
@@ -81,6 +96,9 @@ impl Outgoing {
         if http2 {
             // In HTTP/2 the host travels as `:authority` (RFC 9113 section 8.3.1).
             let host = fields.remove(header::HOST);
+            // It has no fields about connections (section 8.2.2).
+            fields.remove(header::CONNECTION);
+            fields.remove(header::TRANSFER_ENCODING);
             parts.scheme = scheme.cloned();
             parts.authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
         }

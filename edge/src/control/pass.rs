@@ -20,6 +20,7 @@ use crate::proto::invalidation;
 use crate::proto::request::{BodyLength, Method, RequestHead};
 use crate::proto::response::OriginHead;
 use crate::proto::session::FetchKind;
+use crate::proto::trailers;
 use bytes::{Bytes, BytesMut};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -152,6 +153,13 @@ impl Pass {
             upload.push(bytes, last);
         }
     }
+
+    /// Some of what follows its body.
+    pub(super) fn trailer(&self, bytes: &[u8]) {
+        if let Some(upload) = &self.upload {
+            upload.trail(bytes);
+        }
+    }
 }
 
 /// Starts passing a request through.
@@ -240,9 +248,12 @@ async fn fetch(
     request: &RequestHead,
 ) -> Result<(Judged, ResponseBody), FetchError> {
     let (origin, routed) = node.route(request)?;
-    let outgoing = Outgoing::new(node, &origin, request)?;
+    let mut outgoing = Outgoing::new(node, &origin, request)?;
+    let announced = trailers::announced(request);
+    let welcome = trailers::are_welcome(request);
+    outgoing.trails(request.body, &announced, welcome);
     let body = match &pass.upload {
-        Some(upload) => UploadBody::streamed(upload.clone(), request.body),
+        Some(upload) => UploadBody::streamed(upload.clone(), request.body, announced),
         None => UploadBody::empty(),
     };
     let interim = |interim| node.interim(Some(pass.ticket), interim);
@@ -268,7 +279,13 @@ async fn fetch(
         true => judged,
         false => Judged::unstored(rules::unstored(&judged.own, "pass")),
     };
-    Ok((judged, response.body))
+    if !welcome || judged.facts.is_some() {
+        return Ok((judged, response.body));
+    }
+    response.body.keep_trailers();
+    let mut head = (*judged.head).clone();
+    trailers::announce(&mut head.lines, &response.fields);
+    Ok((Judged::unstored(head.into()), response.body))
 }
 
 /// Streams a response to its client. `store`: it is stored, too, once it is whole.
@@ -288,7 +305,7 @@ pub(super) async fn stream(
             if let (Some((request, judged)), Some(kept)) = (store, kept) {
                 rules::store(node, request, judged, kept.freeze());
             }
-            stream.end(node);
+            stream.end_with(node, body.trailers());
         }
         Err(reason) => {
             tracing::debug!(reason, "passed response broken off");

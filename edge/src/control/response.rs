@@ -9,6 +9,7 @@ use crate::limits;
 use crate::proto::forwarding;
 use crate::proto::freshness::Exchange;
 use crate::proto::partial;
+use crate::proto::trailers;
 use crate::stats::{Cells, Counter};
 use bytes::{Buf, Bytes};
 use http::StatusCode;
@@ -46,6 +47,8 @@ pub(super) struct ResponseBody {
     /// Of what comes, so many bytes are left out, and so many given out then.
     skip_bytes: u64,
     take_bytes: Option<u64>,
+    /// The lines of its trailers; `None`: they are dropped.
+    trailers: Option<Bytes>,
     cells: Arc<Cells>,
     place: Option<Place>,
 }
@@ -76,6 +79,7 @@ impl Response {
             left_bytes: length.filter(|_| !bodiless),
             skip_bytes: 0,
             take_bytes: None,
+            trailers: None,
             cells: bounds.cells().clone(),
             place: Some(place),
         };
@@ -88,6 +92,16 @@ impl ResponseBody {
     /// Leaves out the first bytes, and ends after so many more.
     pub(super) fn cut(&mut self, skip_bytes: u64, take_bytes: u64) {
         (self.skip_bytes, self.take_bytes) = (skip_bytes, Some(take_bytes));
+    }
+
+    /// Its trailers are wanted.
+    pub(super) fn keep_trailers(&mut self) {
+        self.trailers = Some(Bytes::new());
+    }
+
+    /// The lines of its trailers, once it is whole, as far as they are wanted and may be passed on.
+    pub(super) fn trailers(&self) -> Bytes {
+        self.trailers.clone().unwrap_or_default()
     }
 
     /// What is given out of the bytes that came.
@@ -120,8 +134,15 @@ impl ResponseBody {
                 Ok(None) => break,
                 Ok(Some(Ok(frame))) => frame,
             };
-            // Trailers are dropped, as RFC 9110 section 6.5.1 allows.
-            let Ok(bytes) = frame.into_data() else { continue };
+            let bytes = match frame.into_data() {
+                Ok(bytes) => bytes,
+                Err(frame) => {
+                    if let (Ok(fields), Some(kept)) = (frame.into_trailers(), &mut self.trailers) {
+                        *kept = trailers::lines(&fields).into();
+                    }
+                    continue;
+                }
+            };
             if bytes.is_empty() {
                 continue;
             }

@@ -169,7 +169,12 @@ impl Stream {
 
     /// The stream ended whole.
     pub(super) fn end(&mut self, node: &Node) {
-        self.close(node, |stream| ToWorker::End { stream });
+        self.end_with(node, Bytes::new());
+    }
+
+    /// The same, and these field lines follow it, if any.
+    pub(super) fn end_with(&mut self, node: &Node, trailers: Bytes) {
+        self.close(node, |stream| ToWorker::End { stream, trailers: trailers.clone() });
     }
 
     /// The stream broke off.

@@ -153,7 +153,7 @@ async fn down(
 /// From the client to the origin; ends when the client has sent its last byte.
 async fn up(pass: &Pass, mut to: impl AsyncWrite + Unpin) -> Result<(), String> {
     let Some(upload) = pass.upload() else { return Ok(()) };
-    let mut body = UploadBody::streamed(upload, BodyLength::Chunked);
+    let mut body = UploadBody::streamed(upload, BodyLength::Chunked, Vec::new());
     while let Some(frame) = body.frame().await {
         let bytes = frame.map_err(|error| error.to_string())?.into_data().unwrap_or_default();
         to.write_all(&bytes).await.map_err(|error| error.to_string())?;

@@ -3,7 +3,9 @@
 #![forbid(unsafe_code)]
 
 use crate::proto::request::BodyLength;
+use crate::proto::trailers;
 use bytes::Bytes;
+use http::HeaderName;
 use http_body::{Body, Frame, SizeHint};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -16,6 +18,8 @@ use tokio::time::Instant;
 /// The side control feeds. Shared with the [`UploadBody`] that hyper owns.
 pub(super) struct Upload {
     pieces: RefCell<VecDeque<Bytes>>,
+    /// Lines of the trailer section.
+    trailer: RefCell<Vec<u8>>,
     ended: Cell<Ended>,
     waker: Cell<Option<Waker>>,
     progressed: Cell<Instant>,
@@ -36,6 +40,7 @@ impl Upload {
     pub(super) fn new(credit: impl Fn(usize) + 'static) -> Rc<Self> {
         Rc::new(Upload {
             pieces: RefCell::default(),
+            trailer: RefCell::default(),
             ended: Cell::new(Ended::No),
             waker: Cell::new(None),
             progressed: Cell::new(Instant::now()),
@@ -58,6 +63,11 @@ impl Upload {
             self.ended.set(Ended::Whole);
         }
         self.wake();
+    }
+
+    /// Some of what follows the body; it comes before the body is said to be complete.
+    pub(super) fn trail(&self, bytes: &[u8]) {
+        self.trailer.borrow_mut().extend_from_slice(bytes);
     }
 
     /// The client left before its body was whole: the origin must not take it for complete.
@@ -84,17 +94,19 @@ impl Upload {
 pub(super) struct UploadBody {
     upload: Option<Rc<Upload>>,
     length: BodyLength,
+    /// The trailers that may follow.
+    announced: Vec<HeaderName>,
 }
 
 impl UploadBody {
     /// No body.
     pub(super) fn empty() -> Self {
-        UploadBody { upload: None, length: BodyLength::None }
+        UploadBody { upload: None, length: BodyLength::None, announced: Vec::new() }
     }
 
-    /// The body fed through `upload`.
-    pub(super) fn streamed(upload: Rc<Upload>, length: BodyLength) -> Self {
-        UploadBody { upload: Some(upload), length }
+    /// The body fed through `upload`. Of its trailers those are sent that were announced.
+    pub(super) fn streamed(upload: Rc<Upload>, length: BodyLength, announced: Vec<HeaderName>) -> Self {
+        UploadBody { upload: Some(upload), length, announced }
     }
 }
 
@@ -125,7 +137,10 @@ impl Body for UploadBody {
             return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
         match upload.ended.get() {
-            Ended::Whole => Poll::Ready(None),
+            Ended::Whole => {
+                let fields = trailers::read(&upload.trailer.take(), &self.announced);
+                Poll::Ready((!fields.is_empty()).then(|| Ok(Frame::trailers(fields))))
+            }
             Ended::Aborted => Poll::Ready(Some(Err(io::ErrorKind::ConnectionAborted.into()))),
             Ended::No => {
                 upload.waker.set(Some(cx.waker().clone()));
@@ -137,7 +152,10 @@ impl Body for UploadBody {
     fn is_end_stream(&self) -> bool {
         match &self.upload {
             None => true,
-            Some(upload) => upload.ended.get() == Ended::Whole && upload.pieces.borrow().is_empty(),
+            Some(upload) => {
+                let is_sent = upload.pieces.borrow().is_empty() && upload.trailer.borrow().is_empty();
+                upload.ended.get() == Ended::Whole && is_sent
+            }
         }
     }
 

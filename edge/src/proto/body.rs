@@ -4,14 +4,13 @@
 
 use super::framing::is_token_byte;
 use super::request::BodyLength;
+use crate::limits;
 use std::ops::Range;
 
 /// Hexadecimal digits of a chunk size, leading zeros included: 64 bits.
 const SIZE_DIGITS_MAX: u16 = 16;
 /// Bytes of one chunk's extensions. Nobody uses them; large ones are an attack on the reader.
 const EXTENSION_BYTES_MAX: u16 = 256;
-/// Bytes of all trailer fields; they are read and dropped.
-const TRAILER_BYTES_MAX: u16 = 4096;
 
 /// What a decoder found next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +19,9 @@ pub enum Step {
     More,
     /// These bytes of the input are body bytes; never empty. Continue after them.
     Data(Range<usize>),
+    /// These bytes are of the trailer section: a run of its lines, which may begin and end anywhere; never empty. Continue
+    /// after them.
+    Trailer(Range<usize>),
     /// The body ended before this offset of the input.
     End(usize),
 }
@@ -68,6 +70,13 @@ enum Phase {
     Ended,
 }
 
+impl Phase {
+    /// Whether it is within a trailer line.
+    fn is_trailer(self) -> bool {
+        matches!(self, Phase::TrailerName | Phase::TrailerValue | Phase::TrailerLf)
+    }
+}
+
 impl Decoder {
     /// For a body of this kind.
     pub fn new(length: BodyLength) -> Self {
@@ -88,8 +97,9 @@ impl Decoder {
         self.phase == Phase::Ended
     }
 
-    /// Reads on at offset `at` of `input`, up to the next run of data or the end.
+    /// Reads on at offset `at` of `input`, up to the next run of data or of trailers, or the end.
     pub fn step(&mut self, input: &[u8], mut at: usize) -> Result<Step, Malformed> {
+        let mut trailer = at..at;
         loop {
             match self.phase {
                 Phase::Ended => return Ok(Step::End(at)),
@@ -106,9 +116,22 @@ impl Decoder {
                     return Ok(Step::Data(at..at + take));
                 }
                 _ => {
-                    let Some(&byte) = input.get(at) else { return Ok(Step::More) };
-                    at += 1;
+                    let byte = match input.get(at) {
+                        Some(&byte)
+                            if self.phase != Phase::TrailerStart || byte != b'\r' || trailer.is_empty() =>
+                        {
+                            byte
+                        }
+                        _ if !trailer.is_empty() => return Ok(Step::Trailer(trailer)),
+                        _ => return Ok(Step::More),
+                    };
+                    let before = self.phase;
                     self.line_byte(byte)?;
+                    at += 1;
+                    if self.phase.is_trailer() || before == Phase::TrailerLf {
+                        let start = if trailer.is_empty() { at - 1 } else { trailer.start };
+                        trailer = start..at;
+                    }
                 }
             }
         }
@@ -140,13 +163,13 @@ impl Decoder {
             (Phase::DataLf, b'\n') => Phase::Size,
             (Phase::TrailerStart, b'\r') => Phase::LastLf,
             (Phase::TrailerStart | Phase::TrailerName, _) if is_token_byte(byte) => {
-                self.count(TRAILER_BYTES_MAX)?;
+                self.count(limits::REQUEST_TRAILER_BYTES_MAX)?;
                 Phase::TrailerName
             }
             (Phase::TrailerName, b':') => Phase::TrailerValue,
             (Phase::TrailerValue, b'\r') => Phase::TrailerLf,
             (Phase::TrailerValue, b'\t' | b' '..=b'~' | 0x80..) => {
-                self.count(TRAILER_BYTES_MAX)?;
+                self.count(limits::REQUEST_TRAILER_BYTES_MAX)?;
                 Phase::TrailerValue
             }
             (Phase::TrailerLf, b'\n') => Phase::TrailerStart,
@@ -169,8 +192,16 @@ mod tests {
 
     /// The data and how many bytes were taken; `None`: not ended; `Err`: malformed.
     fn decode(length: BodyLength, parts: &[&[u8]]) -> Result<Option<(Vec<u8>, usize)>, Malformed> {
+        Ok(read(length, parts)?.map(|(data, _, taken)| (data, taken)))
+    }
+
+    /// Data, trailer section and how many bytes were taken.
+    type Read = (Vec<u8>, Vec<u8>, usize);
+
+    /// The same with the trailer section.
+    fn read(length: BodyLength, parts: &[&[u8]]) -> Result<Option<Read>, Malformed> {
         let mut decoder = Decoder::new(length);
-        let (mut data, mut taken) = (Vec::new(), 0);
+        let (mut data, mut trailer, mut taken) = (Vec::new(), Vec::new(), 0);
         for part in parts {
             let mut at = 0;
             loop {
@@ -181,12 +212,17 @@ mod tests {
                         at = range.end;
                         data.extend_from_slice(&part[range]);
                     }
-                    Step::End(end) => return Ok(Some((data, taken + end))),
+                    Step::Trailer(range) => {
+                        assert!(range.start >= at && !range.is_empty());
+                        at = range.end;
+                        trailer.extend_from_slice(&part[range]);
+                    }
+                    Step::End(end) => return Ok(Some((data, trailer, taken + end))),
                 }
             }
             taken += part.len();
         }
-        Ok(decoder.ended().then_some((data, taken)))
+        Ok(decoder.ended().then_some((data, trailer, taken)))
     }
 
     fn check(input: &[u8], want: Result<Option<(&[u8], usize)>, Malformed>) {
@@ -197,6 +233,25 @@ mod tests {
         for cut in 0..=input.len() {
             let parts = [&input[..cut], &input[cut..]];
             assert_eq!(decode(BodyLength::Chunked, &parts), want, "cut at {cut}: {}", input.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn trailers_come_as_they_were_sent() {
+        for section in ["", "A: b\r\n", "A: b\r\nC:\r\n", "a:\tb \r\nA: \r\r\n"] {
+            let input = format!("1;x\r\ny\r\n0\r\n{section}\r\nGET");
+            let want = Ok(Some((b"y".to_vec(), section.as_bytes().to_vec(), input.len() - 3)));
+            if section.contains("\r\r") {
+                assert_eq!(read(BodyLength::Chunked, &[input.as_bytes()]), Err(Malformed));
+                continue;
+            }
+            assert_eq!(read(BodyLength::Chunked, &[input.as_bytes()]), want, "{section:?}");
+            for cut in 0..=input.len() {
+                let (first, second) = input.as_bytes().split_at(cut);
+                assert_eq!(read(BodyLength::Chunked, &[first, second]), want, "{section:?} cut at {cut}");
+            }
+            let bytes: Vec<&[u8]> = input.as_bytes().chunks(1).collect();
+            assert_eq!(read(BodyLength::Chunked, &bytes), want, "{section:?} by bytes");
         }
     }
 

@@ -107,13 +107,15 @@ pub(super) fn push_piece(framing: Framing, piece_bytes: usize, out: &mut Out) {
     out.actions.push(Action::Write(end..end + 2));
 }
 
-/// Queues what ends a body. Says whether anything does.
-pub(super) fn push_end(framing: Framing, out: &mut Out) -> bool {
+/// Queues what ends a body, and the field lines that follow it where there is a place for them. Says whether anything does.
+pub(super) fn push_end(framing: Framing, trailers: &[u8], out: &mut Out) -> bool {
     if framing != Framing::Chunked {
         return false;
     }
     let start = out.bytes.len();
-    out.bytes.extend_from_slice(b"0\r\n\r\n");
+    out.bytes.extend_from_slice(b"0\r\n");
+    out.bytes.extend_from_slice(trailers);
+    out.bytes.extend_from_slice(b"\r\n");
     out.actions.push(Action::Write(start..out.bytes.len()));
     true
 }

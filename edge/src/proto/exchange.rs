@@ -9,7 +9,7 @@
 //! | Waiting   | OriginHead | Answer, its body to follow                                               |
 //! | Waiting   | Again      | Lookup once more: the object is in the shard now, or must do             |
 //! | Waiting   | Refused    | Answer of our own                                                        |
-//! | Streaming | Piece, End | handed on, as long as they agree with the head                           |
+//! | Streaming | Piece, End, Trailers | handed on, as long as they agree with the head                           |
 //! | Streaming | Broken     | Broken: a broken body must never look whole                              |
 #![forbid(unsafe_code)]
 
@@ -38,6 +38,8 @@ pub(super) enum Next<'a> {
     Piece(usize),
     /// The response is whole.
     End,
+    /// The response is whole, and these field lines follow its body.
+    Trailers(&'a [u8]),
     /// The response can not be whole any more; the client must see that.
     Broken,
 }
@@ -125,9 +127,10 @@ impl Exchange {
             (Input::Interim(interim), Stage::Waiting) => Next::Interim(interim),
             (Input::Again(why), Stage::Waiting) => self.look_again(why, now),
             (Input::Refused(status), Stage::Waiting) => self.refused(status, now),
-            (Input::End | Input::Broken, Stage::Waiting) => self.refused(502, now),
+            (Input::End | Input::Trailers(_) | Input::Broken, Stage::Waiting) => self.refused(502, now),
             (Input::Piece(bytes), Stage::Streaming) => self.piece(bytes),
-            (Input::End, Stage::Streaming) => self.end(),
+            (Input::End, Stage::Streaming) => self.end(Next::End),
+            (Input::Trailers(lines), Stage::Streaming) => self.end(Next::Trailers(lines)),
             (Input::Broken, Stage::Streaming) => self.broken(),
             _ => Next::Nothing,
         }
@@ -295,12 +298,12 @@ impl Exchange {
         Next::Piece(bytes)
     }
 
-    fn end(&mut self) -> Next<'static> {
+    fn end<'a>(&mut self, whole: Next<'a>) -> Next<'a> {
         if self.announced == Announced::Counted && self.owed_bytes > 0 {
             return self.broken();
         }
         self.stage = Stage::Over;
-        Next::End
+        whole
     }
 
     fn broken(&mut self) -> Next<'static> {

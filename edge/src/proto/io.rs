@@ -34,6 +34,8 @@ pub enum Input<'a> {
     Piece(usize),
     /// The fetched response ended whole.
     End,
+    /// The same, and these field lines follow it, `name: value\r\n` each.
+    Trailers(&'a [u8]),
     /// The fetched response broke off.
     Broken,
     /// The object is in the shard now: look it up again. The worker has put the request back into `out.request`.
@@ -124,6 +126,8 @@ pub enum Action {
     Piece,
     /// Hand these bytes of the input (a part of the request's body) to control.
     Forward(Range<usize>),
+    /// Hand these bytes of the input, which are of the request's trailer section, to control.
+    ForwardTrailer(Range<usize>),
     /// The request's body is complete: tell control.
     ForwardEnd,
     /// The response is fully queued; count it, and release what it held once it is sent.

@@ -38,6 +38,7 @@ pub mod targeted;
 pub mod tickets;
 pub mod tls;
 mod traffic;
+pub mod trailers;
 pub mod validation;
 mod vary;
 

@@ -227,6 +227,10 @@ impl Session {
                     at = range.end;
                     out.actions.push(Action::Forward(range));
                 }
+                Ok(Step::Trailer(range)) => {
+                    at = range.end;
+                    out.actions.push(Action::ForwardTrailer(range));
+                }
                 Ok(Step::More) => {
                     at = bytes.len();
                     break;
@@ -270,8 +274,9 @@ impl Session {
                 delivery::push_piece(self.framing, bytes, out);
                 self.queued(now, out);
             }
-            Next::End => {
-                if delivery::push_end(self.framing, out) {
+            Next::End | Next::Trailers(_) => {
+                let trailers = if let Next::Trailers(lines) = next { lines } else { &[] };
+                if delivery::push_end(self.framing, trailers, out) {
                     self.queued(now, out);
                 }
                 self.finish(now, out);

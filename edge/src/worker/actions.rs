@@ -7,7 +7,7 @@ use super::connection::{Ahead, Connection, Fetch, Phase, Source};
 use super::parts::Parts;
 use super::populate::Populates;
 use super::refreshes::Refreshes;
-use super::streams::{Next, Streams};
+use super::streams::{Next, Streams, ended};
 use super::waiting::{Lookup, Waits, is_there};
 use crate::control::mailbox::{Mailbox, StreamId, Ticket, ToControl};
 use crate::limits;
@@ -359,6 +359,11 @@ impl Node {
                         self.forward_some(connection, slot, bytes, false);
                     }
                 }
+                Action::ForwardTrailer(range) => {
+                    if let (Given::Received(data), Some(fetch)) = (&given, &connection.fetch) {
+                        self.forward_trailer(fetch, slot, Bytes::copy_from_slice(&data[range.clone()]));
+                    }
+                }
                 Action::ForwardEnd => self.forward_some(connection, slot, Bytes::new(), true),
                 Action::Done => self.detach(connection, slot, true),
                 Action::Close => {
@@ -435,8 +440,8 @@ impl Node {
                 let most = usize::try_from(end - offset).unwrap_or(usize::MAX);
                 let (given, bytes) = match self.streams.next(id, offset) {
                     Next::Wait => return false,
-                    Next::End => {
-                        self.tell(connection, slot, Input::End);
+                    Next::End(trailers) => {
+                        self.tell(connection, slot, ended(&trailers));
                         return true;
                     }
                     Next::Piece(mut bytes) => {

@@ -84,6 +84,14 @@ impl Node {
         self.post(ToControl::Body { ticket, bytes, last });
     }
 
+    /// Hands on some of what follows a request's body. Bounded by `REQUEST_TRAILER_BYTES_MAX`, they need no credit.
+    pub(super) fn forward_trailer(&mut self, fetch: &Fetch, slot: u32, bytes: Bytes) {
+        if !bytes.is_empty() {
+            let ticket = Ticket { worker: self.worker, slot, serial: fetch.serial };
+            self.post(ToControl::Trailer { ticket, bytes });
+        }
+    }
+
     /// Says that a client of a passed stream has taken so many bytes.
     pub(super) fn credit(&mut self, stream: StreamId, bytes: usize) {
         self.post(ToControl::Credit { stream, bytes });

@@ -6,7 +6,7 @@ use super::actions::Node;
 use super::connection::Source;
 use super::multiplex::{Multiplex, Supply};
 use super::parts::Part;
-use super::streams::Next;
+use super::streams::{Next, ended};
 use super::waiting::Waits;
 use crate::control::mailbox::StreamId;
 use crate::limits;
@@ -32,8 +32,9 @@ impl Node {
                 match mux.http2.upload(id, hold) {
                     Upload::Nothing => break,
                     Upload::Data(bytes) => self.forward(asked, slot, bytes, false),
-                    Upload::End => {
+                    Upload::End(trailers) => {
                         *uploading = false;
+                        self.forward_trailer(asked, slot, trailers);
                         self.forward(asked, slot, Bytes::new(), true);
                         break;
                     }
@@ -158,9 +159,9 @@ impl Node {
         let most = usize::try_from(end - offset).unwrap_or(usize::MAX);
         let piece = match self.streams.next(stream, offset) {
             Next::Wait => return mux.http2.stall(id),
-            Next::End => {
+            Next::End(trailers) => {
                 self.progressed.push(stream);
-                return self.tell_exchange(mux, slot, id, Input::End, None);
+                return self.tell_exchange(mux, slot, id, ended(&trailers), None);
             }
             Next::Piece(mut bytes) => {
                 bytes.truncate(most);

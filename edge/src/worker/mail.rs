@@ -92,7 +92,12 @@ pub(super) trait Desk {
                 }
                 self.let_go(stream);
             }
-            ToWorker::End { stream } => self.end_stream(stream, State::Whole),
+            ToWorker::End { stream, trailers } => {
+                if let Some(stream) = node.streams.get_mut(stream) {
+                    stream.trail(trailers);
+                }
+                self.end_stream(stream, State::Whole);
+            }
             ToWorker::Broken { stream } => {
                 // What came before is still theirs.
                 self.wake_members(stream);

@@ -447,6 +447,7 @@ impl Node {
                 Action::Write(_)
                 | Action::StoredHead(_)
                 | Action::Forward(_)
+                | Action::ForwardTrailer(_)
                 | Action::ForwardEnd
                 | Action::Close => debug_assert!(false, "of HTTP/1.1 alone"),
             }

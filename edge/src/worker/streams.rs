@@ -7,6 +7,7 @@
 use crate::control::mailbox::StreamId;
 use crate::limits;
 use crate::proto::response::OriginHead;
+use crate::proto::session::Input;
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -38,6 +39,8 @@ pub struct Stream {
     pieces: VecDeque<(u64, Bytes)>,
     end_offset: u64,
     state: State,
+    /// Field lines that follow the body, once it has ended.
+    trailers: Bytes,
     live: u32,
     /// More of it came this turn, and its clients are still to be moved on.
     moved: bool,
@@ -59,10 +62,18 @@ pub enum Next {
     },
     /// Nothing yet.
     Wait,
-    /// That was all.
-    End,
+    /// That was all, but for these lines of a trailer section.
+    End(Bytes),
     /// The stream broke, or the client lagged behind what is held.
     Broken,
+}
+
+/// What is told of a stream that ended so.
+pub fn ended(trailers: &[u8]) -> Input<'_> {
+    match trailers.is_empty() {
+        true => Input::End,
+        false => Input::Trailers(trailers),
+    }
 }
 
 /// All streams of a worker.
@@ -94,6 +105,7 @@ impl Streams {
             pieces: VecDeque::new(),
             end_offset: sealed_bytes,
             state: State::Running,
+            trailers: Bytes::new(),
             live: 0,
             moved: false,
         };
@@ -170,7 +182,7 @@ impl Streams {
         // A client of a part may be ahead of what has come.
         if offset >= stream.end_offset {
             return match stream.state {
-                State::Whole if offset == stream.end_offset => Next::End,
+                State::Whole if offset == stream.end_offset => Next::End(stream.trailers.clone()),
                 State::Running => Next::Wait,
                 _ => Next::Broken,
             };
@@ -214,6 +226,11 @@ impl Stream {
         {
             self.pieces.pop_front();
         }
+    }
+
+    /// These lines follow its body.
+    pub fn trail(&mut self, trailers: Bytes) {
+        self.trailers = trailers;
     }
 
     /// Chunks below `sealed_bytes` are in the shard now. Says whether they came no other way before.
@@ -270,7 +287,7 @@ mod tests {
         assert_eq!(streams.next(1, 6), Next::Piece(Bytes::from_static(b"world")));
         assert_eq!(streams.next(1, 11), Next::Wait);
         streams.end(1, State::Whole);
-        assert_eq!(streams.next(1, 11), Next::End);
+        assert_eq!(streams.next(1, 11), Next::End(Bytes::new()));
         assert_eq!(streams.next(1, 3), Next::Piece(Bytes::from_static(b"lo ")));
         streams.leave(1);
         assert_eq!(streams.next(1, 0), Next::Broken, "the last client of an ended stream took it along");

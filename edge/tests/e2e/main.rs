@@ -18,6 +18,8 @@ mod forwarding;
 
 mod tunnels;
 
+mod trailers;
+
 mod fills;
 
 mod ranges;

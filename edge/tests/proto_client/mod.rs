@@ -78,6 +78,8 @@ pub struct Client {
     pub log: Vec<String>,
     /// Body bytes handed to control.
     pub forwarded: Vec<u8>,
+    /// And what followed them.
+    pub trailer: Vec<u8>,
     /// Received and not taken.
     pub unread: Vec<u8>,
     heads: u32,
@@ -94,6 +96,7 @@ impl Client {
             wire: Vec::new(),
             log: Vec::new(),
             forwarded: Vec::new(),
+            trailer: Vec::new(),
             unread: Vec::new(),
             heads: 0,
             fetched: None,
@@ -245,6 +248,7 @@ impl Client {
                     self.log.push(format!("{kind:?}"));
                 }
                 Action::Forward(range) => self.forwarded.extend_from_slice(&given[range]),
+                Action::ForwardTrailer(range) => self.trailer.extend_from_slice(&given[range]),
                 Action::ForwardEnd => self.log.push("ForwardEnd".into()),
                 Action::Refresh => self.log.push("Refresh".into()),
                 Action::Done => self.log.push("Done".into()),

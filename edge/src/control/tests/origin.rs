@@ -103,23 +103,38 @@ impl Exchange {
 
     /// The request's body, by Content-Length or chunked; `None` if it broke off.
     pub(super) fn body(&mut self) -> Option<Vec<u8>> {
+        self.body_and_trailers().map(|(body, _)| body)
+    }
+
+    /// The same with the lines of its trailer section, sorted.
+    pub(super) fn body_and_trailers(&mut self) -> Option<(Vec<u8>, Vec<String>)> {
         if self.field("transfer-encoding").is_some() {
-            let mut body = Vec::new();
+            let (mut body, mut trailers) = (Vec::new(), Vec::new());
             loop {
                 let mut line = String::new();
                 self.reader.read_line(&mut line).ok()?;
                 let bytes = usize::from_str_radix(line.trim(), 16).ok()?;
+                if bytes == 0 {
+                    break;
+                }
                 let mut chunk = vec![0; bytes + 2];
                 self.reader.read_exact(&mut chunk).ok()?;
-                if bytes == 0 {
-                    return Some(body);
-                }
                 body.extend_from_slice(&chunk[..bytes]);
             }
+            loop {
+                let mut line = String::new();
+                self.reader.read_line(&mut line).ok()?;
+                match line.trim() {
+                    "" => break,
+                    line => trailers.push(line.to_owned()),
+                }
+            }
+            trailers.sort();
+            return Some((body, trailers));
         }
         let mut body = vec![0; self.field("content-length")?.parse().unwrap()];
         self.reader.read_exact(&mut body).ok()?;
-        Some(body)
+        Some((body, Vec::new()))
     }
 
     /// Sends bytes as they are. `false`: the other side is gone.

@@ -179,7 +179,9 @@ fn end_to_end_fields_pass_unchanged_and_hop_by_hop_fields_do_not() {
         ("cookie", Some("a=1")),
         ("x-private", None),
         ("keep-alive", None),
-        ("te", None),
+        // Not the client's own: it says what this node takes.
+        ("te", Some("trailers")),
+        ("connection", Some("te")),
         ("upgrade", None),
         ("proxy-connection", None),
     ] {
@@ -463,6 +465,52 @@ fn via_is_added_in_both_directions_and_a_request_that_goes_round_ends() {
         node.await_count(Counter::Loops, 2 * (count as u64 + 1));
     }
     assert_eq!(origin.requests().len(), 1);
+    node.handle.stop().unwrap();
+}
+
+#[test]
+fn trailers_pass_both_ways_where_they_are_announced_and_welcome() {
+    let origin = Origin::start(|exchange| {
+        let (body, trailers) = exchange.body_and_trailers().expect("whole");
+        assert_eq!(body, b"some");
+        let te = exchange.field("te").unwrap_or("none").to_owned();
+        exchange.send(
+            format!(
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Out\r\nX-Te: {te}\r\nX-In: {}\r\n\r\n\
+                 2\r\nok\r\n0\r\nX-Out: 1\r\nSet-Cookie: a=b\r\n\r\n",
+                trailers.join("|"),
+            )
+            .as_bytes(),
+        );
+    });
+    let (node, mut workers) = start(1, &[origin.url()]);
+    let worker = &mut workers[0];
+    let section = "X-In: 1\r\nContent-Length: 9\r\nX-Other: 2\r\nX-IN: 3\r\n";
+    for (fields, arrived, welcome) in [
+        ("", "", false),
+        ("Trailer: x-in, content-length\r\n", "x-in: 1|x-in: 3", false),
+        ("Trailer: x-absent\r\n", "", false),
+        ("Trailer: content-length\r\nTE: trailers\r\n", "", true),
+        ("TE: trailers\r\nTrailer: x-other\r\nTrailer: x-in\r\n", "x-in: 1|x-in: 3|x-other: 2", true),
+    ] {
+        for method in ["POST", "GET"] {
+            let fields = format!("Transfer-Encoding: chunked\r\n{fields}");
+            let ticket = worker.pass(method, "http://a/", &fields);
+            worker.tell(ToControl::Body { ticket, bytes: Bytes::from_static(b"some"), last: false });
+            for piece in section.as_bytes().chunks(7) {
+                worker.tell(ToControl::Trailer { ticket, bytes: Bytes::copy_from_slice(piece) });
+            }
+            worker.tell(ToControl::Body { ticket, bytes: Bytes::new(), last: true });
+            worker.run_until(|worker| worker.whole(ticket));
+            assert_eq!(worker.body(ticket), b"ok");
+            let head = String::from_utf8(worker.head(ticket).lines.clone()).unwrap();
+            assert_eq!(field(&head, "x-in"), Some(arrived), "{method} {fields}");
+            assert_eq!(field(&head, "x-te"), Some(if welcome { "trailers" } else { "none" }), "{fields}");
+            assert_eq!(field(&head, "trailer").is_some(), welcome, "{fields}");
+            let trailers: &[u8] = if welcome { b"x-out: 1\r\n" } else { b"" };
+            assert_eq!(worker.trailers(ticket), trailers, "{fields}");
+        }
+    }
     node.handle.stop().unwrap();
 }
 

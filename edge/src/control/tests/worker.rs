@@ -53,6 +53,7 @@ struct Received {
     sealed_bytes: u64,
     state: State,
     pieces: Vec<Bytes>,
+    trailers: Bytes,
 }
 
 /// Waits until the event fires, and resets it.
@@ -184,7 +185,8 @@ impl Worker {
                 assert_eq!(body.len() as u64, sealed_bytes);
                 body.extend(pieces.concat());
                 let state = State::Running;
-                let received = Received { head, pass, object, body, sealed_bytes, state, pieces };
+                let trailers = Bytes::new();
+                let received = Received { head, pass, object, body, sealed_bytes, state, pieces, trailers };
                 assert!(self.streams.insert(stream, received).is_none());
             }
             ToWorker::Join { ticket, stream, .. } => {
@@ -213,7 +215,10 @@ impl Worker {
                 received.pieces.clear();
             }
             ToWorker::Unstored { stream } => assert!(self.streams.contains_key(&stream)),
-            ToWorker::End { stream } => self.streams.get_mut(&stream).expect("open").state = State::Whole,
+            ToWorker::End { stream, trailers } => {
+                let stream = self.streams.get_mut(&stream).expect("open");
+                (stream.state, stream.trailers) = (State::Whole, trailers);
+            }
             ToWorker::Broken { stream } => self.streams.get_mut(&stream).expect("open").state = State::Broken,
             ToWorker::Again { ticket, why, .. } => self.settle(ticket, Outcome::Again(why)),
             ToWorker::Interim { ticket, interim } => {
@@ -262,6 +267,11 @@ impl Worker {
 
     pub(super) fn head(&self, ticket: Ticket) -> &OriginHead {
         &self.received(ticket).expect("a stream").head
+    }
+
+    /// The lines that followed its body.
+    pub(super) fn trailers(&self, ticket: Ticket) -> &[u8] {
+        &self.received(ticket).expect("a stream").trailers
     }
 
     pub(super) fn passed(&self, ticket: Ticket) -> bool {

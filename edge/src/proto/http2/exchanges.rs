@@ -85,6 +85,11 @@ impl<R: Record> Http2<R> {
                 self.streams[at].end();
                 self.remove(at);
             }
+            Next::Trailers(lines) => {
+                out.actions.push(Action::Done);
+                self.streams[at].end_with(message::trailers(lines));
+                self.remove(at);
+            }
             Next::Broken => {
                 out.actions.push(Action::Abort);
                 self.streams[at].reset(Reason::INTERNAL_ERROR);

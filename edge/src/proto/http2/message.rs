@@ -15,7 +15,7 @@ use crate::proto::request::{BodyLength, Marks, Method, RequestHead};
 use crate::proto::stored;
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 /// Why a request goes no further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,17 +158,29 @@ pub(super) fn interim(interim: &Interim) -> Option<Response<()>> {
     head(interim.status, &interim.lines)
 }
 
+/// The trailer fields that these lines are.
+pub(super) fn trailers(lines: &[u8]) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    // Lines that came from a header map can be one again.
+    let _ = read_lines(&mut trailers, lines);
+    trailers
+}
+
 fn head(status: u16, lines: &[u8]) -> Option<Response<()>> {
-    // One allocation for all values, which are shares of it.
-    let lines = Bytes::copy_from_slice(lines);
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(status).ok()?;
-    let fields = response.headers_mut();
+    read_lines(response.headers_mut(), lines)?;
+    Some(response)
+}
+
+fn read_lines(fields: &mut HeaderMap, lines: &[u8]) -> Option<()> {
+    // One allocation for all values, which are shares of it.
+    let lines = Bytes::copy_from_slice(lines);
     fields.reserve(lines.iter().filter(|byte| **byte == b'\n').count());
     for (name, value) in stored::fields(&lines) {
         let name = HeaderName::from_bytes(name).ok()?;
         let value = HeaderValue::from_maybe_shared(lines.slice_ref(value)).ok()?;
         fields.append(name, value);
     }
-    Some(response)
+    Some(())
 }

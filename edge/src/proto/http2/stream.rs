@@ -4,12 +4,14 @@
 use super::message;
 use super::pipe::{Body, Piece, Pipe, Record};
 use super::priority::Priority;
+use crate::limits;
 use crate::proto::exchange::Exchange;
 use crate::proto::io::{Interim, Timeouts};
+use crate::proto::trailers;
 use ::h2::server::SendResponse;
 use ::h2::{Reason, RecvStream, SendStream};
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use std::task::{Context, Poll};
 
 /// Bytes of one turn: two frames of the usual size, so that a turn is worth its choice.
@@ -22,8 +24,8 @@ pub enum Upload {
     Nothing,
     /// These bytes; never empty.
     Data(Bytes),
-    /// The body is complete.
-    End,
+    /// The body is complete, and these lines of a trailer section follow it.
+    End(Bytes),
     /// It broke off, or was not as long as the request said.
     Broken,
 }
@@ -162,6 +164,14 @@ impl<R: Record> Stream<R> {
         }
     }
 
+    /// The body is complete, and these fields follow it.
+    pub(super) fn end_with(&mut self, trailers: HeaderMap) {
+        if let Some(send) = &mut self.send {
+            // As above.
+            let _ = send.send_trailers(trailers);
+        }
+    }
+
     pub(super) fn reset(&mut self, reason: Reason) {
         self.respond.send_reset(reason);
     }
@@ -232,8 +242,17 @@ impl<R: Record> Stream<R> {
                     }
                 }
                 Poll::Ready(None) => {
+                    let trailers = upload.poll_trailers(context);
                     self.upload = None;
-                    return Upload::End;
+                    let section = match &trailers {
+                        Poll::Ready(Ok(Some(fields))) => trailers::lines(fields),
+                        Poll::Ready(Ok(None)) => Vec::new(),
+                        Poll::Ready(Err(_)) | Poll::Pending => return Upload::Broken,
+                    };
+                    return match section.len() <= usize::from(limits::REQUEST_TRAILER_BYTES_MAX) {
+                        true => Upload::End(section.into()),
+                        false => Upload::Broken,
+                    };
                 }
                 Poll::Ready(Some(Err(_))) => {
                     self.upload = None;

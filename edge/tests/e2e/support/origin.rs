@@ -69,6 +69,8 @@ pub struct Exchange<'a> {
     pub request: Seen,
     /// How many requests for this path came before it.
     pub earlier: usize,
+    /// The lines that followed its body, once that is read.
+    pub trailers: Vec<String>,
     connection: &'a mut Connection,
     body_read: bool,
     keep: bool,
@@ -92,7 +94,11 @@ impl Exchange<'_> {
         }
         let chunked = self.request.field("transfer-encoding").is_some_and(|v| v.contains("chunked"));
         let bytes = self.request.field("content-length").and_then(|v| v.parse().ok()).unwrap_or(0);
-        if chunked { self.connection.chunked_body(sink) } else { self.connection.take(bytes, sink) }
+        match chunked {
+            true => self.trailers = self.connection.chunked_body(sink)?,
+            false => self.connection.take(bytes, sink)?,
+        }
+        Ok(())
     }
 
     /// Reads what is left of the request and sends the response.
@@ -316,8 +322,14 @@ impl Connection {
                 self.shared.arrived.notify_all();
                 (self.shared.scripts.lock().unwrap().get(request.path()).cloned(), earlier)
             };
-            let mut exchange =
-                Exchange { request, earlier, connection: &mut self, body_read: false, keep: true };
+            let mut exchange = Exchange {
+                request,
+                earlier,
+                trailers: Vec::new(),
+                connection: &mut self,
+                body_read: false,
+                keep: true,
+            };
             let result = match script {
                 Some(script) => script(&mut exchange),
                 None => exchange.answer(&Answer::new(404).field("cache-control", "no-store")),
@@ -383,14 +395,20 @@ impl Connection {
         }
     }
 
-    fn chunked_body(&mut self, sink: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+    /// Returns the lines of the trailer section.
+    fn chunked_body(&mut self, sink: &mut dyn FnMut(&[u8])) -> io::Result<Vec<String>> {
         loop {
             let line = self.line()?;
             let bytes = u64::from_str_radix(line.split(';').next().unwrap_or("").trim(), 16)
                 .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
             if bytes == 0 {
-                while !self.line()?.is_empty() {}
-                return Ok(());
+                let mut lines = Vec::new();
+                loop {
+                    match self.line()? {
+                        line if line.is_empty() => return Ok(lines),
+                        line => lines.push(line),
+                    }
+                }
             }
             self.take(bytes, sink)?;
             self.line()?;

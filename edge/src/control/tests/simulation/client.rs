@@ -165,6 +165,7 @@ impl Reading {
                     at = range.end;
                     answer.body.extend_from_slice(&self.wire[range]);
                 }
+                Step::Trailer(range) => at = range.end,
                 Step::More => break None,
                 Step::End(end) => break Some(end),
             }

@@ -205,6 +205,7 @@ impl Line {
                         at = range.end;
                         body.extend_from_slice(&self.unread[range]);
                     }
+                    Step::Trailer(range) => at = range.end,
                     Step::More => break None,
                     Step::End(end) => break Some(end),
                 }
