@@ -2,8 +2,8 @@
 //! through the ring of the control thread, which goes on meanwhile.
 #![forbid(unsafe_code)]
 
-use super::Node;
 use super::mailbox::ToWorker;
+use super::{Node, purge};
 use crate::clock;
 use crate::limits;
 use crate::proto::reuse;
@@ -78,6 +78,7 @@ pub(super) async fn reopen(node: &Rc<Node>, number: usize) -> Result<(), String>
         for (outbox, reader) in node.outboxes.iter().zip(readers) {
             outbox.post(ToWorker::Shard(Box::new(reader)));
         }
+        purge::cover_shards(&node);
         Ok(())
     });
     ended.await.unwrap_or_else(|error| Err(error.to_string()))

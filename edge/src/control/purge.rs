@@ -16,7 +16,7 @@
 //! words of the table, the last purges, and removals that the store's own file may not have on disk yet. Where the
 //! log cannot be read, or is not there although the store holds something, nothing stored before is served: what
 //! was purged is not known. Of several shards each has the whole log beside it, so that it is there whichever disk
-//! fails; at the start the one that goes furthest counts.
+//! fails; at the start the one that goes furthest counts, of those that are of this store and of its last run.
 #![forbid(unsafe_code)]
 
 use super::reasons::Reason;
@@ -28,7 +28,7 @@ use crate::proto::key;
 use crate::proto::purge::{Class, Subject, Tags};
 use crate::proto::stored::Meta;
 use crate::shard;
-use crate::shard::purge_log::{self, Cause, Item, Purge, Replayed};
+use crate::shard::purge_log::{self, Cause, Item, Owner, Purge, Replayed};
 use crate::stats::Counter;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -44,10 +44,13 @@ use tokio_uring::fs::{File, OpenOptions};
 /// The log's name, among the written files of each shard.
 pub const FILE_NAME: &str = "purges";
 
+/// Where a log lies, and beside which shard.
+type Place = (PathBuf, Owner);
+
 /// The purges found at the start.
 pub struct Opened {
     table: Arc<Table>,
-    paths: Vec<PathBuf>,
+    places: Vec<Place>,
     id: u64,
     end: u64,
     replayed: Replayed,
@@ -57,7 +60,7 @@ impl Opened {
     /// No purge yet, and a log that is never written.
     #[cfg(test)]
     pub(super) fn nowhere() -> Self {
-        Opened { table: Arc::default(), paths: Vec::new(), id: 1, end: 0, replayed: first() }
+        Opened { table: Arc::default(), places: Vec::new(), id: 1, end: 0, replayed: first() }
     }
 
     /// The purges in force, for workers.
@@ -69,14 +72,17 @@ impl Opened {
 /// Reads the log beside the shards, puts what it says in force, and begins a new one. Blocks; before the store is
 /// served. Errors: those of reading and writing it.
 pub fn open(writer: &mut shard::Writer) -> io::Result<Opened> {
-    let paths: Vec<PathBuf> = writer.states().iter().map(|directory| directory.join(FILE_NAME)).collect();
+    let places = places(writer);
     let mut logs = Vec::new();
     let mut why = "it is missing".to_owned();
-    for path in &paths {
+    for (path, owner) in &places {
         match fs::read(path) {
-            Ok(bytes) => match read(&bytes, path) {
+            Ok(bytes) => match read(&bytes, path, *owner) {
                 Ok(log) => logs.push(log),
-                Err(what) => why = what,
+                Err(what) => {
+                    tracing::warn!("purge log {what}; it does not count, and is replaced");
+                    why = what;
+                }
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(explain(path, &error)),
@@ -85,7 +91,7 @@ pub fn open(writer: &mut shard::Writer) -> io::Result<Opened> {
     let furthest = logs.into_iter().max_by_key(|(_, replayed)| replayed.sequence);
     let (table, mut replayed) = furthest.unwrap_or_else(|| match writer.usage().objects {
         0 => (Table::default(), first()),
-        _ => distrust(&paths, &why),
+        _ => distrust(&places, &why),
     });
     for purge in &replayed.removals {
         remove(writer, purge);
@@ -93,11 +99,19 @@ pub fn open(writer: &mut shard::Writer) -> io::Result<Opened> {
     let excess = replayed.history.len().saturating_sub(limits::PURGES_REMEMBERED);
     replayed.history.drain(..excess);
     let id = clock::unix_ms();
-    let bytes = whole_log(id, replayed.sequence, &table, &replayed.history, &replayed.removals);
-    for path in &paths {
-        replace(path, &bytes).map_err(|error| explain(path, &error))?;
+    let mut end = 0;
+    for (path, owner) in &places {
+        let bytes = whole_log((id, *owner), replayed.sequence, &table, &replayed.history, &replayed.removals);
+        end = bytes.len() as u64;
+        let written = replace(path, &bytes).and_then(|()| writer.set_log(owner.shard, id));
+        written.map_err(|error| explain(path, &error))?;
     }
-    Ok(Opened { table: Arc::new(table), id, end: bytes.len() as u64, replayed, paths })
+    Ok(Opened { table: Arc::new(table), id, end, replayed, places })
+}
+
+fn places(writer: &shard::Writer) -> Vec<Place> {
+    let states = writer.states().into_iter();
+    states.map(|(directory, owner)| (directory.join(FILE_NAME), owner)).collect()
 }
 
 fn explain(path: &Path, error: &io::Error) -> io::Error {
@@ -106,8 +120,8 @@ fn explain(path: &Path, error: &io::Error) -> io::Error {
 }
 
 /// The error says why it does not count.
-fn read(bytes: &[u8], path: &Path) -> Result<(Table, Replayed), String> {
-    let contents = purge_log::read(bytes).map_err(|error| format!("{}: {error}", path.display()))?;
+fn read(bytes: &[u8], path: &Path, owner: Owner) -> Result<(Table, Replayed), String> {
+    let contents = purge_log::read(bytes, owner).map_err(|error| format!("{}: {error}", path.display()))?;
     if contents.torn_bytes > 0 {
         tracing::info!(bytes = contents.torn_bytes, "purge log: the last write was not finished, dropped");
     }
@@ -119,9 +133,9 @@ fn read(bytes: &[u8], path: &Path) -> Result<(Table, Replayed), String> {
 }
 
 /// Nothing that was stored before counts.
-fn distrust(paths: &[PathBuf], why: &str) -> (Table, Replayed) {
+fn distrust(places: &[Place], why: &str) -> (Table, Replayed) {
     tracing::warn!(
-        ?paths,
+        ?places,
         "purge log: {why}: what was purged is not known, so nothing stored before is served"
     );
     let (table, replayed) = (Table::default(), first());
@@ -143,7 +157,7 @@ fn remove(writer: &mut shard::Writer, purge: &Purge) -> u64 {
 
 /// A log that says all this.
 fn whole_log<'a>(
-    id: u64,
+    (id, owner): (u64, Owner),
     sequence: u64,
     table: &Table,
     history: impl IntoIterator<Item = &'a Purge>,
@@ -153,7 +167,7 @@ fn whole_log<'a>(
     let is_removal = |purge: &&Purge| removals.iter().any(|removal| removal.sequence == purge.sequence);
     items.extend(history.into_iter().filter(|purge| !is_removal(purge)).cloned().map(Item::Remembered));
     items.extend(removals.iter().cloned().map(Item::Purge));
-    let mut bytes = purge_log::header(id).to_vec();
+    let mut bytes = purge_log::header(id, owner).to_vec();
     bytes.extend(purge_log::frame(id, bytes.len() as u64, &items));
     bytes
 }
@@ -197,7 +211,7 @@ pub(super) struct Purges {
     wake: Notify,
     /// As `wake`, for what nobody waits for.
     unhurried: Notify,
-    paths: Vec<PathBuf>,
+    places: RefCell<Vec<Place>>,
     id: u64,
     /// Bytes of the longest log.
     end: Cell<u64>,
@@ -208,7 +222,7 @@ pub(super) struct Purges {
 impl Purges {
     /// Goes on from what was found.
     pub(super) fn new(opened: Opened) -> Self {
-        let Opened { table, paths, id, end, replayed } = opened;
+        let Opened { table, places, id, end, replayed } = opened;
         Purges {
             table,
             sequence: Rc::new(Cell::new(replayed.sequence)),
@@ -217,7 +231,7 @@ impl Purges {
             waiting: RefCell::default(),
             wake: Notify::new(),
             unhurried: Notify::new(),
-            paths,
+            places: places.into(),
             id,
             end: Cell::new(end),
             settling: Cell::new(false),
@@ -337,24 +351,44 @@ pub(super) fn invalidate(node: &Node, keys: impl IntoIterator<Item = Vec<u8>>) {
     }
 }
 
+/// A shard has come into use: it gets its log, and those that are not in use go without.
+pub(super) fn cover_shards(node: &Node) {
+    *node.purges.places.borrow_mut() = places(&node.writer());
+    node.purges.wake.notify_one();
+}
+
 /// One file of the log.
-struct LogFile<'a> {
-    path: &'a Path,
+struct LogFile {
+    path: PathBuf,
+    owner: Owner,
     file: Option<File>,
     /// Where the next frame goes; 0: the file has to be written anew.
     end: u64,
 }
 
+/// The files that are to be written now: those known as they are, others with this end.
+fn files_of(purges: &Purges, mut known: Vec<LogFile>, end: u64) -> Vec<LogFile> {
+    let places = purges.places.borrow();
+    let file = |(path, owner): &Place| {
+        let same = |file: &LogFile| file.path == *path && file.owner.shard == owner.shard;
+        match known.iter().position(same) {
+            Some(at) => known.swap_remove(at),
+            None => LogFile { path: path.clone(), owner: *owner, file: None, end },
+        }
+    };
+    places.iter().map(file).collect()
+}
+
 /// Writes the log for as long as the thread runs.
 pub(super) async fn keep_log(node: &Rc<Node>) {
     let purges = &node.purges;
-    let end = purges.end.get();
-    let mut files: Vec<_> = purges.paths.iter().map(|path| LogFile { path, file: None, end }).collect();
+    let mut files = files_of(purges, Vec::new(), purges.end.get());
     loop {
         purges.due().await;
+        files = files_of(purges, files, 0);
         let batch = purges.waiting.take();
         let items: Vec<Item> = batch.iter().map(|(purge, _)| Item::Purge(purge.clone())).collect();
-        let result = write(purges, &mut files, &items).await;
+        let result = write(node, &mut files, &items).await;
         if let Err(error) = &result {
             node.cells.add(Counter::PurgesNotLogged, batch.len() as u64);
             tracing::error!(%error, "purges are in force and not logged: see whether the store's device is full");
@@ -371,14 +405,14 @@ pub(super) async fn keep_log(node: &Rc<Node>) {
 }
 
 /// Brings a batch to every disk that takes it. The error is that of the last one if none does.
-async fn write(purges: &Purges, files: &mut [LogFile<'_>], items: &[Item]) -> io::Result<()> {
-    let anew = purges.rewrite.take();
+async fn write(node: &Node, files: &mut [LogFile], items: &[Item]) -> io::Result<()> {
+    let anew = node.purges.rewrite.take();
     let mut result = Err(io::Error::other("there is no log"));
     for log in files {
         if anew {
             log.end = 0;
         }
-        match write_one(purges, log, items).await {
+        match write_one(node, log, items).await {
             Err(error) if result.is_ok() => tracing::warn!(%error, "one of several purge logs not written"),
             Ok(()) => result = Ok(()),
             Err(error) => result = Err(error),
@@ -388,7 +422,8 @@ async fn write(purges: &Purges, files: &mut [LogFile<'_>], items: &[Item]) -> io
 }
 
 /// Writes a batch behind the others, or everything in a new file.
-async fn write_one(purges: &Purges, log: &mut LogFile<'_>, items: &[Item]) -> io::Result<()> {
+async fn write_one(node: &Node, log: &mut LogFile, items: &[Item]) -> io::Result<()> {
+    let purges = &node.purges;
     if log.end > 0 {
         let appended = match items {
             [] => Ok(()),
@@ -402,22 +437,23 @@ async fn write_one(purges: &Purges, log: &mut LogFile<'_>, items: &[Item]) -> io
     }
     (log.file, log.end) = (None, 0);
     let bytes = whole_log(
-        purges.id,
+        (purges.id, log.owner),
         purges.sequence.get(),
         &purges.table,
         purges.history.borrow().iter(),
         &purges.removals.borrow(),
     );
     let end = bytes.len() as u64;
-    disk::replace(log.path, bytes).await?;
+    disk::replace(&log.path, bytes).await?;
+    node.writer.borrow_mut().set_log(log.owner.shard, purges.id)?;
     log.end = end;
     Ok(())
 }
 
-async fn append(id: u64, log: &mut LogFile<'_>, items: &[Item]) -> io::Result<()> {
+async fn append(id: u64, log: &mut LogFile, items: &[Item]) -> io::Result<()> {
     let file = match &mut log.file {
         Some(file) => file,
-        none => none.insert(OpenOptions::new().write(true).open(log.path).await?),
+        none => none.insert(OpenOptions::new().write(true).open(&log.path).await?),
     };
     let frame = purge_log::frame(id, log.end, items);
     let bytes = frame.len() as u64;
@@ -473,8 +509,14 @@ mod tests {
         assert_eq!(judge(limits::INVALIDATIONS_WAITING_MAX + 1), Verdict::Gone);
         assert_eq!(judge(0), Verdict::Valid, "its records are removed instead");
         assert_eq!(purges.invalidated().len(), limits::INVALIDATIONS_WAITING_MAX);
-        let log = whole_log(1, purges.sequence.get(), &purges.table, [], &purges.removals.borrow());
-        let (table, replayed) = read(&log, Path::new("log")).unwrap();
+        let log = whole_log(
+            (1, Owner::default()),
+            purges.sequence.get(),
+            &purges.table,
+            [],
+            &purges.removals.borrow(),
+        );
+        let (table, replayed) = read(&log, Path::new("log"), Owner { log: 1, ..Owner::default() }).unwrap();
         assert_eq!(replayed.removals, *purges.removals.borrow());
         assert_eq!(
             table.judge(before, &key(limits::INVALIDATIONS_WAITING_MAX), Tags::UNKNOWN),

@@ -171,16 +171,20 @@ pub struct FileHeader {
     pub era: u64,
     /// The ids of the shards of that era, combined by exclusive or.
     pub members: u64,
+    /// The id of the purge log that goes with what the file holds; 0: none yet.
+    pub log: u64,
 }
 
 /// Words that a [`FileHeader`] takes.
-pub const FILE_WORDS: usize = 9;
-/// Which of them counts runs; it and the two below change while the file is in use, and so have no part in the checksum.
+pub const FILE_WORDS: usize = 10;
+/// Which of them counts runs; it and those below change while the file is in use, and so have no part in the checksum.
 pub const RUN_WORD: usize = 6;
 /// Which of them is [`FileHeader::era`].
 pub const ERA_WORD: usize = 7;
 /// Which of them is [`FileHeader::members`].
 pub const MEMBERS_WORD: usize = 8;
+/// Which of them is [`FileHeader::log`].
+pub const LOG_WORD: usize = 9;
 
 /// What a file turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,8 +202,8 @@ pub enum FileKind {
 impl FileHeader {
     /// As words.
     pub fn encode(&self) -> [u64; FILE_WORDS] {
-        let FileHeader { id, segment_bytes, segments, run, era, members } = *self;
-        let mut words = [MAGIC, VERSION, id, segment_bytes, segments, 0, run, era, members];
+        let FileHeader { id, segment_bytes, segments, run, era, members, log } = *self;
+        let mut words = [MAGIC, VERSION, id, segment_bytes, segments, 0, run, era, members, log];
         words[5] = checksum_words(&words[..5], 0);
         words
     }
@@ -211,10 +215,10 @@ impl FileKind {
         if words.iter().all(|&word| word == 0) {
             return FileKind::Blank;
         }
-        let [magic, version, id, segment_bytes, segments, checksum, run, era, members] = *words;
+        let [magic, version, id, segment_bytes, segments, checksum, run, era, members, log] = *words;
         match (magic, version) {
             (MAGIC, VERSION) if checksum == checksum_words(&words[..5], 0) => {
-                FileKind::Shard(FileHeader { id, segment_bytes, segments, run, era, members })
+                FileKind::Shard(FileHeader { id, segment_bytes, segments, run, era, members, log })
             }
             (MAGIC, VERSION) => FileKind::Foreign,
             (MAGIC, other) => FileKind::OtherVersion(other),
@@ -522,7 +526,8 @@ mod tests {
 
     #[test]
     fn files_are_told_apart() {
-        let header = FileHeader { id: 7, segment_bytes: 8 << 20, segments: 9, run: 3, era: 4, members: 5 };
+        let header =
+            FileHeader { id: 7, segment_bytes: 8 << 20, segments: 9, run: 3, era: 4, members: 5, log: 6 };
         let check = |at: usize, value: u64, expected: FileKind| {
             let mut words = header.encode();
             words[at] = value;
@@ -530,6 +535,7 @@ mod tests {
         };
         check(0, MAGIC, FileKind::Shard(header));
         check(RUN_WORD, 8, FileKind::Shard(FileHeader { run: 8, ..header }));
+        check(LOG_WORD, 0, FileKind::Shard(FileHeader { log: 0, ..header }));
         check(0, MAGIC + 1, FileKind::Foreign);
         check(1, VERSION + 1, FileKind::OtherVersion(VERSION + 1));
         check(4, 10, FileKind::Foreign);

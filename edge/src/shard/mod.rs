@@ -28,6 +28,7 @@ mod place;
 pub mod purge_log;
 mod read;
 mod reader;
+mod rebuild;
 mod reclaim;
 mod recover;
 mod reopen;

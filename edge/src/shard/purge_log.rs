@@ -2,13 +2,17 @@
 //! bytes in, bytes and purges out. When it is written and to which file is settled in `control::purge`.
 //!
 //! ```text
-//! header  magic (8) | version (8) | id (8) | checksum (8)
+//! header  magic (8) | version (8) | id (8) | shard (8) | log before (8) | checksum (8)
 //! frame   magic (4) | bytes of the items (4) | checksum (8) | items
 //! item    kind (1) | class (1) | soft (1) | cause (1) | length (4) | …, all numbers little-endian
 //!         purge, remembered   sequence (8) | Unix seconds (8) | subject (length)
 //!         sequence            the last number given out (8)
 //!         table               place (4) | word (8), length times
 //! ```
+//!
+//! A log goes with what one shard holds, and lies beside it. It names the shard by its random id, and the shard's header
+//! names the log, from when it is on disk; until then it names the one before, which the log names as well. So neither a
+//! log of another store counts, nor one that was left where the shard's logs lay at some earlier time.
 //!
 //! A frame's checksum is keyed with the file's id and the frame's offset. A frame is written only once the one before
 //! it is on disk, and the first one before the file has its name; so a crash can break the last one alone. What
@@ -21,10 +25,10 @@ use crate::proto::purge::{Class, Subject};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"edgeprgs");
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 const FRAME_MAGIC: [u8; 4] = *b"EPRG";
 /// Bytes of the header.
-pub const HEADER_BYTES: usize = 32;
+pub const HEADER_BYTES: usize = 48;
 const FRAME_BYTES: usize = 16;
 
 /// What made something unusable.
@@ -65,14 +69,23 @@ pub enum Item {
     Table(Words),
 }
 
-/// The header of a log with this id.
-pub fn header(id: u64) -> [u8; HEADER_BYTES] {
+/// The shard beside which a log lies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// The random id of its file.
+    pub shard: u64,
+    /// The id of the log that its header names; 0: none yet.
+    pub log: u64,
+}
+
+/// The header of a log with this id, for this shard as it is before the log is there.
+pub fn header(id: u64, owner: Owner) -> [u8; HEADER_BYTES] {
     let mut bytes = [0; HEADER_BYTES];
-    for (i, word) in [MAGIC, VERSION, id].into_iter().enumerate() {
+    for (i, word) in [MAGIC, VERSION, id, owner.shard, owner.log].into_iter().enumerate() {
         bytes[i * 8..][..8].copy_from_slice(&word.to_le_bytes());
     }
-    let checksum = xxh3_64(&bytes[..24]);
-    bytes[24..].copy_from_slice(&checksum.to_le_bytes());
+    let checksum = xxh3_64(&bytes[..40]);
+    bytes[40..].copy_from_slice(&checksum.to_le_bytes());
     bytes
 }
 
@@ -134,17 +147,30 @@ pub enum Unreadable {
     /// Not a log of this version.
     #[error("it is not a purge log of this version")]
     Foreign,
+    /// Of another shard file.
+    #[error("it is of another store, or of one that was here before")]
+    OtherStore,
+    /// Of this one, which has had another log since.
+    #[error("it is of an earlier time: the store has had its log elsewhere since")]
+    Outdated,
     /// Something in the middle is not what was written.
     #[error("it is damaged in the middle")]
     Damaged,
 }
 
-/// Reads a log.
-pub fn read(bytes: &[u8]) -> Result<Contents, Unreadable> {
+/// Reads the log that lies beside a shard.
+pub fn read(bytes: &[u8], owner: Owner) -> Result<Contents, Unreadable> {
     let head = bytes.first_chunk::<HEADER_BYTES>().ok_or(Unreadable::Foreign)?;
-    let id = u64::from_le_bytes(std::array::from_fn(|i| head[16 + i]));
-    if *head != header(id) {
+    let word = |word: usize| u64::from_le_bytes(std::array::from_fn(|i| head[word * 8 + i]));
+    let (id, of) = (word(2), Owner { shard: word(3), log: word(4) });
+    if *head != header(id, of) {
         return Err(Unreadable::Foreign);
+    }
+    if of.shard != owner.shard {
+        return Err(Unreadable::OtherStore);
+    }
+    if ![id, of.log].contains(&owner.log) {
+        return Err(Unreadable::Outdated);
     }
     let mut contents = Contents::default();
     let mut at = HEADER_BYTES;
@@ -262,6 +288,7 @@ mod tests {
     use proptest::prelude::*;
 
     const ID: u64 = 0x1234_5678_9abc;
+    const OWNER: Owner = Owner { shard: 77, log: ID - 1 };
 
     fn purge(sequence: u64, class: Class, text: &str, soft: bool) -> Purge {
         let subject = Subject::parse(class, text).unwrap();
@@ -274,7 +301,7 @@ mod tests {
 
     /// A log of one frame for each list of items, and where its frames end.
     fn log(frames: &[Vec<Item>]) -> (Vec<u8>, Vec<usize>) {
-        let mut bytes = header(ID).to_vec();
+        let mut bytes = header(ID, OWNER).to_vec();
         let mut ends = vec![bytes.len()];
         for items in frames {
             bytes.extend(frame(ID, bytes.len() as u64, items));
@@ -298,26 +325,37 @@ mod tests {
     fn what_was_written_is_read_and_a_torn_tail_is_dropped_wherever_it_tears() {
         let (bytes, ends) = log(&three());
         let all: Vec<Item> = three().concat();
-        assert_eq!(read(&bytes), Ok(Contents { items: all.clone(), torn_bytes: 0 }));
+        assert_eq!(read(&bytes, OWNER), Ok(Contents { items: all.clone(), torn_bytes: 0 }));
         let counts = [0, 2, 4, 5];
         for cut in HEADER_BYTES..ends[1] {
-            assert_eq!(read(&bytes[..cut]), Err(Unreadable::Damaged), "{cut}");
+            assert_eq!(read(&bytes[..cut], OWNER), Err(Unreadable::Damaged), "{cut}");
         }
         for cut in ends[1]..bytes.len() {
             let whole = ends.iter().rposition(|&end| end <= cut).unwrap();
             let wanted = Contents { items: all[..counts[whole]].to_vec(), torn_bytes: cut - ends[whole] };
-            assert_eq!(read(&bytes[..cut]), Ok(wanted), "{cut}");
+            assert_eq!(read(&bytes[..cut], OWNER), Ok(wanted), "{cut}");
             // Pages that came back as zeroes, or as something else.
             for filler in [0, 0xa5] {
                 let mut torn = bytes[..cut].to_vec();
                 torn.resize(bytes.len() + 4096, filler);
-                let read = read(&torn).unwrap();
+                let read = read(&torn, OWNER).unwrap();
                 assert!(read.items.len() >= counts[whole] && read.items.len() <= counts[whole] + 2, "{cut}");
             }
         }
         for cut in 0..HEADER_BYTES {
-            assert_eq!(read(&bytes[..cut]), Err(Unreadable::Foreign));
+            assert_eq!(read(&bytes[..cut], OWNER), Err(Unreadable::Foreign));
         }
+    }
+
+    #[test]
+    fn a_log_counts_for_its_shard_alone_and_from_when_it_is_there_until_another_is() {
+        let (bytes, _) = log(&three());
+        let with = |owner: Owner| read(&bytes, owner).map(|contents| contents.items.len());
+        assert_eq!(with(Owner { log: ID, ..OWNER }), Ok(5));
+        assert_eq!(with(OWNER), Ok(5), "the shard's header was not told yet");
+        assert_eq!(with(Owner { log: ID + 1, ..OWNER }), Err(Unreadable::Outdated));
+        assert_eq!(with(Owner { log: 0, ..OWNER }), Err(Unreadable::Outdated));
+        assert_eq!(with(Owner { shard: 78, ..OWNER }), Err(Unreadable::OtherStore));
     }
 
     #[test]
@@ -326,8 +364,11 @@ mod tests {
         for at in 0..bytes.len() {
             let mut bad = bytes.clone();
             bad[at] ^= 0x40;
-            match read(&bad) {
+            match read(&bad, OWNER) {
                 Err(Unreadable::Foreign) => assert!(at < HEADER_BYTES, "{at}"),
+                Err(Unreadable::OtherStore | Unreadable::Outdated) => {
+                    panic!("{at}: the header has a checksum")
+                }
                 Err(Unreadable::Damaged) => assert!((HEADER_BYTES..ends[2]).contains(&at), "{at}"),
                 Ok(contents) => {
                     assert!(at >= ends[2], "{at}");
@@ -337,7 +378,7 @@ mod tests {
         }
         let mut moved = bytes.clone();
         moved.splice(ends[1]..ends[2], []);
-        assert_eq!(read(&moved).unwrap().items.len(), 2, "a frame counts at its place only");
+        assert_eq!(read(&moved, OWNER).unwrap().items.len(), 2, "a frame counts at its place only");
     }
 
     #[test]
@@ -373,7 +414,7 @@ mod tests {
         ) {
             if framed {
                 // With checksums that match, so that the items are looked at.
-                let mut whole = header(ID).to_vec();
+                let mut whole = header(ID, OWNER).to_vec();
                 let mut frame = frame(ID, HEADER_BYTES as u64, &[]);
                 frame.append(&mut bytes);
                 let length = (frame.len() - FRAME_BYTES) as u32;
@@ -383,7 +424,7 @@ mod tests {
                 whole.append(&mut frame);
                 bytes = whole;
             }
-            if let Ok(contents) = read(&bytes) {
+            if let Ok(contents) = read(&bytes, OWNER) {
                 replay(contents.items, &Table::default());
             }
         }

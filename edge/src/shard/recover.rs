@@ -10,6 +10,7 @@ use super::layout::{self, FILE_WORDS, FileHeader, FileKind, Geometry, HEADER_BYT
 use super::medium::{self, Medium};
 use super::place::{self, Nodes, Placed, Progress};
 use super::read::{Find, Reader};
+use super::rebuild::{rebuild, restore};
 use super::residency::Residency;
 use super::scan::{Found, Life, scan};
 use super::store::Writer;
@@ -25,11 +26,6 @@ use std::sync::atomic::Ordering;
 
 /// Segments below which nothing can be reclaimed while records are read and written.
 const SEGMENTS_MIN: usize = 4;
-
-/// Records for which a place in the index is looked for in vain, and one more for so many entries. With more the index has
-/// become smaller than what is stored, and looking on would take long.
-const PLACES_TRIED: usize = 100;
-const ENTRIES_PER_TRY: usize = 2048;
 
 /// Opens (or creates) the store, with an index of so many entries. A new file is cut into segments of `segment_bytes`.
 pub(super) fn open(
@@ -323,7 +319,7 @@ fn accept_header(
 ) -> Result<FileHeader, OpenError> {
     let elsewhere = "move the file away, or set another [store] path";
     let (segment_bytes, segments) = (segment_bytes as u64, segments as u64);
-    let wanted = FileHeader { id: 0, segment_bytes, segments, run: 0, era: 0, members: 0 };
+    let wanted = FileHeader { id: 0, segment_bytes, segments, run: 0, era: 0, members: 0, log: 0 };
     match found {
         FileKind::Blank => {
             let mut id = [0; 8];
@@ -414,54 +410,6 @@ fn allocate(
     })
 }
 
-/// Builds the index from what a scan found, the oldest record first, so that the newest of a key wins.
-fn rebuild(writer: &mut Writer, scanned: Vec<Option<Life>>, opened: &mut Opened) {
-    let mut lives = Vec::new();
-    for (segment, life) in scanned.into_iter().enumerate() {
-        match life {
-            Some(life) => lives.push((segment, life)),
-            None => writer.segments.free.push(segment),
-        }
-    }
-    lives.sort_unstable_by_key(|(_, life)| life.sequence);
-    let mut tries = PLACES_TRIED + writer.find.index.entries_max() / ENTRIES_PER_TRY;
-    for (segment, life) in lives {
-        opened.scanned_bytes += (life.end - writer.geometry.words_bytes()) as u64;
-        opened.dropped += life.torn.len() as u64;
-        for offset in life.torn {
-            writer.mark_dead(writer.geometry.location(segment, offset as usize));
-        }
-        for offset in life.whole {
-            writer.adopt(segment, offset as usize, &mut tries);
-        }
-        // Not written on, also if it has room: what is stored from now on has the numbers of this run.
-        writer.segments.take_over(segment, life.sequence, writer.geometry.segments);
-    }
-    writer.settle();
-}
-
-fn restore(writer: &mut Writer, checkpoint: Checkpoint) {
-    writer.counts.entries = writer.find.index.restore(checkpoint.index.into_iter());
-    writer.counts.objects = checkpoint.objects;
-    writer.counts.object_bytes = checkpoint.object_bytes;
-    writer.heads = checkpoint.heads.into_iter().collect();
-    let mut used: Vec<(u64, usize)> = Vec::new();
-    for (segment, &(sequence, filled)) in checkpoint.segments.iter().enumerate() {
-        writer.segments.sequence = writer.segments.sequence.max(sequence);
-        match sequence {
-            0 => writer.segments.free.push(segment),
-            _ => match checkpoint.active.iter().position(|active| *active == Some(segment)) {
-                Some(log) => writer.segments.active[log] = Some((segment, filled)),
-                None => used.push((sequence, segment)),
-            },
-        }
-    }
-    used.sort_unstable();
-    for (sequence, segment) in used {
-        writer.segments.take_over(segment, sequence, writer.geometry.segments);
-    }
-}
-
 /// A disk in memory, for tests.
 #[cfg(test)]
 pub(super) struct Simulated<'a> {
@@ -478,7 +426,9 @@ pub(super) fn open_simulated(disk: &Simulated<'_>) -> (Writer, Vec<Reader>, Open
     let geometry = Geometry::new(disk.segment_bytes, disk.segments);
     let (segment_bytes, segments) = (disk.segment_bytes as u64, disk.segments as u64);
     let header = match file_kind(disk.image[..FILE_WORDS * 8].try_into().expect("that long")) {
-        FileKind::Blank => FileHeader { id: 0x1d, segment_bytes, segments, run: 0, era: 0, members: 0 },
+        FileKind::Blank => {
+            FileHeader { id: 0x1d, segment_bytes, segments, run: 0, era: 0, members: 0, log: 0 }
+        }
         FileKind::Shard(header) => header,
         other => panic!("{other:?}"),
     };

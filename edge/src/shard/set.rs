@@ -17,6 +17,7 @@ use super::inspect::Inspected;
 use super::layout::Geometry;
 use super::left::Left;
 use super::missed::{Changes, Missed};
+use super::purge_log::Owner;
 pub use super::reader::Reader;
 use super::shadow::{Estimates, Original, Shadow};
 use super::sweep::Sweeper;
@@ -348,9 +349,18 @@ impl Writer {
         self.live().map(|(_, writer)| writer.path.clone()).collect()
     }
 
-    /// The directories of the shards in use in which files can be written.
-    pub fn states(&self) -> Vec<PathBuf> {
-        self.live().map(|(_, writer)| writer.home.state.clone()).collect()
+    /// The directories of the shards in use in which files can be written, and whose purge log is to be there.
+    pub fn states(&self) -> Vec<(PathBuf, Owner)> {
+        self.live().map(|(_, writer)| (writer.home.state.clone(), writer.owner())).collect()
+    }
+
+    /// The purge log beside a shard is on disk and goes with what is stored from now on. `shard` is of its [`Owner`].
+    ///
+    /// # Errors
+    /// The shard's file cannot be written.
+    pub fn set_log(&mut self, shard: u64, log: u64) -> std::io::Result<()> {
+        let mut outdated = self.live_mut().filter(|writer| writer.id == shard && writer.owner().log != log);
+        outdated.try_for_each(|writer| writer.set_log(log))
     }
 
     /// All records of a key that are found, for an operator who asks.

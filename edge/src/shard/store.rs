@@ -18,6 +18,7 @@ use super::index::{Entry, Slot};
 use super::layout::{self, Geometry, HEADER_BYTES, Header, Kind};
 use super::missed::Missed;
 use super::place::Placed;
+use super::purge_log::Owner;
 use super::read::Find;
 use super::reclaim::{self, Segments};
 use super::{Meaning, OpenError, Pinned, PutError, checkpoint, left, recover};
@@ -187,6 +188,17 @@ impl Writer {
     pub(super) fn era(&self) -> (u64, u64) {
         let word = |word: usize| self.map.words(0)[word].load(Acquire);
         (word(layout::ERA_WORD), word(layout::MEMBERS_WORD))
+    }
+
+    /// Whose purge log lies beside the shard.
+    pub(super) fn owner(&self) -> Owner {
+        Owner { shard: self.id, log: self.map.words(0)[layout::LOG_WORD].load(Acquire) }
+    }
+
+    /// Sets which log goes with what is stored, on disk as well.
+    pub(super) fn set_log(&mut self, log: u64) -> std::io::Result<()> {
+        self.map.words(0)[layout::LOG_WORD].store(log, Release);
+        self.map.flush_first_words()
     }
 
     /// Says on disk that nothing was missed until this time, if there is one.

@@ -29,7 +29,11 @@ fn shard(edge: &Edge, number: usize) -> Value {
 }
 
 fn check_small(client: &mut Client) {
-    for i in 0..SMALL {
+    check(client, 0..SMALL);
+}
+
+fn check(client: &mut Client, numbers: std::ops::Range<u64>) {
+    for i in numbers {
         let path = format!("/{i}");
         // A response that needs what is gone is broken off; asked again, it comes from the origin.
         let whole = (0..3).find_map(|_| {
@@ -138,7 +142,8 @@ fn a_shard_whose_disk_was_away_serves_what_it_held_but_not_what_was_purged_meanw
     let mut segment = vec![0; 8 << 20];
     file.read_exact_at(&mut segment, 0).expect("a segment");
     file.set_len(0).expect("it can be cut");
-    check_small(&mut edge.client());
+    // Some of the last ten are in it; they may be stored elsewhere then.
+    check(&mut edge.client(), SMALL - 10..SMALL);
     eventually("the shard is out of use", || shard(&edge, 0)["state"] == "out of use");
     let purged: Vec<String> = (0..10).map(|i| format!("/{i}")).collect();
     for path in &purged {
@@ -152,9 +157,9 @@ fn a_shard_whose_disk_was_away_serves_what_it_held_but_not_what_was_purged_meanw
         Client::connect(edge.admin()).request("POST", "/store/shards/0/open", &[("Content-Length", "0")]);
     assert_eq!(answer.status(), 200, "{:?}", String::from_utf8_lossy(&answer.body));
     let back = shard(&edge, 0)["objects"].as_u64().expect("a number");
-    assert!(back > objects / 2 && back <= objects, "{back} of {objects}");
+    assert!(back > objects / 4 && back <= objects, "{back} of {objects}");
     check_small(&mut edge.client());
     let asked = (0..SMALL).filter(|&i| origin.count(&format!("/{i}")) > before[i as usize]).count() as u64;
-    assert!((10..SMALL / 2).contains(&asked), "of {SMALL}, {objects} came back and ten were purged: {asked}");
+    assert!((10..SMALL / 2).contains(&asked), "of {SMALL} twenty were touched, {back} came back: {asked}");
     (0..10).for_each(|i| assert!(origin.count(&format!("/{i}")) > before[i], "/{i} was purged"));
 }

@@ -117,6 +117,7 @@ fn shards(config: &Config, readers: usize) -> Vec<shard::Options> {
         path: one.path.clone(),
         size_bytes: one.size_bytes,
         object_bytes: one.object_bytes,
+        state: one.state.clone(),
         readers,
         ..Default::default()
     };

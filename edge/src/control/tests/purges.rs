@@ -245,6 +245,72 @@ fn of_several_shards_each_has_the_log_and_one_is_enough() {
     }
 }
 
+/// Runs a node whose written files lie there, does something with it, and stops it.
+fn run_with(
+    (config, directory): (&Config, &Arc<Scratch>),
+    state: &str,
+    act: impl FnOnce(&Node, &mut Worker),
+) {
+    let mut config = config.clone();
+    config.store[0].state = Some(directory.path().join(state));
+    let (node, mut workers) = start_in(1, config, directory.clone());
+    act(&node, &mut workers[0]);
+    node.handle.stop().unwrap();
+}
+
+#[test]
+fn a_log_counts_where_it_was_moved_with_the_store_and_not_where_it_was_left_behind() {
+    let origin = origin();
+    let directory = Arc::new(Scratch::new());
+    let config = config(&directory.path().join("store"), &[origin.url()]);
+    let store = (&config, &directory);
+    run_with(store, "a", |node, worker| {
+        fill(node, worker, &URLS);
+        purge(node, json!({ "tag": "news" }));
+    });
+    let [a, b] = ["a", "b"].map(|name| directory.path().join(name));
+    std::fs::rename(&a, &b).unwrap();
+    run_with(store, "b", |_, worker| check(worker, &URLS[..5], &URLS[5..]));
+    // Elsewhere nothing is known of what was purged.
+    run_with(store, "c", |node, worker| {
+        check(worker, &[], &URLS);
+        fill(node, worker, &URLS);
+        purge(node, json!({ "host": "a" }));
+        check(worker, &URLS[4..], &URLS[..4]);
+    });
+    // The log that was left here has not heard of the last purge.
+    run_with(store, "b", |node, worker| {
+        check(worker, &[], &URLS);
+        fill(node, worker, &URLS);
+    });
+    run_with(store, "b", |_, worker| check(worker, &URLS, &[]));
+}
+
+#[test]
+fn a_log_of_another_store_or_of_one_that_was_replaced_does_not_count() {
+    let origin = origin();
+    let directory = Arc::new(Scratch::new());
+    let [one, other] = ["one", "other"].map(|name| config(&directory.path().join(name), &[origin.url()]));
+    run_with((&one, &directory), "a", |node, worker| fill(node, worker, &URLS));
+    run_with((&other, &directory), "b", |node, worker| {
+        fill(node, worker, &URLS);
+        purge(node, json!({ "host": "a" }));
+    });
+    // What was purged of the one is not known beside the log of the other.
+    run_with((&one, &directory), "b", |node, worker| {
+        check(worker, &[], &URLS);
+        fill(node, worker, &URLS);
+    });
+    run_with((&one, &directory), "b", |_, worker| check(worker, &URLS, &[]));
+    std::fs::remove_file(directory.path().join("one/shard-0")).unwrap();
+    run_with((&one, &directory), "b", |node, worker| {
+        check(worker, &[], &URLS);
+        fill(node, worker, &URLS);
+        check(worker, &URLS, &[]);
+    });
+    run_with((&one, &directory), "b", |_, worker| check(worker, &URLS, &[]));
+}
+
 #[test]
 fn a_purge_that_cannot_be_logged_is_not_acknowledged_and_in_force_all_the_same() {
     let origin = origin();

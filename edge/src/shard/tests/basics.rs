@@ -366,6 +366,7 @@ fn a_checkpoint_that_is_damaged_or_outdated_is_not_believed() {
         run: writer.run,
         era: 0,
         members: 0,
+        log: 0,
     };
     let believed =
         |bytes: &[u8], file: &FileHeader| checkpoint::decode(bytes, file, &writer.find.index).is_some();
