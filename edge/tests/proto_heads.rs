@@ -145,6 +145,9 @@ fn refused_heads() {
         ("GET / HTTP/1.1\r\nHost: a:65536\r\n\r\n".into(), 400),
         ("GET / HTTP/1.1\r\nHost: a:1:2\r\n\r\n".into(), 400),
         ("GET / HTTP/1.1\r\nHost: [::1\r\n\r\n".into(), 400),
+        ("GET / HTTP/1.1\r\nHost: [:::]\r\n\r\n".into(), 400),
+        ("GET / HTTP/1.1\r\nHost: a..b\r\n\r\n".into(), 400),
+        ("GET / HTTP/1.1\r\nHost: .\r\n\r\n".into(), 400),
         ("GET / HTTP/1.1\r\nHost: [x]\r\n\r\n".into(), 400),
         ("GET / HTTP/1.1\r\nHost: ::1\r\n\r\n".into(), 400),
         (format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", "a".repeat(255)), 400),
@@ -435,7 +438,7 @@ proptest! {
     fn rendered_comes_back(
         method in "[A-Z]{1,12}",
         path in "/[!$-;=?-_a-z|~]{0,60}",
-        host in "[a-z0-9][a-z0-9.-]{0,30}",
+        host in "[a-z0-9][a-z0-9-]{0,10}([.][a-z0-9-]{1,8}){0,3}[.]?",
         port in prop::option::of(1u16..),
         fields in prop::collection::vec(("X-[A-Za-z0-9-]{1,12}", "([!-~]([ -~]{0,20}[!-~])?)?"), 0..20),
         length in prop::option::of(1u64..),

@@ -381,10 +381,10 @@ fn initial_age(fields: &HeaderMap, date_s: Option<u64>, exchange: Exchange) -> u
 }
 
 /// The Age field, seconds; of a list the first member counts (RFC 9111 section 5.1), and what is not a
-/// number is ignored.
+/// number is ignored. Parameters, which Age does not have, are left out: they do not make a response younger.
 pub fn age(fields: &HeaderMap) -> Option<u64> {
     let value = fields.get(header::AGE)?.as_bytes();
-    let first = value.split(|&byte| byte == b',').next().unwrap_or(value);
+    let first = value.split(|&byte| byte == b',' || byte == b';').next().unwrap_or(value);
     seconds(first.trim_ascii()).map(u64::from)
 }
 
@@ -578,6 +578,9 @@ mod tests {
             (&[NOW, "Age: 30, 40"], 0, 30),
             (&[NOW, "Age: x"], 0, 0),
             (&[NOW, "Age: 7200.0"], 0, 0),
+            (&[NOW, "Age: 7200;foo=bar"], 0, 7200),
+            (&[NOW, "Age: 60 ; a=1, 70"], 0, 60),
+            (&[NOW, "Age: ;7200"], 0, 0),
             (&[NOW, "Age: 7200", "Age: 0"], 0, 7200),
             // A tenth of the time since Last-Modified, where nothing explicit is said; at most a day.
             (&[NOW, "Last-Modified: Tue, 14 Nov 2023 22:11:40 GMT"], 10, 0),

@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 use crate::limits;
+use std::net::Ipv6Addr;
+use std::str::FromStr;
 
 /// How a client came, as its URL says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -98,24 +100,28 @@ pub struct Authority<'a> {
 }
 
 impl<'a> Authority<'a> {
-    /// Takes a name of letters, digits and `-._~`, an IPv4 address, or an IPv6 address in brackets; then
-    /// perhaps a colon and a port, which may be empty. Stricter than RFC 3986, which admits more in a
-    /// name than DNS can resolve: such bytes serve attacks on routing only.
+    /// Takes a name of letters, digits and `-_~` between dots, an IPv4 address, or an IPv6 address in brackets (RFC 3986
+    /// section 3.2.2); then perhaps a colon and a port up to 65535, which may be empty. Stricter than the RFC, which
+    /// admits more in a name than DNS can resolve, such as nothing between two dots, user information, and addresses of
+    /// later versions: such bytes serve attacks on routing only. A name may end with one dot, as in DNS; it is another
+    /// name then, with keys of its own, for the origin is sent it as it is and may answer otherwise.
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let end = match bytes.first()? {
             b'[' => {
                 let close = bytes.iter().position(|&b| b == b']')?;
-                let inner = &bytes[1..close];
-                let valid = inner.iter().all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.'));
-                if !valid || inner.iter().filter(|&&b| b == b':').count() < 2 {
-                    return None;
-                }
+                Ipv6Addr::from_str(str::from_utf8(&bytes[1..close]).ok()?).ok()?;
                 close + 1
             }
             _ => {
                 let end = bytes.iter().position(|&b| b == b':').unwrap_or(bytes.len());
                 let name = &bytes[..end];
-                let valid = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
+                let mut before = b'.';
+                let valid = |&byte: &u8| {
+                    let follows_dot = std::mem::replace(&mut before, byte) == b'.';
+                    byte.is_ascii_alphanumeric()
+                        || matches!(byte, b'-' | b'_' | b'~')
+                        || (byte == b'.' && !follows_dot)
+                };
                 if name.is_empty() || name.len() > HOST_BYTES_MAX || !name.iter().all(valid) {
                     return None;
                 }
@@ -186,6 +192,29 @@ mod tests {
             ("http://[::1]:8080/%2e%2E", Some("http://[::1]:8080/%2e%2E")),
             ("http://[::1/", None),
             ("http://[1]/", None),
+            ("http://[:::]/", None),
+            ("http://[1::2::3]/", None),
+            ("http://[::12345]/", None),
+            ("http://[::1.2.3]/", None),
+            ("http://[fe80::1%25eth0]/", None),
+            ("http://[v1.a]/", None),
+            ("http://[]/", None),
+            ("http://[::1]x/", None),
+            ("http://[::ffff:192.0.2.1]:80/", Some("http://[::ffff:192.0.2.1]/")),
+            ("http://[2001:DB8::A]/", Some("http://[2001:db8::a]/")),
+            ("http://a./", Some("http://a./")),
+            ("http://a../", None),
+            ("http://a..b/", None),
+            ("http://.a/", None),
+            ("http://./", None),
+            ("http://a:0/", Some("http://a:0/")),
+            ("http://a:65535/", Some("http://a:65535/")),
+            ("http://a:000080/", None),
+            ("http://a:80:80/", None),
+            ("http://:80/", None),
+            ("http://a@/", None),
+            ("http://@a/", None),
+            ("http://1.2.3.4:/", Some("http://1.2.3.4/")),
             ("http://user@example.com/", None),
             ("http://example.com/#f", None),
             ("http://example.com:65536/", None),

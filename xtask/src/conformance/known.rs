@@ -23,8 +23,6 @@ const KNOWN: &[(&str, &str)] = &[
     ("age-parse-dup-0", AGE),
     ("age-parse-dup-0-twoline", AGE),
     ("age-parse-dup-old", AGE),
-    ("age-parse-parameter", AGE),
-    ("age-parse-numeric-parameter", AGE),
     ("stale-close-must-revalidate", NO_ANSWER),
     ("stale-close-proxy-revalidate", NO_ANSWER),
     ("stale-close-no-cache", NO_ANSWER),
