@@ -5,7 +5,6 @@
 #[path = "proto_generated/mod.rs"]
 mod generated;
 
-use edge::limits;
 use edge::proto::request::BodyLength;
 use generated::{Class, How, Taken, Verdict, is_host};
 use hyper::body::{Body as _, Incoming};

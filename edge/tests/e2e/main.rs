@@ -12,6 +12,8 @@ mod freshness;
 
 mod rules;
 
+mod files;
+
 mod passing;
 
 mod forwarding;

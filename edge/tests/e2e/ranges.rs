@@ -1,15 +1,14 @@
 //! Parts of large objects: only the slices that are wanted are fetched, by one request for all who want them, never of
 //! two versions at once; a fill serves the parts that have come; what broke off is resumed.
 
+use crate::support::nginx::Nginx;
 use crate::support::{
     Answer, Client, Cut, Edge, Exchange, Fault, Gate, Origin, Setup, content, eventually, request,
 };
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
 
@@ -356,66 +355,6 @@ fn random_ranges_of_many_clients() {
     assert!(sent <= BYTES + 4 * MIB, "{sent} bytes were fetched of {BYTES}");
 }
 
-/// nginx as the origin of one sparse file of 10 GiB.
-struct Nginx {
-    child: Child,
-    address: SocketAddr,
-    directory: std::path::PathBuf,
-}
-
-impl Nginx {
-    fn start(bytes: u64, marks: &[u64]) -> Self {
-        let directory = std::env::temp_dir().join(format!("edge-ranges-nginx-{}", std::process::id()));
-        std::fs::create_dir_all(directory.join("www")).unwrap();
-        let file = std::fs::File::create(directory.join("www/sparse")).unwrap();
-        file.set_len(bytes).unwrap();
-        for mark in marks {
-            std::os::unix::fs::FileExt::write_all_at(&file, &mark.to_be_bytes(), *mark).unwrap();
-        }
-        // An ETag of a file that has just been made could be that of another version.
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
-        let here = directory.display();
-        let config = format!(
-            "daemon off; master_process off; pid {here}/pid; error_log {here}/error.log;\nevents {{}}\n\
-             http {{ log_format bytes '$request_method $http_range $body_bytes_sent'; access_log {here}/access.log bytes;\n\
-             client_body_temp_path {here}/b; proxy_temp_path {here}/p; fastcgi_temp_path {here}/f; uwsgi_temp_path {here}/u;\n\
-             scgi_temp_path {here}/s; server {{ listen {address}; root {here}/www; add_header Cache-Control max-age=600; }} }}\n"
-        );
-        let path = directory.join("nginx.conf");
-        std::fs::write(&path, config).unwrap();
-        let child = Command::new("nginx")
-            .arg("-c")
-            .arg(&path)
-            .args(["-e", &format!("{here}/error.log")])
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("nginx");
-        let nginx = Nginx { child, address, directory };
-        let until = Instant::now() + Duration::from_secs(10);
-        while TcpStream::connect(address).is_err() {
-            assert!(Instant::now() < until, "nginx does not listen");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        nginx
-    }
-
-    /// Bytes of the bodies it has sent.
-    fn sent_bytes(&self) -> u64 {
-        let log = std::fs::read_to_string(self.directory.join("access.log")).unwrap_or_default();
-        log.lines().filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
-}
-
 #[test]
 fn one_mebibyte_of_ten_gibibytes() {
     const BYTES: u64 = 10 << 30;
@@ -423,7 +362,14 @@ fn one_mebibyte_of_ten_gibibytes() {
         return;
     }
     let from = 7 * (1 << 30) + 12_345;
-    let nginx = Nginx::start(BYTES, &[from, from + MIB - 8]);
+    let nginx = Nginx::start("add_header Cache-Control max-age=600;", |www| {
+        let file = std::fs::File::create(www.join("sparse")).unwrap();
+        file.set_len(BYTES).unwrap();
+        for mark in [from, from + MIB - 8] {
+            std::os::unix::fs::FileExt::write_all_at(&file, &mark.to_be_bytes(), mark).unwrap();
+        }
+    });
+    let sent_bytes = || nginx.log().iter().map(|logged| logged.body_bytes).sum::<u64>();
     let edge = Edge::start(nginx.address);
     for round in 0..2 {
         let range = format!("bytes={from}-{}", from + MIB - 1);
@@ -436,8 +382,8 @@ fn one_mebibyte_of_ten_gibibytes() {
     }
     let received = edge.metric("edge_origin_received_bytes_total");
     assert!(received <= (2 * MIB) as f64, "{received} bytes");
-    eventually("nginx has written its log", || nginx.sent_bytes() > 0);
-    assert!(nginx.sent_bytes() <= 2 * MIB, "{} bytes", nginx.sent_bytes());
+    eventually("nginx has written its log", || sent_bytes() > 0);
+    assert!(sent_bytes() <= 2 * MIB, "{} bytes", sent_bytes());
 }
 
 #[test]

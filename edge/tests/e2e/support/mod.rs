@@ -5,6 +5,7 @@ pub mod answer;
 pub mod client;
 pub mod content;
 pub mod edge;
+pub mod nginx;
 pub mod origin;
 pub mod process;
 pub mod tls;
