@@ -85,6 +85,9 @@ pub const IDLE_TIMEOUT_MS: u64 = 60_000;
 pub const BODY_TIMEOUT_MS: u64 = 30_000;
 /// Milliseconds without progress of a response to the client.
 pub const SEND_TIMEOUT_MS: u64 = 30_000;
+/// Milliseconds that an origin has to answer a request which expects 100, before its client gets leave to send the body all
+/// the same. As long as clients commonly wait themselves.
+pub const CONTINUE_TIMEOUT_MS: u64 = 1_000;
 /// Milliseconds without a byte through a tunnel, either way: longer than what is usual between two pings (20 to 60 s).
 pub const TUNNEL_TIMEOUT_MS: u64 = 300_000;
 /// Bytes of a request's body that a client sends in a second at least, once it has used up `BODY_TIMEOUT_MS`. Peers:

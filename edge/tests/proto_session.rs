@@ -713,13 +713,58 @@ fn broken_request_bodies() {
 
 #[test]
 fn expect_continue() {
+    let leave = Interim::go_on();
+    let asked = "PUT /a HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
     let mut client = Client::new(vec![]);
-    client.send("PUT /a HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n");
+    client.send(asked);
+    assert_eq!(
+        (client.wire(), client.due_ms()),
+        (String::new(), u64::MAX),
+        "it is the origin that is awaited"
+    );
+    client.give(Input::Interim(&leave));
     assert_eq!(client.wire(), "HTTP/1.1 100 Continue\r\n\r\n");
+    client.give(Input::Interim(&leave)).drained();
+    assert_eq!((client.wire(), client.due_ms()), (String::new(), edge::limits::BODY_TIMEOUT_MS), "once");
     client.send("ok");
     assert_eq!(client.forwarded, b"ok");
     client.origin(200, "Content-Length: 0", Storing::No("method")).give(Input::End);
     assert_eq!(client.log(), "Pass ForwardEnd Done");
+    // Who does not wait needs no leave.
+    let mut client = Client::new(vec![]);
+    client.send(format!("{asked}o")).give(Input::Interim(&leave));
+    assert_eq!((client.wire(), client.due_ms() <= edge::limits::BODY_TIMEOUT_MS), (String::new(), true));
+    // An answer without it: the body is not awaited any more.
+    let mut client = Client::new(vec![]);
+    client.send(asked).origin(417, "Content-Length: 2", Storing::No("method")).piece("no").give(Input::End);
+    assert!(client.wire().starts_with("HTTP/1.1 417 "));
+    assert_eq!(client.log(), "Pass Done Close");
+    // Nobody else gets one.
+    let mut client = Client::new(vec![]);
+    client.send(GET).give(Input::Interim(&leave));
+    assert_eq!((client.wire(), client.log()), (String::new(), "Fill".into()));
+}
+
+#[test]
+fn a_client_that_is_held_back_is_not_late_whatever_is_sent_to_it() {
+    let mut client = Client::new(vec![]);
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\nab");
+    client.origin(200, "", Storing::No("method")).piece("early");
+    client.session.hold();
+    assert_eq!(client.due_ms(), edge::limits::SEND_TIMEOUT_MS, "a reader it is all the same");
+    client.drained();
+    assert_eq!(client.due_ms(), u64::MAX);
+    client.piece("more").drained();
+    assert_eq!(client.due_ms(), u64::MAX);
+    // Once there is room it is, bytes or no bytes.
+    client.session.resume(client.now, &client.out);
+    assert_eq!(client.due_ms(), edge::limits::BODY_TIMEOUT_MS);
+    client.session.hold();
+    client.pass_ms(100_000).send("c");
+    assert_eq!(client.due_ms(), edge::limits::BODY_TIMEOUT_MS);
+    client.session.resume(client.now, &client.out);
+    client.pass_ms(edge::limits::BODY_TIMEOUT_MS).give(Input::Deadline);
+    assert_eq!(client.log(), "Pass Abort");
 }
 
 #[test]

@@ -19,11 +19,12 @@ use crate::proto::freshness::Storing;
 use crate::proto::invalidation;
 use crate::proto::request::{BodyLength, Method, RequestHead};
 use crate::proto::response::OriginHead;
-use crate::proto::session::FetchKind;
+use crate::proto::session::{FetchKind, Interim};
 use crate::proto::trailers;
 use bytes::{Bytes, BytesMut};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -257,8 +258,14 @@ async fn fetch(
         None => UploadBody::empty(),
     };
     let interim = |interim| node.interim(Some(pass.ticket), interim);
-    let told = Told { upload: pass.upload.as_deref(), sending: &|| {}, interim: &interim };
-    let mut response = origin.fetch(&node.bounds, &outgoing, body, told).await?;
+    let sent = Notify::new();
+    let sending = || sent.notify_one();
+    let told = Told { upload: pass.upload.as_deref(), sending: &sending, interim: &interim };
+    let mut response = tokio::select! {
+        biased;
+        response = origin.fetch(&node.bounds, &outgoing, body, told) => response?,
+        never = go_on(node, pass, request, &sent) => match never {},
+    };
     super::transport::harden(node, request, &mut response.fields);
     let status = response.status.as_u16();
     if invalidation::invalidates(request, status) {
@@ -286,6 +293,17 @@ async fn fetch(
     let mut head = (*judged.head).clone();
     trailers::announce(&mut head.lines, &response.fields);
     Ok((Judged::unstored(head.into()), response.body))
+}
+
+/// Lets a client send its body that waits for leave, if its origin has said nothing some time after it was asked: not all
+/// know of 100 (RFC 9110 section 10.1.1). Never ends.
+async fn go_on(node: &Node, pass: &Pass, request: &RequestHead, sent: &Notify) -> Infallible {
+    if request.expect_continue && !request.http2 {
+        sent.notified().await;
+        tokio::time::sleep(Duration::from_millis(limits::CONTINUE_TIMEOUT_MS)).await;
+        node.interim(Some(pass.ticket), Interim::go_on());
+    }
+    std::future::pending().await
 }
 
 /// Streams a response to its client. `store`: it is stored, too, once it is whole.

@@ -28,7 +28,7 @@ pub enum Input<'a> {
         /// It was fetched for another request, which this one has joined.
         collapsed: bool,
     },
-    /// An interim response of the origin (102 or 103); the final one is still to come.
+    /// An interim response of the origin (100, 102 or 103); the final one is still to come.
     Interim(&'a Interim),
     /// So many body bytes of the fetched response are next.
     Piece(usize),
@@ -80,10 +80,17 @@ pub enum Again {
 /// An interim response (RFC 9110 section 15.2), on its way to the one client whose request was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interim {
-    /// 102 or 103.
+    /// 100, 102 or 103.
     pub status: u16,
     /// End-to-end field lines, `name: value\r\n` each, without the closing empty line.
     pub lines: Vec<u8>,
+}
+
+impl Interim {
+    /// Leave to send the body that was announced (100).
+    pub fn go_on() -> Self {
+        Interim { status: 100, lines: Vec::new() }
+    }
 }
 
 /// A record that was found under the key and whose Vary matches.

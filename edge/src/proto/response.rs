@@ -101,9 +101,12 @@ pub fn switches_to_websocket(fields: &HeaderMap) -> bool {
         && protocols.next().is_none()
 }
 
-/// What an origin's interim response becomes for the client; `None`: it is not forwarded. 100 answers our own
-/// request, and 101 would make a tunnel.
+/// What an origin's interim response becomes for the client; `None`: it is not forwarded. A 101 makes a tunnel, and is
+/// none.
 pub fn interim(status: u16, fields: &HeaderMap) -> Option<Interim> {
+    if status == 100 {
+        return Some(Interim::go_on());
+    }
     if !matches!(status, 102 | 103) {
         return None;
     }

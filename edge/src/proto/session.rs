@@ -17,6 +17,7 @@
 //!   `PeerClosed` is given once no unread bytes are left, or the session takes none.
 //! - `Close` and `Abort` without `Done` may come while a fetch is running; control is then told that the
 //!   client is gone.
+//! - A client that expects a 100 gets the origin's, or control's; until then it is not late with its body.
 //! - A worker that holds a request's body back because control has no room calls [`Session::hold`].
 #![forbid(unsafe_code)]
 
@@ -66,6 +67,10 @@ pub struct Session {
     keep_alive: bool,
     sending: bool,
     peer_closed: bool,
+    /// The client waits for a 100 before it sends its body.
+    expects: bool,
+    /// The worker holds its body back.
+    held: bool,
 }
 
 const _: () = assert!(size_of::<Session>() <= 64);
@@ -85,6 +90,8 @@ impl Session {
             keep_alive: true,
             sending: false,
             peer_closed: false,
+            expects: false,
+            held: false,
         }
     }
 
@@ -144,10 +151,20 @@ impl Session {
     }
 
     /// The worker holds received body bytes back for want of room at control: the client is not late.
-    /// The time starts anew with the next bytes that are offered.
+    /// The time starts anew with the next bytes that are offered, or with [`Session::resume`].
     pub fn hold(&mut self) {
-        if self.state == State::Busy && !self.sending && !self.is_tunnel() {
-            self.deadline_ms = NEVER;
+        if self.state == State::Busy && !self.is_tunnel() {
+            self.held = true;
+            if !self.sending {
+                self.deadline_ms = NEVER;
+            }
+        }
+    }
+
+    /// Control has room again: what the client has not sent yet is its own delay.
+    pub fn resume(&mut self, now: Now, out: &Out) {
+        if std::mem::take(&mut self.held) {
+            self.rearm(now, out);
         }
     }
 
@@ -193,6 +210,7 @@ impl Session {
         self.seen_bytes = 0;
         let request = &out.request;
         self.body = Decoder::new(request.body);
+        self.held = false;
         self.minor_version = request.minor_version;
         self.keep_alive = request.keep_alive;
         self.state = State::Busy;
@@ -220,6 +238,7 @@ impl Session {
         if !self.takes_body() || bytes.is_empty() {
             return;
         }
+        (self.expects, self.held) = (false, false);
         let mut at = 0;
         for _ in 0..FORWARDS_MAX {
             match self.body.step(bytes, at) {
@@ -264,7 +283,10 @@ impl Session {
             Next::Lookup => out.actions.push(Action::Lookup),
             Next::Fetch(kind) => self.fetch(kind, now, out),
             Next::Answer(answer) => self.answer(&answer, now, out),
+            // Who has begun to send needs no leave any more.
+            Next::Interim(Interim { status: 100, .. }) if !self.expects => {}
             Next::Interim(interim) => {
+                self.expects &= interim.status != 100;
                 if self.minor_version > 0 {
                     delivery::push_interim(interim, out);
                     self.queued(now, out);
@@ -286,12 +308,7 @@ impl Session {
     }
 
     fn fetch(&mut self, kind: FetchKind, now: Now, out: &mut Out) {
-        if out.request.expect_continue && !self.exchange.was_fetched() {
-            let start = out.bytes.len();
-            out.bytes.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-            out.actions.push(Action::Write(start..out.bytes.len()));
-            self.queued(now, out);
-        }
+        self.expects = out.request.expect_continue && !self.body.ended();
         out.actions.push(Action::Fetch(kind));
         self.rearm(now, out);
     }
@@ -425,6 +442,8 @@ impl Session {
             State::Head if self.seen_bytes > 0 => out.timeouts.head_ms,
             State::Head => out.timeouts.idle_ms,
             State::Busy if self.is_tunnel() => out.timeouts.tunnel_ms,
+            // It is not the client who is awaited.
+            State::Busy if self.expects || self.held => NEVER,
             State::Busy if self.takes_body() => out.timeouts.body_ms,
             State::Closing => out.timeouts.send_ms,
             // Control has timeouts of its own for the origin.

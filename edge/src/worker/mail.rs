@@ -139,6 +139,9 @@ pub(super) trait Desk {
                     mux.credit(ticket.serial, bytes);
                 } else if let Some(fetch) = &mut connection.fetch {
                     fetch.body_unacked = fetch.body_unacked.saturating_sub(bytes);
+                    if fetch.body_unacked < limits::REQUEST_BODY_WINDOW_BYTES {
+                        connection.session.resume(node.now, &node.out);
+                    }
                 }
                 self.advance(ticket.slot);
             }

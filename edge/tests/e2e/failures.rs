@@ -89,9 +89,26 @@ fn interim_responses_are_not_the_answer() {
         exchange.raw(b"HTTP/1.1 103 Early Hints\r\nLink: </s.css>\r\n\r\n")?;
         exchange.answer(&Answer::cacheable("/a", 100))
     });
+    origin.script("/passed", |exchange| {
+        exchange.raw(b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </s.css>\r\n\r\n")?;
+        exchange.answer(&Answer::new(200).body("x"))
+    });
     let edge = Edge::start(origin.address());
-    assert_eq!(edge.get("/a").body, content::part(content::seed("/a"), 0, 100));
-    assert_eq!(edge.get_hit("/a").body, content::part(content::seed("/a"), 0, 100));
+    let mut client = edge.client();
+    client.send(request("GET", "/a", &[]).as_bytes());
+    let early = client.head().expect("an interim response");
+    assert_eq!((early.status, early.field("link")), (103, Some("</s.css>")));
+    let whole = content::part(content::seed("/a"), 0, 100);
+    assert_eq!(client.response("GET").expect("the answer").body, whole);
+    assert_eq!(edge.get_hit("/a").body, whole);
+    client.send(request("POST", "/passed", &[("Content-Length", "0")]).as_bytes());
+    assert_eq!(client.head().expect("an interim response").status, 102);
+    assert_eq!(client.head().expect("another one").status, 103);
+    assert_eq!(client.response("POST").expect("the answer").body, b"x");
+    // HTTP/1.0 knows none.
+    let mut client = edge.client();
+    client.send(b"POST /passed HTTP/1.0\r\nHost: edge.test\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(client.head().expect("the answer").status, 200);
 }
 
 #[test]

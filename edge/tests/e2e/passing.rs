@@ -74,17 +74,77 @@ fn chunked_request_bodies() {
 fn expect_continue() {
     let origin = Origin::start();
     echo(&origin);
+    let gate = Gate::default();
+    let theirs = gate.clone();
+    origin.script("/thinks", move |exchange| {
+        theirs.wait();
+        exchange.body()?;
+        exchange.answer(&Answer::new(201))
+    });
+    origin.script("/refuses", |exchange| {
+        exchange.raw(b"HTTP/1.1 417 Expectation Failed\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
+    });
+    origin.script("/silent", |exchange| {
+        exchange.request.fields.retain(|(name, _)| name != "expect");
+        let body = exchange.body()?;
+        exchange.answer(&Answer::new(200).body(body))
+    });
     let edge = Edge::start(origin.address());
-    let mut client = edge.client();
-    client.send(request("PUT", "/echo", &[("Content-Length", "5"), ("Expect", "100-continue")]).as_bytes());
+    let expects = |path: &str| {
+        let mut client = edge.client();
+        client.send(request("PUT", path, &[("Content-Length", "5"), ("Expect", "100-continue")]).as_bytes());
+        client
+    };
+    let mut client = expects("/echo");
     assert_eq!(client.head().expect("an interim response").status, 100);
     client.send(b"hello");
     let response = client.response("PUT").expect("a response");
     assert_eq!((response.status(), response.body), (200, b"hello".to_vec()));
+    assert_eq!(origin.seen("/echo")[0].field("expect"), Some("100-continue"));
     // A client may send its body without waiting.
     client.send(request("PUT", "/echo", &[("Content-Length", "5"), ("Expect", "100-continue")]).as_bytes());
     client.send(b"again");
-    assert_eq!(client.response("PUT").expect("a response").body, b"again");
+    let first = client.head().expect("a head");
+    let head = if first.status == 100 { client.head().expect("the final one") } else { first };
+    let mut body = Vec::new();
+    client.body("PUT", &head, &mut |piece| body.extend_from_slice(piece)).expect("a body");
+    assert_eq!((head.status, body), (200, b"again".to_vec()));
+    // The origin's own word: leave when it gives it, or none.
+    let mut client = expects("/thinks");
+    std::thread::sleep(Duration::from_millis(300));
+    client.stream().set_nonblocking(true).expect("set");
+    let early = std::io::Read::read(&mut client.stream(), &mut [0]);
+    assert_eq!(early.expect_err("nothing yet").kind(), std::io::ErrorKind::WouldBlock);
+    client.stream().set_nonblocking(false).expect("set");
+    gate.open();
+    assert_eq!(client.head().expect("an interim response").status, 100);
+    client.send(b"hello");
+    assert_eq!(client.response("PUT").expect("a response").status(), 201);
+    let response = expects("/refuses").response("PUT").expect("a response");
+    assert_eq!((response.status(), response.body), (417, b"no".to_vec()));
+    // An origin that knows nothing of it.
+    let mut client = expects("/silent");
+    assert_eq!(client.head().expect("an interim response").status, 100);
+    client.send(b"hello");
+    assert_eq!(client.response("PUT").expect("a response").body, b"hello");
+    // An expectation that nobody knows.
+    let mut client = edge.client();
+    client.send(request("PUT", "/echo", &[("Content-Length", "5"), ("Expect", "200-ok")]).as_bytes());
+    assert_eq!(client.response("PUT").expect("an answer").status(), 417);
+}
+
+#[test]
+fn a_body_in_chunks_reaches_the_origin_whatever_the_method() {
+    let origin = Origin::start();
+    echo(&origin);
+    let edge = Edge::start(origin.address());
+    let mut client = edge.client();
+    for method in ["GET", "DELETE", "REPORT"] {
+        client.send(request(method, "/echo", &[("Transfer-Encoding", "chunked")]).as_bytes());
+        client.send(b"3\r\nabc\r\n0\r\n\r\n");
+        let response = client.response(method).expect("a response");
+        assert_eq!((response.status(), response.body), (200, b"abc".to_vec()), "{method}");
+    }
 }
 
 #[test]

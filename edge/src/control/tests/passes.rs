@@ -158,14 +158,14 @@ fn a_client_that_leaves_ends_its_pass() {
 #[test]
 fn end_to_end_fields_pass_unchanged_and_hop_by_hop_fields_do_not() {
     let origin = Origin::start(|exchange| {
-        let fields = "ETag: \"x\"\r\nConnection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nX-End: 2\r\n";
+        let fields = "ETag: \"x\"\r\nConnection: X-Hop\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nX-End: 2\r\nProxy-Authenticate: Basic\r\nUpgrade: h2c\r\n";
         exchange.respond("206 Partial Content", &format!("{fields}Content-Range: bytes 1-2/4\r\n"), b"bc");
     });
     let (node, mut workers) = start(1, &[origin.url()]);
     let worker = &mut workers[0];
     let fields = "Range: bytes=1-2\r\nAuthorization: Basic eA==\r\nIf-None-Match: \"y\"\r\nX-Odd: a\tb\r\n\
                   Connection: keep-alive, X-Private\r\nX-Private: 1\r\nKeep-Alive: 5\r\nTE: trailers\r\n\
-                  Upgrade: h2c\r\nProxy-Connection: close\r\nCookie: a=1\r\nCookie: b=2\r\n";
+                  Upgrade: h2c\r\nProxy-Connection: close\r\nProxy-Authorization: Basic eA==\r\nExpect: 100-continue\r\nCookie: a=1\r\nCookie: b=2\r\n";
     let ticket = worker.pass("GET", "http://Host.Example:8080/a%20b?q=%7e//x", fields);
     worker.run_until(|worker| worker.whole(ticket));
     let asked = &origin.requests()[0];
@@ -184,6 +184,9 @@ fn end_to_end_fields_pass_unchanged_and_hop_by_hop_fields_do_not() {
         ("connection", Some("te")),
         ("upgrade", None),
         ("proxy-connection", None),
+        ("proxy-authorization", None),
+        // There is no body that could wait.
+        ("expect", None),
     ] {
         assert_eq!(field(asked, name), value, "{name}: {asked}");
     }
@@ -192,6 +195,7 @@ fn end_to_end_fields_pass_unchanged_and_hop_by_hop_fields_do_not() {
     let lines = String::from_utf8(head.lines.clone()).unwrap();
     assert_eq!((head.status, head.body_bytes), (206, Some(2)));
     assert_eq!(field(&lines, "content-range"), Some("bytes 1-2/4"));
+    assert_eq!((field(&lines, "proxy-authenticate"), field(&lines, "upgrade")), (None, None));
     assert_eq!(
         (field(&lines, "x-end"), field(&lines, "x-hop"), field(&lines, "keep-alive")),
         (Some("2"), None, None)
