@@ -48,6 +48,8 @@ mod memory;
 
 mod huge_pages;
 
+mod overload;
+
 mod stress;
 
 mod agents;

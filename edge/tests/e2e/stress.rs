@@ -169,6 +169,7 @@ fn more_fetches_than_may_wait() {
         }
     }
     assert!(served >= 4000 && refused >= 100, "{served} served, {refused} refused");
+    assert_eq!(edge.metric("edge_queue_overflows_total"), f64::from(refused));
 }
 
 #[test]
