@@ -330,6 +330,13 @@ pub const HTTP2_OTHER_FRAMES_PER_SECOND_MAX: u32 = 500;
 pub const HTTP2_GIVEN_UP_MAX: u32 = HTTP2_STREAMS_MAX;
 /// A quarter of a page a second: nobody turns pages faster for long.
 pub const HTTP2_GIVEN_UP_PER_SECOND: u32 = HTTP2_STREAMS_MAX / 4;
+/// Heads of stored responses that a worker keeps in the form that HTTP/2 wants: the hottest objects, mostly.
+pub const HTTP2_HEADS_KEPT: usize = 256;
+/// Bytes of the lines of one of them at most; longer ones are made each time.
+pub const HTTP2_HEAD_KEPT_BYTES_MAX: usize = 1024;
+/// Bytes of one of them at most: its lines, and for each field, of which the shortest has 4 bytes, its name and value.
+pub const HTTP2_HEAD_KEPT_BYTES: usize =
+    HTTP2_HEAD_KEPT_BYTES_MAX + (HTTP2_HEAD_KEPT_BYTES_MAX / 4 + 2) * 128;
 /// CONTINUATION frames of one field section, which fits one frame of the usual size.
 pub const HTTP2_CONTINUATIONS_MAX: u32 = 8;
 /// Bytes of one HTTP/2 connection at most: the windows for bodies, unread frames, the crate's read and write buffers
@@ -487,6 +494,11 @@ pub fn worst_case(shape: &Shape) -> Vec<Row> {
             if shape.http2 { connections.min(shape.workers * HTTP2_CONNECTIONS_MAX) } else { 0 },
             HTTP2_CONNECTION_BYTES,
         ),
+        row(
+            "heads of HTTP/2 responses, kept by a worker",
+            if shape.http2 { shape.workers * HTTP2_HEADS_KEPT } else { 0 },
+            HTTP2_HEAD_KEPT_BYTES,
+        ),
         row("receive buffers of a worker", shape.workers, RECEIVE_BUFFERS as usize * RECEIVE_BUFFER_BYTES),
         row("ring of a worker", shape.workers, ring),
         row("request parsed ahead by a worker", shape.workers * HEADS_AHEAD_MAX, request),
@@ -569,7 +581,8 @@ mod tests {
         let with_tls = sum(&Shape { tls: true, ..shape });
         assert!(with_tls >= base + 2000 * (WIRE_BYTES + TLS_INCOMING_BYTES_MAX) as u64);
         let http2 = sum(&Shape { http2: true, ..shape }) - base;
-        assert_eq!(http2, 2 * 1000 * HTTP2_CONNECTION_BYTES as u64);
+        let heads = 2 * HTTP2_HEADS_KEPT * HTTP2_HEAD_KEPT_BYTES;
+        assert_eq!(http2, (2 * 1000 * HTTP2_CONNECTION_BYTES + heads) as u64);
         let text = announce(&worst_case(&shape));
         assert_eq!(text.lines().count(), worst_case(&shape).len() + 1);
         assert!(text.contains("2000 × connection slots"), "{text}");

@@ -348,6 +348,8 @@ fn frames() -> Vec<Case> {
         ("6.10", "CONTINUATION after the end", [get(1, &[]), frame(CONTINUATION, 4, 1, &second)].concat(), Goaway(PROTOCOL_ERROR)),
         ("6.10", "CONTINUATION on stream 0", [open(), frame(CONTINUATION, 4, 0, &second)].concat(), Goaway(PROTOCOL_ERROR)),
         ("6.10", "many CONTINUATIONs", [open(), frame(CONTINUATION, 0, 1, b"").repeat(9)].concat(), Goaway(ENHANCE_YOUR_CALM)),
+        ("9218 2.1", "NO_RFC7540_PRIORITIES of 1", [setting(9, 1), get(1, &[])].concat(), Hit),
+        ("9218 2.1", "NO_RFC7540_PRIORITIES of 2", setting(9, 2), Goaway(PROTOCOL_ERROR)),
         ("9218 7.1", "PRIORITY_UPDATE on a stream", [get(1, &[]), frame(PRIORITY_UPDATE, 0, 1, b"\0\0\0\x01u=0")].concat(), Goaway(PROTOCOL_ERROR)),
         ("9218 7.1", "PRIORITY_UPDATE of stream 0", frame(PRIORITY_UPDATE, 0, 0, b"\0\0\0\0u=0"), Goaway(PROTOCOL_ERROR)),
         ("9218 7.1", "PRIORITY_UPDATE of a push", frame(PRIORITY_UPDATE, 0, 0, b"\0\0\0\x02u=0"), Goaway(PROTOCOL_ERROR)),

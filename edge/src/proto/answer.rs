@@ -216,6 +216,11 @@ impl<'a> Answer<'a> {
         }
     }
 
+    /// Whether it comes from the store, and so says its age and how it was found.
+    pub(super) fn is_stored(&self) -> bool {
+        matches!(self.fields, Fields::Stored { .. })
+    }
+
     /// Writes the text of [`Body::Text`].
     pub(super) fn push_text(&self, out: &mut Vec<u8>) {
         response::push_text(out, self.status);

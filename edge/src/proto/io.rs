@@ -247,6 +247,8 @@ pub struct Out {
     pub queries: Arc<Rules>,
     /// The node stops: responses say that their connection carries no further one.
     pub draining: bool,
+    /// Heads of HTTP/2 responses.
+    pub heads: super::http2::Heads,
 }
 
 impl Out {
@@ -260,6 +262,7 @@ impl Out {
             timeouts,
             queries,
             draining: false,
+            heads: Default::default(),
         }
     }
 

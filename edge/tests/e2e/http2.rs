@@ -1,7 +1,7 @@
 //! HTTP/2 as real clients speak it, and as attackers do: curl and h2load, and frames written by hand.
 
 use crate::support::{Answer, Client, Edge, Gate, Origin, Setup, alone, content, eventually};
-use crate::support::{edge::directory, process, request, tls::Site};
+use crate::support::{edge::directory, process, request, tls::Site, tls::TlsClient};
 use nix::sys::signal::Signal;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -202,7 +202,7 @@ const CONTINUATION: u8 = 9;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// A client that writes frames by hand.
-struct Raw(TcpStream);
+struct Raw<S = TcpStream>(S);
 
 impl Raw {
     fn connect(edge: &Edge) -> Raw {
@@ -212,7 +212,9 @@ impl Raw {
         stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, b"")].concat()).expect("sent");
         Raw(stream)
     }
+}
 
+impl<S: Read> Raw<S> {
     fn frame(&mut self) -> (u8, Vec<u8>) {
         self.try_frame().expect("a frame")
     }
@@ -353,4 +355,36 @@ fn an_origin_is_not_asked_for_a_client_that_never_waits() {
     let most = 1024 + PAGE as usize + forgiven + 1;
     assert!(origin.count_all() <= most, "{} of {} asked", origin.count_all(), 60 * PAGE);
     assert_eq!(origin.count("/other"), 1);
+}
+
+/// Over TLS, too, a client that still sends learns why the connection ends, however much of it is under way.
+#[test]
+fn the_reason_for_the_end_arrives_over_tls() {
+    let origin = Origin::start();
+    origin.cacheable("/flood", 1000);
+    let site = Site::new(&["edge.test"]);
+    let setup = Setup { listen_lines: site.section(), ..Default::default() };
+    let edge = Edge::start_with(origin.address(), setup);
+    let mut config = (*site.client()).clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let config = std::sync::Arc::new(config);
+    let pings = frame(PING, 0, 0, &[7; 8]).repeat(20_000);
+    for times in [0, 5, 9] {
+        let mut client = TlsClient::connect(&config, site.address, "edge.test").expect("connected").0;
+        // It may be told off before all is written.
+        let _ = client.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, b"")].concat());
+        for _ in 0..times {
+            let _ = client.write_all(&acknowledgement()).and_then(|()| client.flush());
+        }
+        let _ = client.write_all(&pings);
+        let goaway = Raw(client).until(GOAWAY);
+        let code = goaway.map(|payload| u32::from_be_bytes(payload[4..8].try_into().unwrap()));
+        assert_eq!(code, Some(ENHANCE_YOUR_CALM), "after {times}");
+    }
+    assert!(edge.metric("edge_http2_floods_total") >= 3.0);
+}
+
+/// An acknowledgement of settings: moves nothing, and is allowed some times.
+fn acknowledgement() -> Vec<u8> {
+    frame(SETTINGS, 1, 0, b"")
 }

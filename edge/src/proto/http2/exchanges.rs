@@ -103,7 +103,7 @@ impl<R: Record> Http2<R> {
         if answer.refresh {
             out.actions.push(Action::Refresh);
         }
-        let Some(head) = message::response(answer, stored, &mut out.bytes) else {
+        let Some(head) = message::response(answer, stored, out) else {
             return self.carry_on(at, Next::Broken, &[], out);
         };
         let (body, text) = match &answer.body {
@@ -148,7 +148,7 @@ impl<R: Record> Http2<R> {
             stream.reset(Reason::CANCEL);
         } else {
             let answer = Answer::error(408, None, true, now);
-            if let Some(head) = message::response(&answer, &[], &mut out.bytes) {
+            if let Some(head) = message::response(&answer, &[], out) {
                 stream.answer(head, Outgoing::Owed(0), Piece::Bytes(Bytes::new()), true);
             }
         }

@@ -7,12 +7,12 @@
 //! body that is not as long as Content-Length says.
 #![forbid(unsafe_code)]
 
+use super::heads;
 use crate::limits;
 use crate::proto::answer::{Answer, Length};
 use crate::proto::framing::{self, Refused, Rules};
-use crate::proto::io::Interim;
+use crate::proto::io::{Interim, Out};
 use crate::proto::request::{BodyLength, Marks, Method, RequestHead};
-use crate::proto::stored;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
@@ -141,7 +141,8 @@ fn push_cookie(head: &mut RequestHead, request: &Parts) {
 }
 
 /// The head of a response. `stored`: the stored head the answer refers to. `None`: it can not be told in HTTP/2.
-pub(super) fn response(answer: &Answer<'_>, stored: &[u8], scratch: &mut Vec<u8>) -> Option<Response<()>> {
+pub(super) fn response(answer: &Answer<'_>, stored: &[u8], out: &mut Out) -> Option<Response<()>> {
+    let Out { bytes: scratch, heads, request, .. } = out;
     scratch.clear();
     answer.push_fields(scratch);
     if let Length::Bytes(bytes) = answer.length {
@@ -149,38 +150,35 @@ pub(super) fn response(answer: &Answer<'_>, stored: &[u8], scratch: &mut Vec<u8>
         crate::proto::response::push_number(scratch, bytes);
         scratch.extend_from_slice(b"\r\n");
     }
-    scratch.extend_from_slice(stored.get(answer.stored.clone()).unwrap_or_default());
-    head(answer.status, scratch)
+    let stored = stored.get(answer.stored.clone()).unwrap_or_default();
+    let kept = if answer.is_stored() { heads.fields(request.key_hash, stored) } else { None };
+    let fields = match kept {
+        Some(mut fields) => {
+            heads::say(&mut fields, &Bytes::copy_from_slice(scratch), true)?;
+            fields
+        }
+        None => {
+            scratch.extend_from_slice(stored);
+            heads::read(scratch)?
+        }
+    };
+    head(answer.status, fields)
 }
 
 /// An interim response. `None`: it cannot be one.
 pub(super) fn interim(interim: &Interim) -> Option<Response<()>> {
-    head(interim.status, &interim.lines)
+    head(interim.status, heads::read(&interim.lines)?)
 }
 
 /// The trailer fields that these lines are.
 pub(super) fn trailers(lines: &[u8]) -> HeaderMap {
-    let mut trailers = HeaderMap::new();
     // Lines that came from a header map can be one again.
-    let _ = read_lines(&mut trailers, lines);
-    trailers
+    heads::read(lines).unwrap_or_default()
 }
 
-fn head(status: u16, lines: &[u8]) -> Option<Response<()>> {
+fn head(status: u16, fields: HeaderMap) -> Option<Response<()>> {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(status).ok()?;
-    read_lines(response.headers_mut(), lines)?;
+    *response.headers_mut() = fields;
     Some(response)
-}
-
-fn read_lines(fields: &mut HeaderMap, lines: &[u8]) -> Option<()> {
-    // One allocation for all values, which are shares of it.
-    let lines = Bytes::copy_from_slice(lines);
-    fields.reserve(lines.iter().filter(|byte| **byte == b'\n').count());
-    for (name, value) in stored::fields(&lines) {
-        let name = HeaderName::from_bytes(name).ok()?;
-        let value = HeaderValue::from_maybe_shared(lines.slice_ref(value)).ok()?;
-        fields.append(name, value);
-    }
-    Some(())
 }

@@ -29,6 +29,8 @@ const WINDOW_BYTES_MAX: u32 = (1 << 31) - 1;
 /// Bytes of one setting, and the one that is a window (section 6.5.2).
 const SETTING_BYTES: usize = 6;
 const INITIAL_WINDOW_SIZE: u16 = 0x4;
+/// RFC 9218 section 2.1.
+const NO_RFC7540_PRIORITIES: u16 = 0x9;
 
 const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
@@ -334,8 +336,12 @@ impl Meter {
             self.setting_bytes = 0;
             let [name @ .., a, b, c, d] = self.setting;
             let value = u32::from_be_bytes([a, b, c, d]);
-            if u16::from_be_bytes(name) == INITIAL_WINDOW_SIZE && value > WINDOW_BYTES_MAX {
-                return Err(Cut::Error(Reason::FLOW_CONTROL_ERROR));
+            match u16::from_be_bytes(name) {
+                INITIAL_WINDOW_SIZE if value > WINDOW_BYTES_MAX => {
+                    return Err(Cut::Error(Reason::FLOW_CONTROL_ERROR));
+                }
+                NO_RFC7540_PRIORITIES if value > 1 => return Err(Cut::Error(Reason::PROTOCOL_ERROR)),
+                _ => {}
             }
         }
         Ok(())

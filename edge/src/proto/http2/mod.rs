@@ -13,12 +13,14 @@
 #![forbid(unsafe_code)]
 
 mod exchanges;
+mod heads;
 mod message;
 mod meter;
 mod pipe;
 mod priority;
 mod stream;
 
+pub use heads::Heads;
 pub use meter::{Flood, PREFACE};
 pub use pipe::{Piece, Record, Segment};
 pub use stream::Upload;
