@@ -116,13 +116,16 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock;
     use crate::control::mailbox::Mailbox;
+    use crate::proto::Now;
     use crate::proto::http2::PREFACE;
     use crate::proto::session::Timeouts;
     use crate::worker::simulated::Simulated;
     use std::collections::HashSet;
     use std::net::IpAddr;
     use std::sync::Arc;
+    use tokio::runtime::{Builder, EnterGuard};
 
     const HEADERS: u8 = 1;
     const RST_STREAM: u8 = 3;
@@ -154,18 +157,24 @@ mod tests {
         (0..count).map(|number| 2 * number + 1)
     }
 
-    /// A worker without a store's content, and what control gets of it, without ever answering.
+    /// A worker without a store's content, and what control gets of it, without ever answering. No time passes.
     struct Bench {
         worker: Simulated,
         mailbox: Arc<Mailbox>,
+        _clock: clock::simulated::Simulated,
+        _stands: EnterGuard<'static>,
     }
 
     impl Bench {
         fn new() -> Bench {
+            let still = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+            let stands = Box::leak(Box::new(still)).enter();
+            let clock = clock::simulated::begin(Now { mono_ms: 1_000_000, unix_s: 1_800_000_000 });
             let mailbox = Mailbox::new().unwrap();
             let (_, mut readers) = crate::shard::simulated(32 * 1024, 8, 1);
             let view = (readers.remove(0), Arc::default());
-            Bench { worker: Simulated::new(0, view, mailbox.clone(), Timeouts::default()), mailbox }
+            let worker = Simulated::new(0, view, mailbox.clone(), Timeouts::default());
+            Bench { worker, mailbox, _clock: clock, _stands: stands }
         }
 
         fn connect(&mut self, address: u8) -> u32 {
