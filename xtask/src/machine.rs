@@ -76,7 +76,8 @@ pub fn tree(root: u32) -> Vec<u32> {
     all
 }
 
-/// The fields of `/proc/PID/stat` after the name: state is 0, parent 1, utime 11, stime 12 (proc(5)).
+/// The fields of `/proc/PID/stat` after the name: state is 0, parent 1, majflt 9, utime 11, stime 12
+/// (proc(5)).
 fn stat(directory: &Path) -> Option<Vec<String>> {
     let text = fs::read_to_string(directory.join("stat")).ok()?;
     // The name may hold anything, also parentheses: the last one ends it.
@@ -95,6 +96,21 @@ pub fn cpu_us(root: u32) -> Result<u64> {
     let tick = sysconf(SysconfVar::CLK_TCK)?.context("no clock tick")? as u64;
     let all = tree(root).into_iter().filter_map(|pid| ticks(Path::new(&format!("/proc/{pid}"))));
     Ok(all.sum::<u64>() * 1_000_000 / tick)
+}
+
+/// Nanoseconds a thread was on a CPU, and ready but not on one.
+pub fn scheduled_ns(pid: u32, thread: u32) -> Result<(u64, u64)> {
+    let path = format!("/proc/{pid}/task/{thread}/schedstat");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let mut numbers = text.split_whitespace().map(str::parse::<u64>);
+    let mut number = || numbers.next().context("a number")?.with_context(|| path.clone());
+    Ok((number()?, number()?))
+}
+
+/// How often a thread had to wait for a page from a disk.
+pub fn major_faults(pid: u32, thread: u32) -> Result<u64> {
+    let fields = stat(Path::new(&format!("/proc/{pid}/task/{thread}"))).context("the thread has ended")?;
+    Ok(fields.get(9).context("no faults are counted")?.parse()?)
 }
 
 /// A thread of a process.

@@ -72,14 +72,14 @@ pub struct Index {
 }
 
 impl Index {
-    /// With room for at least `entries`, of which there may be [`ENTRIES_MAX`].
+    /// With room for at least `entries`, of which there may be [`ENTRIES_MAX`], in the memory of these nodes.
     ///
     /// # Errors
     /// There is not that much memory.
-    pub fn new(entries: usize) -> io::Result<Self> {
+    pub fn new(entries: usize, nodes: &[usize]) -> io::Result<Self> {
         let buckets = entries.div_ceil(BUCKET_ENTRIES).max(2);
         assert!(buckets <= ENTRIES_MAX / BUCKET_ENTRIES);
-        Ok(Index { buckets: Table::new(buckets)? })
+        Ok(Index { buckets: Table::new(buckets, nodes)? })
     }
 
     /// Entries it has room for.
@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn two_thirds_fit_before_anything_must_go() {
-        let index = Index::new(1 << 14).unwrap();
+        let index = Index::new(1 << 14, &[]).unwrap();
         let mut stored = 0;
         while let Ok(slot) = index.vacancy(hash(stored)) {
             index.set(slot, Entry::new(hash(stored), stored + 1, 0));
@@ -320,7 +320,7 @@ mod tests {
 
     #[test]
     fn all_but_a_few_places_can_be_filled_by_moving_entries() {
-        let index = Index::new(1 << 12).unwrap();
+        let index = Index::new(1 << 12, &[]).unwrap();
         let hash_of = |entry: Entry| Some(hash(entry.location() - 1));
         let mut stored = 0;
         loop {
@@ -339,14 +339,14 @@ mod tests {
     /// Stores so many entries one after the other, the least read going where there is no place; then the same that are left
     /// in the opposite order. Says how many there were, and how many found no place the second time.
     fn filled_and_filled_again(entries_max: usize, stored: u64) -> (usize, usize) {
-        let index = Index::new(entries_max).unwrap();
+        let index = Index::new(entries_max, &[]).unwrap();
         for n in 0..stored {
             let slot = index.vacancy(hash(n)).unwrap_or_else(|(slot, _)| slot);
             index.set(slot, Entry::new(hash(n), n + 1, n % 4));
         }
         let mut left: Vec<u64> = index.entries().map(|(_, entry)| entry.location() - 1).collect();
         left.sort_unstable();
-        let again = Index::new(entries_max).unwrap();
+        let again = Index::new(entries_max, &[]).unwrap();
         let mut lost = 0;
         for &n in left.iter().rev() {
             let has_place = again.make_way(hash(n), |entry| Some(hash(entry.location() - 1)));
@@ -368,7 +368,7 @@ mod tests {
 
     #[test]
     fn the_least_read_goes() {
-        let index = Index::new(16).unwrap();
+        let index = Index::new(16, &[]).unwrap();
         for n in 1..=16 {
             let slot = index.vacancy(0).unwrap();
             index.set(slot, Entry::new(0, n, if n == 7 { 1 } else { 2 }));
@@ -379,7 +379,7 @@ mod tests {
 
     #[test]
     fn a_bump_does_not_bring_back_what_was_taken_out() {
-        let index = Index::new(16).unwrap();
+        let index = Index::new(16, &[]).unwrap();
         let entry = Entry::new(42, 9, 0);
         index.set(3, entry);
         index.bump(3, entry);
@@ -397,7 +397,7 @@ mod tests {
 
     #[test]
     fn tag_zero_is_not_mistaken_for_an_empty_slot() {
-        let index = Index::new(16).unwrap();
+        let index = Index::new(16, &[]).unwrap();
         assert_eq!(index.candidates(0).count(), 0);
         let slot = index.vacancy(0).unwrap();
         index.set(slot, Entry::new(0, 1, 0));

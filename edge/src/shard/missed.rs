@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn what_was_noted_is_in_it_and_little_else() {
-        let index = Index::new(16_384).unwrap();
+        let index = Index::new(16_384, &[]).unwrap();
         let entries = 8_000;
         for n in 0..entries {
             let slot = index.vacancy(hash(n)).unwrap();
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn what_is_not_remembered_any_more_is_everything() {
-        let index = Index::new(16).unwrap();
+        let index = Index::new(16, &[]).unwrap();
         let mut changes = Changes::default();
         (0..=limits::CHANGES_REMEMBERED as u64).for_each(|n| changes.note(n));
         assert_eq!(changes.since(1).unwrap().next(), Some(1));

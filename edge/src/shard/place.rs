@@ -59,6 +59,11 @@ impl Nodes {
         Nodes(cpu::by_node(cpus))
     }
 
+    /// Their numbers.
+    pub(super) fn numbers(&self) -> Vec<usize> {
+        self.0.iter().map(|(number, _)| *number).collect()
+    }
+
     fn is_one(&self) -> bool {
         self.0.len() < 2
     }

@@ -57,7 +57,7 @@ impl ShardFile {
         options: &Options,
         index_entries: usize,
     ) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
-        let index = Index::new(index_entries).map_err(|error| {
+        let index = Index::new(index_entries, &Nodes::of(&options.cpus).numbers()).map_err(|error| {
             let what = format!("no memory for an index of {index_entries} entries ({error})");
             failed(&options.path, &what, "raise [store] object_size, or lower size")
         })?;

@@ -7,6 +7,7 @@ mod cold;
 mod floods;
 mod hot;
 mod trickle;
+mod worker;
 
 use super::origin::{self, Origin};
 use super::report::Spread;
@@ -24,6 +25,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use trickle::Trickle;
+use worker::{Counts, Work};
 
 const START: Duration = Duration::from_secs(20);
 /// How long a load runs before a window begins, and how long it is quiet before the next.
@@ -118,6 +120,7 @@ struct Window {
     cpu: f64,
     /// The node's anonymous memory, in bytes.
     memory: u64,
+    work: Work,
     tally: Tally,
 }
 
@@ -125,6 +128,7 @@ struct Window {
 struct Target {
     server: Server,
     http: SocketAddr,
+    admin: SocketAddr,
     _group: Option<Group>,
 }
 
@@ -192,12 +196,12 @@ fn others(options: &Options, to: SocketAddr) -> Result<Vec<Load<'_>>> {
 fn start(scratch: &Scratch, origin: &Origin, cpu: usize, limited: Option<&Options>) -> Result<Target> {
     let group = limited.map(|options| Group::limited(options.memory_mib << 20)).transpose()?;
     let address = || http::free_port().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-    let http = address()?;
+    let (http, admin) = (address()?, address()?);
     let size = limited.map_or(256, |options| options.stored_mib * 3 / 2);
     let node = Node {
         cpus: cpu.to_string(),
         http: http.to_string(),
-        admin: address()?.to_string(),
+        admin: admin.to_string(),
         origin: origin.address().to_string(),
         xdp: None,
         store_size: &format!("{size}MiB"),
@@ -216,7 +220,7 @@ fn start(scratch: &Scratch, origin: &Origin, cpu: usize, limited: Option<&Option
     let mut connection = Connection::open(http)?;
     let mut is_hit = || Ok(connection.get(&origin::path(BYTES))?.field("cache-status").contains("hit"));
     ensure!(process::wait_until(START, &mut is_hit)?, "the hot object is not stored");
-    Ok(Target { server, http, _group: group })
+    Ok(Target { server, http, admin, _group: group })
 }
 
 /// Windows alone and beside a load, by turns.
@@ -242,10 +246,12 @@ fn window(options: &Options, target: &Target, hot: &mut Hot, load: Option<&mut L
         let client = scope.spawn(move || {
             hot::run_first()?;
             process::sleep(SETTLE)?;
+            let counts = Counts::now(pid, target.admin)?;
             let before = machine::cpu_us(pid)?;
             let latency = hot.window(options.rate, time)?;
             let cpu = (machine::cpu_us(pid)? - before) as f64 / time.as_micros() as f64;
-            Ok((latency, cpu, machine::anonymous_bytes(pid)?))
+            let work = counts.until(&Counts::now(pid, target.admin)?);
+            Ok((latency, cpu, machine::anonymous_bytes(pid)?, work))
         });
         let measured: Result<_> = client.join().map_err(|_| anyhow::anyhow!("the hot client panicked"))?;
         stop.store(true, Ordering::Relaxed);
@@ -254,8 +260,8 @@ fn window(options: &Options, target: &Target, hot: &mut Hot, load: Option<&mut L
             None => Tally::default(),
         };
         target.server.alive()?;
-        let (latency, cpu, memory) = measured?;
-        Ok(Window { latency, cpu, memory, tally })
+        let (latency, cpu, memory, work) = measured?;
+        Ok(Window { latency, cpu, memory, work, tally })
     })
 }
 
@@ -311,6 +317,34 @@ impl Row {
     }
 }
 
+impl Row {
+    /// What the worker did, which needs no steady machine to be counted.
+    fn worker_line(&self) -> Result<String> {
+        let both = |what: fn(&Work) -> f64, digits: usize| -> Result<String> {
+            let alone = self.of(|(alone, _)| what(&alone.work))?.median;
+            let beside = self.of(|(_, beside)| what(&beside.work))?.median;
+            Ok(format!("{alone:.digits$}, {beside:.digits$}"))
+        };
+        let ratio = self.of(|(alone, beside)| beside.work.turn_us / alone.work.turn_us)?;
+        let sum =
+            |what: fn(&Work) -> u64| self.pairs.iter().map(|(_, beside)| what(&beside.work)).sum::<u64>();
+        Ok(format!(
+            "| {} | {} | {} | {} | {} | {:.2} ({:.2}–{:.2}) | {} | {} | {} |",
+            self.name,
+            both(|work| work.turns_per_s, 0)?,
+            both(|work| work.hits_per_turn, 2)?,
+            both(|work| work.populates_per_turn, 3)?,
+            both(|work| work.turn_us, 1)?,
+            ratio.median,
+            ratio.min,
+            ratio.max,
+            both(|work| 100.0 * work.waited, 1)?,
+            sum(|work| work.from_disk),
+            sum(|work| work.major_faults),
+        ))
+    }
+}
+
 fn report(options: &Options, (cpu, client): (usize, usize), rows: &[Row]) -> Result<()> {
     ensure!(!rows.is_empty(), "no load has such a name");
     println!(
@@ -329,6 +363,15 @@ fn report(options: &Options, (cpu, client): (usize, usize), rows: &[Row]) -> Res
     let seconds = f64::from(options.seconds) + SETTLE.as_secs_f64();
     for row in rows {
         println!("{}", row.line(seconds)?);
+    }
+    println!(
+        "\nThe worker in the same windows (medians, alone and beside). What a hot hit may find before it in the worker is a turn; what it waits for beyond that is the CPU, which others share here.\n"
+    );
+    println!(
+        "| beside | turns a second | hits in a turn | reads from the disk begun in a turn | µs on its CPU a turn | × alone | % of the time ready and without a CPU | hits from the disk | major faults |\n|---|---|---|---|---|---|---|---|---|"
+    );
+    for row in rows {
+        println!("{}", row.worker_line()?);
     }
     println!();
     let mut missed = Vec::new();
