@@ -15,4 +15,5 @@ pub mod shard;
 pub mod stats;
 pub mod sys;
 pub mod worker;
+pub mod worst_case;
 pub mod xdp;

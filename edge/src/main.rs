@@ -11,7 +11,7 @@ use edge::stats::{Cells, Counter};
 use edge::sys::signals::{Request, Signals};
 use edge::worker::Setup;
 use edge::worker::clients::Clients;
-use edge::{cli, clock, control, limits, notify, preflight, shard, sys, worker, xdp};
+use edge::{cli, clock, control, notify, preflight, shard, sys, worker, worst_case, xdp};
 use serde_json::json;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -185,7 +185,7 @@ fn look_over(config: &Config, cpus: &[usize]) -> Result<usize> {
 }
 
 fn announce_memory(config: &Config, workers: usize, usage: &shard::Usage) {
-    let shape = limits::Shape {
+    let shape = worst_case::Shape {
         workers,
         connections_max: config.clients.connections_max,
         http2: config.http2_cleartext || !config.https.is_empty(),
@@ -201,7 +201,7 @@ fn announce_memory(config: &Config, workers: usize, usage: &shard::Usage) {
         sample_bytes: shard::SAMPLE_BYTES,
         shards: config.store.len(),
     };
-    info!("memory at worst:\n{}", limits::announce(&limits::worst_case(&shape)));
+    info!("memory at worst:\n{}", worst_case::announce(&worst_case::worst_case(&shape)));
 }
 
 /// Listening sockets of a worker, and which policy of TLS each follows.

@@ -2,6 +2,7 @@
 //! the mailbox; knows no ring and no descriptor.
 #![forbid(unsafe_code)]
 
+use super::asking::counter;
 use super::clients::{Clients, Place};
 use super::connection::{Ahead, Connection, Fetch, Phase, Source};
 use super::parts::Parts;
@@ -483,15 +484,6 @@ impl Node {
             outbox.clear();
             self.outboxes.push(outbox);
         }
-    }
-}
-
-/// What becomes of a request that control is asked for in this way.
-fn counter(kind: FetchKind) -> Counter {
-    match kind {
-        FetchKind::Fill | FetchKind::Part => Counter::Misses,
-        FetchKind::Revalidate => Counter::Revalidations,
-        FetchKind::Pass | FetchKind::Upgrade => Counter::Passes,
     }
 }
 

@@ -113,6 +113,15 @@ impl Node {
     }
 }
 
+/// What becomes of a request that control is asked for in this way.
+pub(super) fn counter(kind: FetchKind) -> Counter {
+    match kind {
+        FetchKind::Fill | FetchKind::Part => Counter::Misses,
+        FetchKind::Revalidate => Counter::Revalidations,
+        FetchKind::Pass | FetchKind::Upgrade => Counter::Passes,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
