@@ -67,12 +67,16 @@ impl Writer {
         let shard = &mut self.shards[number];
         let Ok(writer) = &mut shard.writer else { return };
         tracing::error!(path = %shard.options.path.display(), why, "shard out of use");
-        if let Err(error) = writer.map.release() {
-            // It has failed all the same, and is let go of with its readers.
-            tracing::warn!(%error, "its file stays mapped");
+        match writer.map.release() {
+            Ok(()) => {
+                shard.missed = Some(Missed::since(shard.flushed, &self.changes, &writer.find.index));
+                shard.left = Some(writer.home.clone());
+            }
+            // Its readers keep the file and its lock for as long as the process lives.
+            Err(error) => {
+                tracing::warn!(%error, "its file stays mapped: it can be used again after a restart")
+            }
         }
-        shard.missed = Some(Missed::since(shard.flushed, &self.changes, &writer.find.index));
-        shard.left = Some(writer.home.clone());
         shard.writer = Err(why);
     }
 

@@ -66,9 +66,9 @@ fn renew(
 fn look(path: &Path) -> Option<u64> {
     let file = File::open(path).ok()?;
     // After a flush that failed, pages in memory are not what the disk has. What cannot be written now either is lost like
-    // them; what was written is read again.
+    // them; what was written is read again. On memory neither does anything.
     let _ = file.sync_all();
-    posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).ok()?;
+    let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     match recover::read_header(&file).ok()? {
         FileKind::Shard(header) => Some(header.segment_bytes),
         FileKind::Blank => Some(0),
