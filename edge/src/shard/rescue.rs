@@ -28,7 +28,8 @@ pub(super) fn open(
 ) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
     let path = home.file();
     let Some(file_segment_bytes) = look(&path) else {
-        return renew(options, home, segment_bytes, index_entries);
+        remove(&path)?;
+        return recover::open_at(options, home, segment_bytes, index_entries);
     };
     match recover::open_at(options, home.clone(), segment_bytes, index_entries) {
         Err(error) if error.of_disk => {
@@ -44,21 +45,15 @@ pub(super) fn open(
     }
 }
 
-/// The same, empty: the file goes.
-fn renew(
-    options: &Options,
-    home: Home,
-    segment_bytes: usize,
-    index_entries: usize,
-) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
-    let path = home.file();
+/// Removes a file, if there is one; a new shard is made in its place.
+fn remove(path: &Path) -> Result<(), OpenError> {
     // Emptied first: its space is not free while anybody has it open.
-    let emptied = File::options().write(true).open(&path).and_then(|file| file.set_len(0));
-    match emptied.and_then(|()| fs::remove_file(&path)) {
+    let emptied = File::options().write(true).open(path).and_then(|file| file.set_len(0));
+    match emptied.and_then(|()| fs::remove_file(path)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(failed(&path, error, "check the disk, and mount it for writing"))
+            Err(failed(path, error, "check the disk, and mount it for writing"))
         }
-        _ => recover::open_at(options, home, segment_bytes, index_entries),
+        _ => Ok(()),
     }
 }
 
