@@ -5,10 +5,10 @@ mod tls_pair;
 
 use edge::proto::query::{Arguments, Name, Rule, Rules};
 use edge::proto::route::Pattern;
-use edge::proto::session::{Action, Found, Input, Out, Session};
+use edge::proto::session::{Action, Found, Input, Out, Session, Timeouts};
 use edge::proto::stored;
 use edge::proto::tls::SEALED_BYTES_MAX;
-use proto_client::{DATE, Record, START, record, timeouts};
+use proto_client::{DATE, Record, START, record};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::Write;
@@ -90,8 +90,8 @@ fn a_hit_allocates_nothing() {
     let names = Name::parse("utm_*").map(|name| vec![name]).expect("a name");
     let rule = Arc::new(Rule::new(Arguments::Ignoring(names), true));
     for queries in [Rules::default(), Rules::new([(Pattern::default(), Some(rule))])] {
-        let mut out = Out::new(timeouts(), Arc::new(queries));
-        let mut session = Session::new(START, &timeouts());
+        let mut out = Out::new(Timeouts::default(), Arc::new(queries));
+        let mut session = Session::new(START, &Timeouts::default());
         for (input, body) in &requests {
             assert_eq!(answer(&mut session, &mut out, input.as_bytes(), &stored), *body);
         }

@@ -6,8 +6,8 @@ mod proto_client;
 use bytes::Bytes;
 use edge::limits;
 use edge::proto::http2::{Http2, PREFACE, Piece, Record, Segment, Upload};
-use edge::proto::session::{Action, Found, Input, Out};
-use proto_client::{START, record, timeouts};
+use edge::proto::session::{Action, Found, Input, Out, Timeouts};
+use proto_client::{START, frame, record};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -59,8 +59,8 @@ struct Peer {
 
 impl Peer {
     fn new() -> Peer {
-        let out = Out::new(timeouts(), Default::default());
-        let http2 = Http2::new(START, &timeouts());
+        let out = Out::new(Timeouts::default(), Default::default());
+        let http2 = Http2::new(START, &Timeouts::default());
         Peer { http2, out, frames: Vec::new(), unparsed: Vec::new(), uploads: Vec::new() }
     }
 
@@ -165,14 +165,6 @@ impl Peer {
         let mut frames = self.frames.iter();
         frames.any(|frame| frame.kind == kind && frame.flags == flags && frame.payload == payload)
     }
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
 }
 
 /// Fields as literals that enter no table.

@@ -4,8 +4,8 @@
 mod proto_client;
 
 use edge::proto::http2::{Http2, PREFACE, Piece, Record, Segment};
-use edge::proto::session::{Action, Found, Input, Out};
-use proto_client::{START, record, timeouts};
+use edge::proto::session::{Action, Found, Input, Out, Timeouts};
+use proto_client::{START, frame, record};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -30,14 +30,6 @@ impl Record for Chunk {
     }
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
 /// A connection on which every request is for the same stored body.
 struct Connection {
     http2: Http2<Chunk>,
@@ -58,10 +50,10 @@ struct Connection {
 impl Connection {
     /// With windows of so many bytes.
     fn new(body_bytes: usize, window: u32) -> Self {
-        let out = Out::new(timeouts(), Default::default());
+        let out = Out::new(Timeouts::default(), Default::default());
         let body = (0..MIB).map(|at| (at / 7) as u8).collect();
         let mut connection = Connection {
-            http2: Http2::new(START, &timeouts()),
+            http2: Http2::new(START, &Timeouts::default()),
             out,
             chunk: Chunk { body: Rc::new(body), looks: Rc::default() },
             body_bytes,

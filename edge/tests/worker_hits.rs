@@ -5,12 +5,13 @@ mod proto_client;
 
 use bytes::Bytes;
 use edge::control::mailbox::Mailbox;
+use edge::proto::session::Timeouts;
 use edge::shard::{self, Body, Label, Options, Writer};
 use edge::stats::{Cells, Counter};
 use edge::worker::clients::Clients;
 use edge::worker::{self, Setup};
 use edge::{clock, control, sys};
-use proto_client::{Record, record, timeouts};
+use proto_client::{Record, record};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -117,7 +118,7 @@ impl Served {
             clients: Arc::new(Clients::new(64, 64, Vec::new())),
             kernel_tls: Default::default(),
             http2_cleartext: false,
-            timeouts: timeouts(),
+            timeouts: Timeouts::default(),
             queries: Default::default(),
             reader: readers.remove(0),
             purges,

@@ -269,7 +269,7 @@ pub fn whole_record(input: &[u8]) -> Result<Option<usize>, Refused> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use rustls::crypto::cipher::{AeadKey, Iv};
 
@@ -285,7 +285,7 @@ mod tests {
         (keys(), keys())
     }
 
-    fn sealed(keys: &mut Keys, kind: Kind, plaintext: &[u8]) -> Vec<u8> {
+    pub(in crate::proto) fn sealed(keys: &mut Keys, kind: Kind, plaintext: &[u8]) -> Vec<u8> {
         let mut room = vec![0; plaintext.len() + OVERHEAD_BYTES_MAX];
         let at = keys.plaintext_at();
         room[at..at + plaintext.len()].copy_from_slice(plaintext);

@@ -474,6 +474,7 @@ fn encode(mut data: EncodeTlsData<'_, ServerConnectionData>, outgoing: &mut Vec<
 mod tests {
     use super::super::certificate::Certificate;
     use super::super::policy::{self, Rules};
+    use super::super::records::tests::sealed;
     use super::super::tickets::Secrets;
     use super::*;
     use rustls::pki_types::{ServerName, UnixTime};
@@ -555,12 +556,7 @@ mod tests {
             let mut room = [0; 100];
             let update = tls.seal(&mut room, |_| panic!("the keys come first")).unwrap();
             assert!(read(&mut client, &room[..update]).is_empty());
-            let copy = |place: &mut [u8]| {
-                place[0] = byte;
-                1
-            };
-            let record = tls.seal(&mut room, copy).unwrap();
-            assert_eq!(read(&mut client, &room[..record]), [byte]);
+            assert_eq!(read(&mut client, &seal_here(&mut tls, &[byte])), [byte]);
         }
     }
 
@@ -591,15 +587,6 @@ mod tests {
         let nonce = [salt, iv].concat().try_into().unwrap();
         let number = u64::from_be_bytes(number.try_into().unwrap());
         Keys::of(cipher, key, nonce, number, head == [4, 3, head[2], 0]).unwrap()
-    }
-
-    fn sealed(keys: &mut Keys, kind: Kind, plaintext: &[u8]) -> Vec<u8> {
-        let mut room = vec![0; plaintext.len() + OVERHEAD_BYTES_MAX];
-        let at = keys.plaintext_at();
-        room[at..at + plaintext.len()].copy_from_slice(plaintext);
-        let bytes = keys.seal(kind, &mut room, plaintext.len());
-        room.truncate(bytes);
-        room
     }
 
     fn seal_here(tls: &mut Tls, plaintext: &[u8]) -> Vec<u8> {

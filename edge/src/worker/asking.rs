@@ -128,7 +128,7 @@ mod tests {
     use crate::clock;
     use crate::control::mailbox::Mailbox;
     use crate::proto::Now;
-    use crate::proto::http2::PREFACE;
+    use crate::proto::http2::{PREFACE, frame};
     use crate::proto::session::Timeouts;
     use crate::worker::simulated::Simulated;
     use std::collections::HashSet;
@@ -141,14 +141,6 @@ mod tests {
     const SETTINGS: u8 = 4;
     const GOAWAY: u8 = 7;
     const ENHANCE_YOUR_CALM: u8 = 11;
-
-    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-        let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-        frame.extend([kind, flags]);
-        frame.extend(stream.to_be_bytes());
-        frame.extend(payload);
-        frame
-    }
 
     fn get(stream: u32) -> Vec<u8> {
         let mut block = b"\x82\x87\x04\x08".to_vec();

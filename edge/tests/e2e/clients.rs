@@ -1,7 +1,7 @@
 //! What one client may take of a node: connections, and time for bodies and for reading. Those who take too much are
 //! ended, and everybody else is served meanwhile.
 
-use crate::support::{Answer, Client, Edge, Fault, Gate, Origin, Setup, eventually, request};
+use crate::support::{Answer, Client, Edge, Fault, Gate, Origin, Setup, eventually, frame, request};
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -99,13 +99,6 @@ fn a_body_that_trickles_is_ended_and_one_that_flows_is_not() {
 
 #[test]
 fn a_body_that_trickles_over_http2_ends_its_stream_alone() {
-    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-        let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-        frame.extend([kind, flags]);
-        frame.extend(stream.to_be_bytes());
-        frame.extend(payload);
-        frame
-    }
     let origin = Origin::start();
     origin.cacheable("/a", 10);
     origin.script("/up", |exchange| exchange.body().map(drop));

@@ -1,6 +1,6 @@
 //! HTTP/2 as real clients speak it, and as attackers do: curl and h2load, and frames written by hand.
 
-use crate::support::{Answer, Client, Edge, Gate, Origin, Setup, alone, content, eventually};
+use crate::support::{Answer, Client, Edge, Gate, Origin, Setup, alone, content, eventually, frame};
 use crate::support::{edge::directory, process, request, tls::Site, tls::TlsClient};
 use nix::sys::signal::Signal;
 use std::io::{Read, Write};
@@ -236,14 +236,6 @@ impl<S: Read> Raw<S> {
             }
         }
     }
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
 }
 
 /// `GET /flood` of `edge.test`, literal fields.

@@ -2,7 +2,6 @@
 //! client would receive, and a log of what was asked for.
 #![allow(dead_code)]
 
-use edge::limits;
 use edge::proto::Now;
 use edge::proto::freshness::{Exchange, Policy, Storing, decide};
 use edge::proto::request::RequestHead;
@@ -55,16 +54,13 @@ pub fn record(asked: &str, status: u16, lines: &str, body: &str, at_s: u64) -> R
     Record { key: asked.key.clone(), meta, head, body: body.into(), there: None }
 }
 
-pub fn timeouts() -> Timeouts {
-    Timeouts {
-        head_ms: limits::HEAD_TIMEOUT_MS,
-        idle_ms: limits::IDLE_TIMEOUT_MS,
-        body_ms: limits::BODY_TIMEOUT_MS,
-        send_ms: limits::SEND_TIMEOUT_MS,
-        tunnel_ms: limits::TUNNEL_TIMEOUT_MS,
-        body_rate_min: limits::BODY_RATE_MIN,
-        send_rate_min: limits::SEND_RATE_MIN,
-    }
+/// A frame of HTTP/2 as its bytes.
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
 }
 
 pub struct Client {
@@ -89,8 +85,8 @@ pub struct Client {
 impl Client {
     pub fn new(records: Vec<Record>) -> Self {
         Client {
-            session: Session::new(START, &timeouts()),
-            out: Out::new(timeouts(), Default::default()),
+            session: Session::new(START, &Timeouts::default()),
+            out: Out::new(Timeouts::default(), Default::default()),
             now: START,
             records,
             wire: Vec::new(),

@@ -21,6 +21,8 @@ mod priority;
 mod stream;
 
 pub use heads::Heads;
+#[cfg(test)]
+pub(crate) use meter::frame;
 pub use meter::{Flood, PREFACE};
 pub use pipe::{Piece, Record, Segment};
 pub use stream::Upload;

@@ -12,7 +12,7 @@ pub mod tls;
 pub mod websocket;
 
 pub use answer::{Answer, Cut, Framing};
-pub use client::{Client, Fault, Response, request};
+pub use client::{Client, Fault, Response, frame, request};
 pub use edge::{Edge, HOST, Setup};
 pub use origin::{Exchange, Gate, Origin, Seen};
 
