@@ -239,7 +239,7 @@ impl Origin {
                         Ok(sender) => sender,
                         Err(error) => {
                             failed = connect_failed(error);
-                            server.standing.failed(server.uri(), &failed.reason);
+                            server.failed(&failed.reason);
                             break;
                         }
                     }
@@ -251,17 +251,17 @@ impl Origin {
                     Exchange { request_s: clock::now().unix_s, response_s: 0, purges: bounds.purges.get() };
                 match self.send(bounds, server, sender, outgoing, body, told).await {
                     Ok((response, sender)) => {
-                        server.standing.answered(server.uri());
+                        server.answered();
                         return Ok(Response::new(response, sender, server, place, outgoing, bounds, asked));
                     }
                     Err((error, None)) => {
-                        server.standing.failed(server.uri(), &error.reason);
+                        server.failed(&error.reason);
                         return Err(error);
                     }
                     Err((error, Some(unsent))) => {
                         // That a kept connection was closed meanwhile is no failure, nor is a request that cannot be sent.
                         if fresh && error.failure().is_some() {
-                            server.standing.failed(server.uri(), &error.reason);
+                            server.failed(&error.reason);
                         }
                         (failed, body) = (error, unsent);
                     }

@@ -63,7 +63,7 @@ pub(super) struct Server {
     opening: tokio::sync::Mutex<()>,
     speaks_http2: Cell<bool>,
     /// What became of the requests to it.
-    pub(super) standing: Standing,
+    standing: Standing,
 }
 
 /// A connection that is ready for one request.
@@ -109,6 +109,16 @@ impl Server {
     /// What is dialled.
     pub(super) fn uri(&self) -> &Uri {
         &self.uri
+    }
+
+    /// See [`Standing::answered`].
+    pub(super) fn answered(&self) {
+        self.standing.answered(&self.uri);
+    }
+
+    /// See [`Standing::failed`].
+    pub(super) fn failed(&self, reason: &str) {
+        self.standing.failed(&self.uri, reason);
     }
 
     /// For the status: where it is, how it stands, and its connections.

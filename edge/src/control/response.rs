@@ -176,7 +176,7 @@ impl ResponseBody {
         self.place = None;
         self.cells.add(Counter::OriginErrors, 1);
         let error = FetchError::new(status, reason);
-        self.server.standing.failed(self.server.uri(), &error.reason);
+        self.server.failed(&error.reason);
         error
     }
 }
