@@ -8,6 +8,7 @@ use nix::unistd::{Pid, SysconfVar, sysconf};
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The CPUs this process may use, in ascending order.
 pub fn cpus() -> Result<Vec<usize>> {
@@ -105,6 +106,18 @@ pub fn scheduled_ns(pid: u32, thread: u32) -> Result<(u64, u64)> {
     let mut numbers = text.split_whitespace().map(str::parse::<u64>);
     let mut number = || numbers.next().context("a number")?.with_context(|| path.clone());
     Ok((number()?, number()?))
+}
+
+/// How long the host of a virtual machine has run others on this CPU while it was wanted here (`steal` in proc_stat(5)).
+pub fn stolen(cpu: usize) -> Result<Duration> {
+    let tick = sysconf(SysconfVar::CLK_TCK)?.context("no clock tick")? as u64;
+    let text = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
+    let name = format!("cpu{cpu}");
+    let line = text.lines().find(|line| line.split(' ').next() == Some(&name));
+    let ticks = line.and_then(|line| line.split_whitespace().nth(8)?.parse::<u64>().ok());
+    Ok(Duration::from_millis(
+        ticks.with_context(|| format!("/proc/stat has no steal of {name}"))? * 1000 / tick,
+    ))
 }
 
 /// How often a thread had to wait for a page from a disk.

@@ -3,11 +3,11 @@
 //! kernel, not the load that shares the CPU with it.
 #![forbid(unsafe_code)]
 
+use super::stalls::{self, Stall};
 use crate::process;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// How long any answer may take.
@@ -15,13 +15,27 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The priority among real-time threads: any is before the others.
 const PRIORITY: &str = "10";
 
+/// A request and its answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    /// When it was due, or could be asked for at the earliest after that.
+    asked: Instant,
+    took: Duration,
+    /// Its predecessor had not been answered when it was due.
+    late: bool,
+}
+
 /// What a window showed, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Latency {
-    /// Half of them took at most so long.
+    /// Half of them took at most so long, of those that met no stall.
     pub p50: f64,
     /// 99 of 100 of them.
     pub p99: f64,
+    /// 99 of 100 of all.
+    pub p99_of_all: f64,
+    /// Share of them that met a stall.
+    pub disturbed: f64,
 }
 
 /// The connections.
@@ -46,8 +60,8 @@ impl Hot {
     }
 
     /// Asks `rate` times a second for so long. Every answer must be a hit.
-    pub fn window(&mut self, rate: u32, time: Duration) -> Result<Latency> {
-        let mut times = Vec::with_capacity((f64::from(rate) * time.as_secs_f64()) as usize + 1);
+    pub fn window(&mut self, rate: u32, time: Duration) -> Result<Vec<Answer>> {
+        let mut answers = Vec::with_capacity((f64::from(rate) * time.as_secs_f64()) as usize + 1);
         let mut room = vec![0; self.bytes + 4096];
         let (began, pause) = (Instant::now(), Duration::from_secs(1) / rate);
         let mut due = Duration::ZERO;
@@ -55,18 +69,17 @@ impl Hot {
             process::proceed()?;
             let now = began.elapsed();
             // A request that is late because the one before it took long has waited since it was due.
-            let asked = if now < due {
+            let late = now >= due;
+            if !late {
                 std::thread::sleep(due - now);
-                Instant::now()
-            } else {
-                began + due
-            };
-            let number = times.len() % self.streams.len();
+            }
+            let asked = if late { began + due } else { Instant::now() };
+            let number = answers.len() % self.streams.len();
             self.ask(number, &mut room).context("a hot hit")?;
-            times.push(asked.elapsed());
+            answers.push(Answer { asked, took: asked.elapsed(), late });
             due += pause;
         }
-        Ok(summary(times))
+        Ok(answers)
     }
 
     fn ask(&mut self, number: usize, room: &mut [u8]) -> Result<()> {
@@ -91,33 +104,63 @@ impl Hot {
 
 /// From now on the calling thread runs whenever it can.
 pub fn run_first() -> Result<()> {
-    let id = nix::unistd::gettid().to_string();
-    let done = process::output(Command::new("chrt").args(["--fifo", "--pid", PRIORITY, &id]));
-    match done {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            bail!("real-time priority is needed, else the loads would disturb the measure: {error:#}")
-        }
-    }
+    stalls::schedule(&["--fifo", "--pid", PRIORITY])
 }
 
-fn summary(mut times: Vec<Duration>) -> Latency {
-    times.sort_unstable();
-    let at = |share: f64| {
+/// What a window's answers come to, beside what its CPUs did.
+pub fn summary(answers: &[Answer], stalls: &[Stall]) -> Latency {
+    let mut undisturbed = Vec::with_capacity(answers.len());
+    let mut disturbed = false;
+    for answer in answers {
+        // Who could not be asked in time because of a stall has met it as well.
+        let met = |stall: &Stall| stall.touched(answer.asked, answer.asked + answer.took);
+        disturbed = (disturbed && answer.late) || stalls.iter().any(met);
+        if !disturbed {
+            undisturbed.push(answer.took);
+        }
+    }
+    let mut all: Vec<Duration> = answers.iter().map(|answer| answer.took).collect();
+    undisturbed.sort_unstable();
+    all.sort_unstable();
+    let at = |times: &[Duration], share: f64| {
         let place = ((times.len() as f64 * share) as usize).min(times.len().saturating_sub(1));
         times.get(place).map_or(0.0, |time| time.as_nanos() as f64 / 1e3)
     };
-    Latency { p50: at(0.5), p99: at(0.99) }
+    Latency {
+        p50: at(&undisturbed, 0.5),
+        p99: at(&undisturbed, 0.99),
+        p99_of_all: at(&all, 0.99),
+        disturbed: 1.0 - undisturbed.len() as f64 / all.len().max(1) as f64,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn answers(took_us: impl Iterator<Item = u64>) -> Vec<Answer> {
+        let began = Instant::now();
+        let answer = |(number, us)| Answer {
+            asked: began + Duration::from_millis(10) * number as u32,
+            took: Duration::from_micros(us),
+            late: false,
+        };
+        took_us.enumerate().map(answer).collect()
+    }
+
     #[test]
     fn a_window_is_summed_up() {
-        let found = summary((1..=1000).rev().map(Duration::from_micros).collect());
-        assert_eq!(found, Latency { p50: 501.0, p99: 991.0 });
-        assert_eq!(summary(vec![Duration::from_micros(7)]), Latency { p50: 7.0, p99: 7.0 });
+        let found = summary(&answers((1..=1000).rev()), &[]);
+        assert_eq!(found, Latency { p50: 501.0, p99: 991.0, p99_of_all: 991.0, disturbed: 0.0 });
+        assert_eq!(summary(&answers([7].into_iter()), &[]).p99, 7.0);
+    }
+
+    #[test]
+    fn what_met_a_stall_is_left_out_and_what_was_late_after_it() {
+        let mut window = answers([5, 9000, 100, 100, 6].into_iter());
+        (window[2].late, window[4].late) = (true, true);
+        let stall = Stall { from: window[1].asked, until: window[1].asked + Duration::from_millis(1) };
+        let found = summary(&window, &[stall]);
+        assert_eq!((found.p99, found.p99_of_all, found.disturbed), (100.0, 9000.0, 0.4));
     }
 }

@@ -1,11 +1,13 @@
 //! `cargo xtask bench latency`: how long hot hits of 1 KiB take alone, and beside what could slow them: hits from the
 //! disk, clients that trickle, floods over HTTP/2. Windows alone and beside follow each other within one run, and ratios
-//! are made between neighbours. The node has one CPU for all its threads; client and loads have another.
+//! are made between neighbours. The node has one CPU for all its threads; client and loads have another. Answers that met
+//! a CPU that stood still are left out, and so are pairs of windows in which too many did.
 #![forbid(unsafe_code)]
 
 mod cold;
 mod floods;
 mod hot;
+mod stalls;
 mod trickle;
 mod worker;
 
@@ -19,6 +21,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use cold::{Group, Objects};
 use hot::{Hot, Latency};
+use stalls::{Seen, Watch};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
@@ -34,6 +37,10 @@ const SETTLE: Duration = Duration::from_millis(200);
 const LIMITS: &str = "\n[limits]\nconnections_max = 4096\nunlimited_clients = [\"127.0.0.1\"]\n";
 /// Body of the hot object.
 const BYTES: usize = 1024;
+/// Share of a window's requests that may have met a CPU that stood still.
+const DISTURBED_MAX: f64 = 0.25;
+/// Pairs of windows tried for each that is asked for.
+const ATTEMPTS: usize = 4;
 /// How much longer 99 of 100 hot hits may take beside cold hits, and beside clients that mean ill.
 const COLD_MAX: f64 = 2.0;
 const OTHERS_MAX: f64 = 1.5;
@@ -116,6 +123,7 @@ struct Load<'a> {
 /// A window.
 struct Window {
     latency: Latency,
+    seen: Seen,
     /// Share of its CPU that the node used.
     cpu: f64,
     /// The node's anonymous memory, in bytes.
@@ -157,12 +165,12 @@ pub fn run(options: &Options) -> Result<()> {
                 objects.run(options.cold_rate, seed, stop)
             }),
         };
-        rows.push(measure(options, &target, load)?);
+        rows.push(measure(options, &target, (cpu, client), load)?);
         ensure!(origin.requests() == asked, "cold objects were asked for at the origin: these were no hits");
     }
     let target = start(&scratch, &origin, cpu, None)?;
     for load in others(options, target.http)? {
-        rows.push(measure(options, &target, load)?);
+        rows.push(measure(options, &target, (cpu, client), load)?);
     }
     report(options, (cpu, client), &rows)
 }
@@ -223,21 +231,43 @@ fn start(scratch: &Scratch, origin: &Origin, cpu: usize, limited: Option<&Option
     Ok(Target { server, http, admin, _group: group })
 }
 
-/// Windows alone and beside a load, by turns.
-fn measure(options: &Options, target: &Target, mut load: Load<'_>) -> Result<Row> {
+/// Windows alone and beside a load, by turns, until enough were left undisturbed.
+fn measure(
+    options: &Options,
+    target: &Target,
+    (cpu, client): (usize, usize),
+    mut load: Load<'_>,
+) -> Result<Row> {
     process::step(&format!("{} pairs of windows of {} s: {}", options.rounds, options.seconds, load.name));
     let mut hot = Hot::open(target.http, &origin::path(BYTES), BYTES, options.connections as usize)?;
-    let mut row = Row { name: load.name, counted: load.counted, bound: load.bound, pairs: Vec::new() };
-    for _ in 0..options.rounds {
-        let alone = window(options, target, &mut hot, None)?;
-        let beside = window(options, target, &mut hot, Some(&mut load))?;
-        row.pairs.push((alone, beside));
+    let watch = Watch::begin(&[cpu, client]);
+    let mut row = Row {
+        name: load.name,
+        counted: load.counted,
+        bound: load.bound,
+        pairs: Vec::new(),
+        disturbed: Vec::new(),
+    };
+    let rounds = options.rounds as usize;
+    while row.pairs.len() < rounds && row.pairs.len() + row.disturbed.len() < rounds * ATTEMPTS {
+        let alone = window(options, target, &watch, &mut hot, None)?;
+        let beside = window(options, target, &watch, &mut hot, Some(&mut load))?;
+        let is_disturbed = [&alone, &beside].iter().any(|window| window.latency.disturbed > DISTURBED_MAX);
+        let pairs = if is_disturbed { &mut row.disturbed } else { &mut row.pairs };
+        pairs.push((alone, beside));
         process::sleep(SETTLE)?;
     }
+    watch.end()?;
     Ok(row)
 }
 
-fn window(options: &Options, target: &Target, hot: &mut Hot, load: Option<&mut Load<'_>>) -> Result<Window> {
+fn window(
+    options: &Options,
+    target: &Target,
+    watch: &Watch,
+    hot: &mut Hot,
+    load: Option<&mut Load<'_>>,
+) -> Result<Window> {
     let stop = AtomicBool::new(false);
     let pid = target.server.pid();
     std::thread::scope(|scope| {
@@ -248,10 +278,12 @@ fn window(options: &Options, target: &Target, hot: &mut Hot, load: Option<&mut L
             process::sleep(SETTLE)?;
             let counts = Counts::now(pid, target.admin)?;
             let before = machine::cpu_us(pid)?;
-            let latency = hot.window(options.rate, time)?;
+            let mark = watch.mark()?;
+            let answers = hot.window(options.rate, time)?;
+            let seen = watch.since(&mark)?;
             let cpu = (machine::cpu_us(pid)? - before) as f64 / time.as_micros() as f64;
             let work = counts.until(&Counts::now(pid, target.admin)?);
-            Ok((latency, cpu, machine::anonymous_bytes(pid)?, work))
+            Ok((hot::summary(&answers, &seen.stalls), seen, cpu, machine::anonymous_bytes(pid)?, work))
         });
         let measured: Result<_> = client.join().map_err(|_| anyhow::anyhow!("the hot client panicked"))?;
         stop.store(true, Ordering::Relaxed);
@@ -260,8 +292,8 @@ fn window(options: &Options, target: &Target, hot: &mut Hot, load: Option<&mut L
             None => Tally::default(),
         };
         target.server.alive()?;
-        let (latency, cpu, memory, work) = measured?;
-        Ok(Window { latency, cpu, memory, work, tally })
+        let (latency, seen, cpu, memory, work) = measured?;
+        Ok(Window { latency, seen, cpu, memory, work, tally })
     })
 }
 
@@ -272,11 +304,15 @@ struct Row {
     bound: f64,
     /// Alone, and beside.
     pairs: Vec<(Window, Window)>,
+    /// Those that cannot be judged.
+    disturbed: Vec<(Window, Window)>,
 }
 
 impl Row {
     fn of(&self, value: impl Fn(&(Window, Window)) -> f64) -> Result<Spread> {
-        Spread::of(self.pairs.iter().map(value)).context("no rounds")
+        Spread::of(self.pairs.iter().map(value)).with_context(|| {
+            format!("{}: each pair of windows met CPUs that stood still, so none can be judged; try again, or on another machine", self.name)
+        })
     }
 
     fn ratio(&self) -> Result<Spread> {
@@ -345,10 +381,40 @@ impl Row {
     }
 }
 
+impl Row {
+    /// What the CPUs did, of all pairs, judged or not.
+    fn machine_line(&self) -> Result<String> {
+        let both = |of: &[(Window, Window)], what: fn(&Window) -> f64| {
+            let percent = |values: Vec<f64>| -> String {
+                Spread::of(values).map_or("–".into(), |spread| format!("{:.1}", 100.0 * spread.median))
+            };
+            let alone = of.iter().map(|(alone, _)| what(alone)).collect();
+            let beside = of.iter().map(|(_, beside)| what(beside)).collect();
+            format!("{}, {}", percent(alone), percent(beside))
+        };
+        let p99 =
+            |what: fn(&(Window, Window)) -> f64| self.of(what).map(|spread| format!("{:.0}", spread.median));
+        Ok(format!(
+            "| {} | {}, {} | {} | {} | {} | {} | {} | {} | {}, {} |",
+            self.name,
+            self.pairs.len(),
+            self.disturbed.len(),
+            both(&self.pairs, |window| window.latency.disturbed),
+            both(&self.disturbed, |window| window.latency.disturbed),
+            both(&self.pairs, |window| window.seen.stalled[0]),
+            both(&self.pairs, |window| window.seen.stolen[0]),
+            both(&self.pairs, |window| window.seen.stalled[1]),
+            both(&self.pairs, |window| window.seen.stolen[1]),
+            p99(|(alone, _)| alone.latency.p99_of_all)?,
+            p99(|(_, beside)| beside.latency.p99_of_all)?,
+        ))
+    }
+}
+
 fn report(options: &Options, (cpu, client): (usize, usize), rows: &[Row]) -> Result<()> {
     ensure!(!rows.is_empty(), "no load has such a name");
     println!(
-        "\n{} hot hits of 1 KiB a second over {} connections; medians (extremes) of {} pairs of windows of {} s; node on CPU {cpu}, client and loads on CPU {client}; Linux {}, {}\n",
+        "\n{} hot hits of 1 KiB a second over {} connections; medians (extremes) of up to {} pairs of windows of {} s; node on CPU {cpu}, client and loads on CPU {client}; Linux {}, {}\n",
         options.rate,
         options.connections,
         options.rounds,
@@ -372,6 +438,16 @@ fn report(options: &Options, (cpu, client): (usize, usize), rows: &[Row]) -> Res
     );
     for row in rows {
         println!("{}", row.worker_line()?);
+    }
+    println!(
+        "\nThe machine (medians of %, alone and beside). Requests that met a CPU that stood still are left out above, and pairs with more than {:.0} % of them. Where a CPU stood still for longer than the host has stolen it, the kernel itself held it.\n",
+        100.0 * DISTURBED_MAX
+    );
+    println!(
+        "| beside | pairs judged, left out | requests left out | in pairs left out | node's CPU stood still | was stolen | client's CPU stood still | was stolen | p99 µs with all requests |\n|---|---|---|---|---|---|---|---|---|"
+    );
+    for row in rows {
+        println!("{}", row.machine_line()?);
     }
     println!();
     let mut missed = Vec::new();
