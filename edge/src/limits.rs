@@ -70,8 +70,11 @@ pub const PASS_WINDOW_BYTES: usize = 512 * 1024;
 pub const REQUEST_BODY_WINDOW_BYTES: usize = 256 * 1024;
 /// Bytes of the names and values of a request's trailer fields. A line of one byte has three more around it.
 pub const REQUEST_TRAILER_BYTES_MAX: u16 = 4096;
-/// Connections of the node that have gone over to another protocol; each has one to its origin. Full: 503.
-pub const TUNNELS_MAX: usize = 1024;
+/// Connections of the node that have gone over to another protocol, unless configured; each has one to its origin, and
+/// so takes a descriptor. Full: 503.
+pub const TUNNELS: usize = 1024;
+/// As many at most as one worker may have connections.
+pub const TUNNELS_MAX: usize = CONNECTIONS_PER_WORKER_MAX;
 /// Unacknowledged bytes on their way from an origin through a tunnel; the other way it is `REQUEST_BODY_WINDOW_BYTES`.
 pub const TUNNEL_WINDOW_BYTES: usize = 128 * 1024;
 /// Bytes that are read at once from an origin for a tunnel.

@@ -172,7 +172,7 @@ fn worker_cpus(config: &Config) -> Result<Vec<usize>> {
 
 /// Says what the machine lacks, raises what may be raised, and returns how many connections a worker can have.
 fn look_over(config: &Config, cpus: &[usize]) -> Result<usize> {
-    let nofile = preflight::nofile_needed(cpus.len(), config.clients.connections_max);
+    let nofile = preflight::nofile_needed(cpus.len(), &config.clients);
     let nofile = preflight::raise_nofile(nofile).context("raise the limit of descriptors")?;
     let machine = preflight::probe(config.store.iter().map(|shard| shard.path.as_path()));
     for finding in preflight::judge(&machine, config) {
@@ -188,6 +188,7 @@ fn announce_memory(config: &Config, workers: usize, usage: &shard::Usage) {
     let shape = worst_case::Shape {
         workers,
         connections_max: config.clients.connections_max,
+        tunnels_max: config.clients.tunnels_max,
         http2: config.http2_cleartext || !config.https.is_empty(),
         connection_bytes: worker::CONNECTION_BYTES,
         clients_bytes: Clients::bytes(workers * config.clients.connections_max),

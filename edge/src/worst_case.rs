@@ -11,6 +11,8 @@ pub struct Shape {
     pub workers: usize,
     /// Connections of one worker.
     pub connections_max: usize,
+    /// Tunnels of the node.
+    pub tunnels_max: usize,
     /// Whether clients may speak HTTP/2.
     pub http2: bool,
     /// Bytes of one connection slot.
@@ -101,7 +103,7 @@ pub fn worst_case(shape: &Shape) -> Vec<Row> {
         row("origin requests running", FETCHES_RUNNING_MAX, fetch),
         row(
             "tunnel",
-            TUNNELS_MAX,
+            shape.tunnels_max,
             request + TUNNEL_WINDOW_BYTES + TUNNEL_PIECE_BYTES + REQUEST_BODY_WINDOW_BYTES,
         ),
         row("origin requests waiting", FETCHES_WAITING_MAX, request),
@@ -143,6 +145,7 @@ mod tests {
         let shape = Shape {
             workers: 2,
             connections_max: 1000,
+            tunnels_max: 10,
             http2: false,
             connection_bytes: 256,
             clients_bytes: 32_000,
@@ -160,6 +163,8 @@ mod tests {
         let base = sum(&shape);
         assert_eq!(sum(&Shape { connection_bytes: 257, ..shape }) - base, 2000);
         assert_eq!(sum(&Shape { clients_bytes: 32_003, ..shape }) - base, 3);
+        let tunnel = sum(&Shape { tunnels_max: 11, ..shape }) - base;
+        assert!(tunnel > (TUNNEL_WINDOW_BYTES + REQUEST_BODY_WINDOW_BYTES) as u64, "{tunnel}");
         assert_eq!(sum(&Shape { index_bytes: (1 << 24) + 32, ..shape }) - base, 32 + 2 * 2);
         assert_eq!(sum(&Shape { policy_bytes: (1 << 24) + 7, ..shape }) - base, 7);
         let more = sum(&Shape { shards: 2, ..shape }) - base;

@@ -108,7 +108,7 @@ fn the_unit_gives_what_the_code_counts_on() {
     let watchdog = std::time::Duration::from_secs(values("WatchdogSec")[0].parse().unwrap());
     assert!(watchdog > 2 * stuck, "a stuck worker must be named in the status before the watchdog strikes");
     let nofile: u64 = values("LimitNOFILE")[0].parse().unwrap();
-    assert!(nofile >= edge::preflight::nofile_needed(32, config.clients.connections_max));
+    assert!(nofile >= edge::preflight::nofile_needed(32, &config.clients));
 }
 
 /// Runs a program of systemd's; `None` where it is not installed.

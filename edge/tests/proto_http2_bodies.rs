@@ -3,8 +3,11 @@
 
 mod proto_client;
 
-use edge::proto::http2::{Http2, PREFACE, Piece, Record, Segment};
-use edge::proto::session::{Action, Found, Input, Out, Timeouts};
+use bytes::Bytes;
+use edge::proto::freshness::Storing;
+use edge::proto::http2::{Http2, PREFACE, Piece, Record, Segment, Upload};
+use edge::proto::response::OriginHead;
+use edge::proto::session::{Action, FetchKind, Found, Input, Late, Out, Timeouts};
 use proto_client::{START, frame, record};
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -193,6 +196,59 @@ fn work_follows_the_frames_whatever_the_windows() {
         connection.turn();
         assert_eq!(connection.chunk.looks.get(), before);
     }
+}
+
+#[test]
+fn while_both_bodies_are_on_their_way_bytes_of_either_keep_the_client_in_time() {
+    const TIMEOUT_MS: u64 = edge::limits::SEND_TIMEOUT_MS;
+    let mut connection = Connection::new(0, 100);
+    // POST, its body to follow.
+    let (http2, out) = (&mut connection.http2, &mut connection.out);
+    let mut now = START;
+    http2.receive(&frame(1, 4, 1, b"\x83\x86\x04\x01/\x01\x01a"), now);
+    let id = http2.poll(now, out).expect("a request");
+    assert!(out.actions.contains(&Action::Fetch(FetchKind::Pass)));
+    assert!(matches!(http2.upload(id, false), Upload::Nothing));
+    let head = OriginHead {
+        status: 200,
+        lines: Vec::new(),
+        body_bytes: None,
+        age_s: None,
+        storing: Storing::No("method"),
+    };
+    http2.on(id, Input::OriginHead { head: &head, collapsed: false }, now, out);
+    let mut answer = |http2: &mut Http2<Chunk>, now| {
+        assert_eq!(http2.poll(now, out), None);
+        assert_eq!(http2.next_body(), Some(id));
+        http2.piece(id, Piece::Bytes(Bytes::from_static(&[0; 60])));
+        while let Some(id) = http2.next_body() {
+            http2.stall(id);
+        }
+        http2.take(|_| {});
+        http2.sent(1000, now);
+    };
+    // The client sends nothing for a while, and takes what comes.
+    answer(http2, now);
+    now.mono_ms += TIMEOUT_MS - 1;
+    http2.receive(&frame(8, 0, 1, &60_u32.to_be_bytes()), now);
+    answer(http2, now);
+    assert_eq!(http2.deadline_ms(), now.mono_ms + TIMEOUT_MS);
+    // Its window is full now: it takes nothing before it has sent all.
+    assert_eq!(http2.poll(now, &mut connection.out), None);
+    let mut sent = 0;
+    for _ in 0..3 {
+        now.mono_ms += TIMEOUT_MS - 1;
+        http2.receive(&frame(0, 0, 1, &[7; 16_000]), now);
+        assert_eq!(http2.poll(now, &mut connection.out), None);
+        while let Upload::Data(bytes) = http2.upload(id, false) {
+            sent += bytes.len();
+        }
+        http2.take(|_| {});
+        assert_eq!((http2.deadline_ms(), http2.late()), (now.mono_ms + TIMEOUT_MS, Late::Body));
+    }
+    assert_eq!(sent, 48_000);
+    now.mono_ms += TIMEOUT_MS;
+    assert_eq!(http2.deadline_ms(), now.mono_ms);
 }
 
 #[test]

@@ -768,6 +768,30 @@ fn a_client_that_is_held_back_is_not_late_whatever_is_sent_to_it() {
 }
 
 #[test]
+fn while_both_bodies_are_on_their_way_bytes_of_either_keep_the_client_in_time() {
+    const TIMEOUT_MS: u64 = edge::limits::SEND_TIMEOUT_MS;
+    let mut client = Client::new(vec![]);
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 999999\r\n\r\nab");
+    client.origin(200, "", Storing::No("method")).piece("early");
+    // It takes nothing before it has sent all.
+    for _ in 0..10 {
+        client.pass_ms(TIMEOUT_MS - 1).send("x".repeat(20_000));
+        assert_eq!(client.due_ms(), TIMEOUT_MS);
+    }
+    // A byte now and then is worth no more than it is of a request alone.
+    client.pass_ms(TIMEOUT_MS - 1).send("x");
+    assert_eq!(client.due_ms(), 1 + 2);
+    // And the other way round: it sends nothing, and takes what comes.
+    client.drained();
+    for _ in 0..10 {
+        client.pass_ms(edge::limits::BODY_TIMEOUT_MS - 1).piece("more").drained();
+        assert_eq!(client.due_ms(), edge::limits::BODY_TIMEOUT_MS);
+    }
+    client.pass_ms(edge::limits::BODY_TIMEOUT_MS).give(Input::Deadline);
+    assert_eq!(client.log(), "Pass Abort");
+}
+
+#[test]
 fn persistence() {
     for (asked, field, end) in [
         ("GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "Connection: close\r\n", "Done Close"),

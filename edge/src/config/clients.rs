@@ -17,6 +17,8 @@ pub struct Clients {
     pub connections_per_client: u32,
     /// Clients that may have as many as there are.
     pub unlimited_clients: Vec<Network>,
+    /// Tunnels of the node.
+    pub tunnels_max: usize,
     /// What a client may take of time.
     pub timeouts: Timeouts,
 }
@@ -35,6 +37,7 @@ impl Default for Clients {
             connections_max: limits::CONNECTIONS_PER_WORKER,
             connections_per_client: limits::CONNECTIONS_PER_CLIENT,
             unlimited_clients: loopback.into_iter().flatten().collect(),
+            tunnels_max: limits::TUNNELS,
             timeouts: Timeouts::default(),
         }
     }
@@ -91,6 +94,7 @@ pub(super) fn section(item: Option<Item<'_>>) -> Option<Clients> {
         "connections_max",
         "connections_per_client",
         "unlimited_clients",
+        "tunnels_max",
         "head_timeout",
         "idle_timeout",
         "body_timeout",
@@ -99,10 +103,13 @@ pub(super) fn section(item: Option<Item<'_>>) -> Option<Clients> {
         "body_rate_min",
         "send_rate_min",
     ])?;
-    let connections_max = match section.get("connections_max") {
-        Some(item) => item.number(1..=limits::CONNECTIONS_PER_WORKER_MAX as u64).map(|n| n as usize),
-        None => Some(default.connections_max),
+    let count = |key: &str, max: usize, default: usize| match section.get(key) {
+        Some(item) => item.number(1..=max as u64).map(|n| n as usize),
+        None => Some(default),
     };
+    let connections_max =
+        count("connections_max", limits::CONNECTIONS_PER_WORKER_MAX, default.connections_max);
+    let tunnels_max = count("tunnels_max", limits::TUNNELS_MAX, default.tunnels_max);
     let connections_per_client = match section.get("connections_per_client") {
         Some(item) => item.number(1..=limits::CONNECTIONS_PER_CLIENT_MAX.into()).map(|n| n as u32),
         None => Some(default.connections_per_client),
@@ -116,6 +123,7 @@ pub(super) fn section(item: Option<Item<'_>>) -> Option<Clients> {
         connections_max: connections_max?,
         connections_per_client: connections_per_client?,
         unlimited_clients: unlimited_clients?,
+        tunnels_max: tunnels_max?,
         timeouts: timeouts?,
     })
 }

@@ -167,6 +167,7 @@ struct Node {
     slices: slices::Slices,
     /// Tunnels, and attempts at one.
     tunnels: Cell<usize>,
+    tunnels_max: usize,
     next_stream: Cell<StreamId>,
     pseudonym: Pseudonym,
     tasks: Cell<usize>,
@@ -198,6 +199,7 @@ impl Node {
         Ok(Rc::new(Node {
             origins: RefCell::new(origins(&start.config)?),
             queries: RefCell::new(start.config.queries()),
+            tunnels_max: start.config.clients.tunnels_max,
             config: RefCell::new(start.config),
             bounds: Bounds::new(start.cells.clone(), latency, purges.sequence()),
             purges,

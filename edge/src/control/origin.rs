@@ -25,7 +25,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 /// Why there is no response, and what the client is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -293,31 +293,17 @@ impl Origin {
             }
         });
         sending();
-        let started = Instant::now();
-        let mut deadline = started + self.first_byte_timeout;
-        let answered = {
+        let answered = Upload::wait_beside(upload, self.first_byte_timeout, async {
             let mut answer = std::pin::pin!(sender.send(request));
             loop {
                 tokio::select! {
                     biased;
-                    Some(response) = interims.recv() => {
-                        interim(response);
-                        continue;
-                    }
-                    answered = timeout_at(deadline, &mut answer) => {
-                        if let Ok(answered) = answered {
-                            break Some(answered);
-                        }
-                    }
+                    Some(response) = interims.recv() => interim(response),
+                    answered = &mut answer => break answered,
                 }
-                // While the client's body still moves, the origin cannot be expected to answer.
-                let moved = upload.map_or(started, Upload::progressed) + self.first_byte_timeout;
-                if moved <= deadline {
-                    break None;
-                }
-                deadline = moved;
             }
-        };
+        })
+        .await;
         while let Ok(response) = interims.try_recv() {
             interim(response);
         }

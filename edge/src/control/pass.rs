@@ -29,7 +29,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::timeout;
 
 /// All passes, by what messages name them with.
 #[derive(Default)]
@@ -133,9 +132,10 @@ impl Pass {
         let limit = Duration::from_millis(limits::PASS_CREDIT_TIMEOUT_MS);
         self.unacknowledged_bytes.set(self.unacknowledged_bytes.get() + bytes);
         while self.unacknowledged_bytes.get() > window_bytes {
-            timeout(limit, self.credited.notified())
-                .await
-                .map_err(|_| "the client took nothing".to_owned())?;
+            // Some read nothing before they have sent all.
+            let upload = self.upload.as_deref();
+            let credited = Upload::wait_beside(upload, limit, self.credited.notified()).await;
+            credited.ok_or_else(|| "the client took nothing".to_owned())?;
         }
         Ok(())
     }
@@ -266,6 +266,9 @@ async fn fetch(
         response = origin.fetch(&node.bounds, &outgoing, body, told) => response?,
         never = go_on(node, pass, request, &sent) => match never {},
     };
+    if let Some(upload) = &pass.upload {
+        response.body.comes_beside(upload.clone());
+    }
     super::transport::harden(node, request, &mut response.fields);
     let status = response.status.as_u16();
     if invalidation::invalidates(request, status) {

@@ -4,6 +4,7 @@
 use super::origin::{Bounds, FetchError, Place};
 use super::outgoing::Outgoing;
 use super::pool::{self, Sender, Server};
+use super::upload::Upload;
 use crate::clock;
 use crate::limits;
 use crate::proto::forwarding;
@@ -21,7 +22,6 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout;
 
 /// A response whose head has arrived.
 pub(super) struct Response {
@@ -51,6 +51,8 @@ pub(super) struct ResponseBody {
     trailers: Option<Bytes>,
     cells: Arc<Cells>,
     place: Option<Place>,
+    /// The body of the request, as long as that may be on its way.
+    upload: Option<Rc<Upload>>,
 }
 
 impl Response {
@@ -82,6 +84,7 @@ impl Response {
             trailers: None,
             cells: bounds.cells().clone(),
             place: Some(place),
+            upload: None,
         };
         let exchange = Exchange { response_s: clock::now().unix_s, ..asked };
         Response { status: parts.status, fields: parts.headers, exchange, upgrade, body }
@@ -92,6 +95,11 @@ impl ResponseBody {
     /// Leaves out the first bytes, and ends after so many more.
     pub(super) fn cut(&mut self, skip_bytes: u64, take_bytes: u64) {
         (self.skip_bytes, self.take_bytes) = (skip_bytes, Some(take_bytes));
+    }
+
+    /// The request's body may still be on its way: while that moves, this is not late.
+    pub(super) fn comes_beside(&mut self, upload: Rc<Upload>) {
+        self.upload = Some(upload);
     }
 
     /// Its trailers are wanted.
@@ -125,14 +133,15 @@ impl ResponseBody {
                 self.place = None;
                 return Ok(None);
             }
-            let frame = match timeout(limit, self.incoming.frame()).await {
-                Err(_) => return Err(self.broken(504, "the body stopped")),
-                Ok(Some(Err(error))) => {
+            let upload = self.upload.as_deref();
+            let frame = match Upload::wait_beside(upload, limit, self.incoming.frame()).await {
+                None => return Err(self.broken(504, "the body stopped")),
+                Some(Some(Err(error))) => {
                     let malformed = is_malformed(&error);
                     return Err(FetchError { malformed, ..self.broken(502, pool::explain(error.into())) });
                 }
-                Ok(None) => break,
-                Ok(Some(Ok(frame))) => frame,
+                Some(None) => break,
+                Some(Some(Ok(frame))) => frame,
             };
             let bytes = match frame.into_data() {
                 Ok(bytes) => bytes,

@@ -35,7 +35,7 @@ impl Place {
     /// `None`: there are as many as may be.
     fn take(node: &Rc<Node>) -> Option<Self> {
         let tunnels = node.tunnels.get();
-        (tunnels < limits::TUNNELS_MAX).then(|| {
+        (tunnels < node.tunnels_max).then(|| {
             node.tunnels.set(tunnels + 1);
             Place(node.clone())
         })

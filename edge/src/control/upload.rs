@@ -13,7 +13,8 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use tokio::time::Instant;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
 
 /// The side control feeds. Shared with the [`UploadBody`] that hyper owns.
 pub(super) struct Upload {
@@ -22,6 +23,7 @@ pub(super) struct Upload {
     trailer: RefCell<Vec<u8>>,
     ended: Cell<Ended>,
     waker: Cell<Option<Waker>>,
+    /// When bytes last moved, so that a long upload is not taken for a slow answer.
     progressed: Cell<Instant>,
     /// Whether hyper still reads; else what arrives is credited and dropped.
     read: Cell<bool>,
@@ -78,9 +80,22 @@ impl Upload {
         }
     }
 
-    /// When bytes last moved, so that a long upload is not taken for a slow answer.
-    pub(super) fn progressed(&self) -> Instant {
-        self.progressed.get()
+    /// Waits for something of the origin's, so long after it was last heard of or the body last moved. `None`: in vain.
+    pub(super) async fn wait_beside<T>(
+        upload: Option<&Upload>,
+        limit: Duration,
+        awaited: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut awaited = std::pin::pin!(awaited);
+        let mut deadline = Instant::now() + limit;
+        loop {
+            if let Ok(came) = timeout_at(deadline, &mut awaited).await {
+                return Some(came);
+            }
+            // Nobody can be expected to answer, or to take an answer, while the request is on its way.
+            deadline =
+                upload.map(|upload| upload.progressed.get() + limit).filter(|moved| *moved > deadline)?;
+        }
     }
 
     fn wake(&self) {

@@ -7,7 +7,7 @@
 pub mod kernel_tls;
 mod probe;
 
-use crate::config::{Config, Shard, Steering, XdpMode};
+use crate::config::{Clients, Config, Shard, Steering, XdpMode};
 use crate::limits;
 use crate::shard::Hold;
 pub use probe::{probe, raise_nofile};
@@ -132,12 +132,12 @@ pub fn judge(machine: &Machine, config: &Config) -> Vec<Finding> {
 
 /// The descriptor limit the node needs. Clients' connections are direct descriptors of a worker's ring and
 /// take none of the process; but the kernel bounds each ring's table by the same limit.
-pub fn nofile_needed(workers: usize, connections_max: usize) -> u64 {
+pub fn nofile_needed(workers: usize, clients: &Clients) -> u64 {
     let each_worker = limits::LISTENERS_MAX + 8;
     // Shards, logs, maps and programs, admin connections.
     const OTHERS: usize = 256;
-    let process = workers * each_worker + limits::FETCHES_RUNNING_MAX + limits::TUNNELS_MAX + OTHERS;
-    process.max(connections_max) as u64
+    let process = workers * each_worker + limits::FETCHES_RUNNING_MAX + clients.tunnels_max + OTHERS;
+    process.max(clients.connections_max) as u64
 }
 
 fn kernel(machine: &Machine, findings: &mut Vec<Finding>) {
@@ -196,7 +196,7 @@ fn ranges(cpus: &[usize]) -> String {
 
 fn descriptors(machine: &Machine, config: &Config, findings: &mut Vec<Finding>) {
     let workers = config.cpus.as_ref().map_or(machine.cpus.len(), Vec::len);
-    let needed = nofile_needed(workers, config.clients.connections_max);
+    let needed = nofile_needed(workers, &config.clients);
     // CAP_SYS_RESOURCE may raise the hard limit as well; see `raise_nofile`.
     if let Some((_, hard)) = machine.nofile
         && hard < needed

@@ -128,6 +128,11 @@ impl Session {
         }
     }
 
+    /// Whether a response is being streamed: what the peer sends meanwhile leads to nothing that is sent.
+    pub fn is_answering(&self) -> bool {
+        self.state == State::Busy && self.exchange.is_streaming()
+    }
+
     /// Whether the next bytes from the peer begin a request, of which nothing was seen yet.
     pub fn awaits_head(&self) -> bool {
         self.state == State::Head && self.seen_bytes == 0 && self.wants_input()
@@ -269,8 +274,10 @@ impl Session {
         out.consumed = at;
         if !self.takes_body() || self.is_tunnel() {
             self.rearm(now, out);
-        } else if !self.sending {
-            self.deadline_ms = out.timeouts.body_due_ms(self.deadline_ms, at, now.mono_ms);
+        } else {
+            // Also of a response that is being sent: some read nothing before they have sent all.
+            let due_ms = out.timeouts.body_due_ms(self.deadline_ms, at, now.mono_ms);
+            self.deadline_ms = if self.sending { self.deadline_ms.max(due_ms) } else { due_ms };
         }
     }
 

@@ -176,13 +176,14 @@ impl Connection {
         }
     }
 
-    /// Whether the session may be given bytes: it wants them, and what it may answer has room.
+    /// Whether the session may be given bytes: it wants them, and what it may answer has room. The rest of a body whose
+    /// answer is on its way needs none; a client that reads nothing before it has sent all would wait for ever.
     pub fn takes_input(&self) -> bool {
         self.phase == Phase::Open
             && self.multiplex.is_none()
             && !self.sends_stored()
             && self.session.wants_input()
-            && self.outbox.as_ref().is_none_or(Outbox::has_room)
+            && (self.session.is_answering() || self.outbox.as_ref().is_none_or(Outbox::has_room))
             && self.fetch.is_none_or(|fetch| fetch.body_unacked < limits::REQUEST_BODY_WINDOW_BYTES)
     }
 

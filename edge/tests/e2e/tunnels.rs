@@ -286,6 +286,22 @@ fn tunnels_end_when_idle_when_the_origin_breaks_and_when_the_client_leaves() {
 }
 
 #[test]
+fn there_are_no_more_tunnels_than_may_be() {
+    let origin = Origin::start();
+    agrees(&origin, "/echo", websocket::echo);
+    let edge = start(&origin, "tunnels_max = 1");
+    let stream = open(&edge, "/echo");
+    let mut refused = edge.client();
+    refused.send(websocket::request("/echo", "").as_bytes());
+    let response = refused.response("GET").expect("an answer");
+    assert_eq!((response.status(), response.field("retry-after")), (503, Some("1")));
+    assert_eq!(edge.metric("edge_tunnels_open"), 1.0);
+    drop(stream);
+    eventually("its place is free", || edge.metric("edge_tunnels_open") == 0.0);
+    open(&edge, "/echo");
+}
+
+#[test]
 fn a_stop_waits_for_tunnels_and_not_for_ever() {
     let origin = Origin::start();
     agrees(&origin, "/echo", websocket::echo);

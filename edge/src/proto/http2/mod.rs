@@ -301,7 +301,14 @@ impl<R: Record> Http2<R> {
         let (now_ms, timeouts) = (self.now_ms, self.timeouts);
         match self.find(id) {
             Some(at) => {
-                self.streams[at].upload(hold, now_ms, &timeouts, &mut Context::from_waker(Waker::noop()))
+                let mut context = Context::from_waker(Waker::noop());
+                let upload = self.streams[at].upload(hold, now_ms, &timeouts, &mut context);
+                if let (Upload::Data(bytes), true) = (&upload, self.send_due_ms != NEVER) {
+                    // Some read nothing before they have sent all.
+                    let due_ms = timeouts.body_due_ms(self.send_due_ms, bytes.len(), now_ms);
+                    self.send_due_ms = self.send_due_ms.max(due_ms);
+                }
+                upload
             }
             None => Upload::Nothing,
         }
@@ -344,6 +351,8 @@ impl<R: Record> Http2<R> {
                     self.unwritten_bytes += bytes;
                     if ended {
                         self.remove(at);
+                    } else {
+                        self.streams[at].moved(self.timeouts.body_due_ms(NEVER, 0, self.now_ms));
                     }
                 }
                 Turn::Wants => return Some(id),

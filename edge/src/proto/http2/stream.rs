@@ -119,6 +119,11 @@ impl<R: Record> Stream<R> {
         if self.upload.is_some() { self.upload_due_ms } else { u64::MAX }
     }
 
+    /// Some of the response was sent: who takes it may take its time with what is left of the request.
+    pub(super) fn moved(&mut self, due_ms: u64) {
+        self.upload_due_ms = self.upload_due_ms.max(due_ms);
+    }
+
     /// The request goes to control. `expects`: the client waits for leave to send its body.
     pub(super) fn fetched(&mut self, expects: bool) {
         if expects && !self.exchange.was_fetched() {

@@ -24,6 +24,11 @@ pub(super) struct Asked {
     fields: &'static str,
     /// Whether it is chunked, and how long it is.
     upload: Option<(bool, usize)>,
+    /// What the upload does beside: fields follow it, and some only after leave to send it.
+    trails: bool,
+    expects: bool,
+    /// Trailers of the answer are welcome.
+    welcomes: bool,
     /// When it was sent, in steps of the ledger.
     pub(super) step: u64,
     /// The same, in Unix seconds.
@@ -56,6 +61,9 @@ impl Asked {
             authorized: dice.one_in(10),
             fields: if dice.one_in(3) { dice.pick(FIELDS) } else { "" },
             upload: None,
+            trails: false,
+            expects: false,
+            welcomes: dice.one_in(3),
             step: 0,
             at_s: 0,
         };
@@ -68,7 +76,10 @@ impl Asked {
             3 => {
                 asked.method = dice.pick(&["POST", "PUT"]);
                 let bytes = if dice.one_in(20) { 400_000 } else { 600 };
-                asked.upload = Some((dice.one_in(2), dice.below(bytes) as usize));
+                let chunked = dice.one_in(2);
+                asked.upload = Some((chunked, dice.below(bytes) as usize));
+                asked.trails = chunked && dice.one_in(2);
+                asked.expects = dice.one_in(3);
             }
             _ => {}
         }
@@ -79,7 +90,8 @@ impl Asked {
         self.upload.is_some()
     }
 
-    fn render(&self) -> Vec<u8> {
+    /// The head, and the body.
+    fn render(&self) -> (Vec<u8>, Vec<u8>) {
         let mut text =
             format!("{} /{} HTTP/1.1\r\nHost: a\r\nX-Request: {}\r\n", self.method, self.path, self.id);
         if self.lang != "-" {
@@ -92,22 +104,41 @@ impl Asked {
             text.push_str(&format!("Range: bytes={first}-{last}\r\n"));
         }
         text.push_str(self.fields);
-        let Some((chunked, bytes)) = self.upload else { return (text + "\r\n").into_bytes() };
+        if self.welcomes {
+            text.push_str("TE: trailers\r\nConnection: te\r\n");
+        }
+        let Some((chunked, bytes)) = self.upload else { return ((text + "\r\n").into_bytes(), Vec::new()) };
         let body = upload(&self.id, bytes);
         text.push_str(&format!("X-Upload: {bytes}\r\n"));
-        if !chunked {
-            let head = format!("{text}Content-Length: {bytes}\r\n\r\n");
-            return [head.as_bytes(), &body].concat();
+        if self.expects {
+            text.push_str("Expect: 100-continue\r\n");
         }
-        let mut out = format!("{text}Transfer-Encoding: chunked\r\n\r\n").into_bytes();
+        if !chunked {
+            return (format!("{text}Content-Length: {bytes}\r\n\r\n").into_bytes(), body);
+        }
+        if self.trails {
+            text.push_str("Trailer: X-Sum, Content-Length\r\n");
+        }
+        let head = format!("{text}Transfer-Encoding: chunked\r\n\r\n").into_bytes();
+        let mut out = Vec::new();
         for chunk in body.chunks(1 + bytes / 3) {
             out.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
             out.extend_from_slice(chunk);
             out.extend_from_slice(b"\r\n");
         }
-        out.extend_from_slice(b"0\r\n\r\n");
-        out
+        out.extend_from_slice(b"0\r\n");
+        if self.trails {
+            out.extend_from_slice(trailers(&self.id).as_bytes());
+        }
+        out.extend_from_slice(b"\r\n");
+        (head, out)
     }
+}
+
+/// What follows a body in chunks: a line that is announced, one that nobody may pass on, and one that is not announced: a
+/// request's goes, a response's stays.
+pub(super) fn trailers(id: &str) -> String {
+    format!("X-Sum: {id}\r\nContent-Length: 3\r\nX-Unannounced: {id}\r\n")
 }
 
 /// The body of a request.
@@ -120,6 +151,8 @@ pub(super) struct Answer {
     pub(super) status: u16,
     fields: Vec<(String, String)>,
     pub(super) body: Vec<u8>,
+    /// The lines that followed it.
+    trailers: Vec<u8>,
 }
 
 impl std::fmt::Debug for Answer {
@@ -143,7 +176,8 @@ impl Answer {
 struct Reading {
     wire: Vec<u8>,
     head: Option<(Answer, Decoder)>,
-    interims: u64,
+    /// Leave came to send a body.
+    leave: bool,
 }
 
 impl Reading {
@@ -153,7 +187,7 @@ impl Reading {
             let (answer, length, bytes) = read_head(&self.wire, head_only)?;
             self.wire.drain(..bytes);
             match answer.status {
-                100..200 => self.interims += 1,
+                100..200 => self.leave |= answer.status == 100,
                 _ => self.head = Some((answer, Decoder::new(length))),
             }
         }
@@ -165,7 +199,10 @@ impl Reading {
                     at = range.end;
                     answer.body.extend_from_slice(&self.wire[range]);
                 }
-                Step::Trailer(range) => at = range.end,
+                Step::Trailer(range) => {
+                    at = range.end;
+                    answer.trailers.extend_from_slice(&self.wire[range]);
+                }
                 Step::More => break None,
                 Step::End(end) => break Some(end),
             }
@@ -191,6 +228,7 @@ fn read_head(wire: &[u8], head_only: bool) -> Option<(Answer, BodyLength, usize)
         status: head.code.expect("a status"),
         fields: head.headers.iter().map(text).collect(),
         body: Vec::new(),
+        trailers: Vec::new(),
     };
     let length = answer.field("content-length").map(|value| value.parse().expect("a length"));
     let chunked = answer.field("transfer-encoding").is_some();
@@ -254,6 +292,8 @@ struct Client<'a> {
     /// Sent and not answered, the oldest first.
     owed: Vec<Asked>,
     unsent: Vec<u8>,
+    /// The body of the youngest request, until there is leave to send it.
+    withheld: Option<Vec<u8>>,
     reading: Reading,
     closed: bool,
 }
@@ -262,8 +302,8 @@ impl<'a> Client<'a> {
     fn connect(world: &'a World, manners: &'a Manners) -> Self {
         let worker = world.dice.below(world.workers.len() as u64) as usize;
         let slot = world.workers[worker].borrow_mut().connect();
-        let (owed, unsent, reading) = Default::default();
-        Client { world, manners, worker, slot, owed, unsent, reading, closed: false }
+        let (owed, unsent, withheld, reading) = Default::default();
+        Client { world, manners, worker, slot, owed, unsent, withheld, reading, closed: false }
     }
 
     /// Asks until all is answered, or the connection ends.
@@ -280,7 +320,7 @@ impl<'a> Client<'a> {
             if self.world.dice.one_in(self.manners.leaves) {
                 let mut worker = self.world.workers[self.worker].borrow_mut();
                 // Half a request followed by nothing is answered without its method being known.
-                if self.world.dice.one_in(2) || !self.unsent.is_empty() {
+                if self.world.dice.one_in(2) || !self.unsent.is_empty() || self.withheld.is_some() {
                     worker.reset(self.slot);
                     break;
                 }
@@ -310,11 +350,19 @@ impl<'a> Client<'a> {
     fn ask(&mut self, left: &mut Vec<Asked>) {
         while self.owed.len() < self.manners.pipelined
             && !self.closed
+            && self.withheld.is_none()
             && let Some(mut asked) = left.pop()
         {
             asked.step = self.world.ledger.borrow_mut().step();
             asked.at_s = clock::now().unix_s;
-            self.unsent.extend(asked.render());
+            let (head, body) = asked.render();
+            self.unsent.extend(head);
+            // Some do not wait.
+            if asked.expects && !body.is_empty() && !self.world.dice.one_in(3) {
+                (self.withheld, self.reading.leave) = (Some(body), false);
+            } else {
+                self.unsent.extend(body);
+            }
             self.owed.push(asked);
         }
     }
@@ -340,19 +388,41 @@ impl<'a> Client<'a> {
             && let Some(answer) = self.reading.next(asked.method == "HEAD")
         {
             count(&answer, tally);
+            // Refused without leave: the connection ends with this, for the body will not come.
+            self.closed |= self.owed.len() == 1 && self.withheld.is_some() && !self.reading.leave;
+            judge_trailers(asked, &answer);
             self.world.ledger.borrow().judge(&self.world.resources[asked.path], asked, &answer);
             let asked = self.owed.remove(0);
             if let (Some(got), Some((_, bytes))) = (answer.field("x-got"), asked.upload) {
                 assert_eq!(got, bytes.to_string(), "{asked:?} {answer:?}");
             }
         }
+        if self.reading.leave
+            && let Some(body) = self.withheld.take()
+        {
+            tally.leaves += 1;
+            self.unsent.extend(body);
+        }
         bytes > 0
     }
+}
+
+/// What follows a body is of the answer it follows, and what was announced does.
+fn judge_trailers(asked: &Asked, answer: &Answer) {
+    let lines = String::from_utf8_lossy(&answer.trailers).to_ascii_lowercase();
+    let bodiless = asked.method == "HEAD" || answer.status == 304;
+    let id = &asked.id;
+    let want = match answer.field("trailer").is_some() && asked.welcomes && !bodiless {
+        true => format!("x-sum: {id}\r\nx-unannounced: {id}\r\n"),
+        false => String::new(),
+    };
+    assert!(lines == want, "{lines} {asked:?} {answer:?}");
 }
 
 fn count(answer: &Answer, tally: &mut Tally) {
     let status = answer.field("cache-status").unwrap_or_default();
     tally.answered += 1;
+    tally.trailed += u64::from(!answer.trailers.is_empty());
     tally.hits += u64::from(status.starts_with("edge; hit; ttl="));
     tally.stale += u64::from(status.contains("ttl=-"));
     tally.revalidated += u64::from(status.contains("fwd-status=304"));

@@ -6,7 +6,8 @@
 //! - a response answers the request it is given to: its path, its variant, its range;
 //! - what is private, not to be stored, or an answer to Authorization reaches the one who asked for it alone;
 //! - what is served as fresh is fresh, and what was purged before a request came does not answer it;
-//! - a request's body that did not come whole never looks whole to the origin;
+//! - a request's body that did not come whole never looks whole to the origin, and one that waits for leave gets an answer;
+//! - trailers follow the body they belong to, where they are announced and welcome, and nothing else does;
 //! - every request comes to an end, and afterwards nothing is left: no task, waiter, stream, place or queue.
 //!
 //! `EDGE_SIMULATION_SEEDS=100000 cargo test -p edge --lib control::tests::simulation` runs more seeds. A seed that
@@ -15,6 +16,7 @@
 mod client;
 mod ledger;
 mod origin;
+mod scenes;
 
 use super::super::origin::Origin;
 use super::super::pool::Connector;
@@ -93,6 +95,8 @@ struct Tally {
     resumed: u64,
     joined: u64,
     purges: u64,
+    trailed: u64,
+    leaves: u64,
     /// Of all that clients received.
     hash: u64,
 }
@@ -109,6 +113,8 @@ impl Tally {
         self.resumed += other.resumed;
         self.joined += other.joined;
         self.purges += other.purges;
+        self.trailed += other.trailed;
+        self.leaves += other.leaves;
         self.hash = self.hash.rotate_left(5) ^ other.hash;
     }
 }
@@ -308,6 +314,7 @@ fn by_seed() {
     for count in [hits, revalidated, stale, partial, broken, refused, resumed, joined, purges] {
         assert!(count > seeds / 200, "{sum:?}");
     }
+    assert!(sum.trailed > seeds / 200 && sum.leaves > seeds / 200, "{sum:?}");
 }
 
 #[test]

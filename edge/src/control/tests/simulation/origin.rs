@@ -2,7 +2,7 @@
 //! one end of a pipe in memory.
 
 use super::World;
-use super::client::upload;
+use super::client::{trailers, upload};
 use super::ledger::{Framed, Resource, What};
 use crate::control::pool::InMemory;
 use crate::proto::body::{Decoder, Step};
@@ -125,6 +125,8 @@ struct Reply {
     lines: String,
     body: Vec<u8>,
     framed: Framed,
+    /// The lines after the body, if it comes in chunks.
+    trailers: Option<String>,
 }
 
 impl Line {
@@ -136,8 +138,13 @@ impl Line {
             false => Trouble::None,
         };
         // Some do not wait for the end of a body.
-        let early = self.world.dice.one_in(20);
+        let expects = request.field("expect").is_some();
+        let early = self.world.dice.one_in(if expects { 4 } else { 20 });
         if !early {
+            if expects && self.world.dice.one_in(2) {
+                self.pause(3_000).await;
+                self.io.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.ok()?;
+            }
             self.read_body(&request).await?;
         }
         self.pause(400).await;
@@ -196,7 +203,7 @@ impl Line {
             None if request.field("transfer-encoding").is_some() => BodyLength::Chunked,
             None => BodyLength::None,
         };
-        let (mut decoder, mut body) = (Decoder::new(length), Vec::new());
+        let (mut decoder, mut body, mut section) = (Decoder::new(length), Vec::new(), Vec::new());
         loop {
             let mut at = 0;
             let ended = loop {
@@ -205,7 +212,10 @@ impl Line {
                         at = range.end;
                         body.extend_from_slice(&self.unread[range]);
                     }
-                    Step::Trailer(range) => at = range.end,
+                    Step::Trailer(range) => {
+                        at = range.end;
+                        section.extend_from_slice(&self.unread[range]);
+                    }
                     Step::More => break None,
                     Step::End(end) => break Some(end),
                 }
@@ -219,6 +229,12 @@ impl Line {
         let said = request.field("x-upload").map_or(0, |text| text.parse().expect("a length"));
         if body != upload(request.id(), said) {
             let wrong = format!("{}: a body of {said} bytes came as {}", request.id(), body.len());
+            self.world.ledger.borrow_mut().wrong = Some(wrong);
+        }
+        let announced =
+            request.field("trailer").map_or(String::new(), |_| format!("x-sum: {}\r\n", request.id()));
+        if !section.eq_ignore_ascii_case(announced.as_bytes()) {
+            let wrong = format!("{}: followed by {}, not {announced}", request.id(), section.escape_ascii());
             self.world.ledger.borrow_mut().wrong = Some(wrong);
         }
         Some(())
@@ -262,13 +278,14 @@ impl Line {
         trouble: Trouble,
     ) -> Reply {
         let framed = resource.framed;
+        let trailers = request.field("te").map(|_| trailers(request.id()));
         let safe = matches!(request.method.as_str(), "GET" | "HEAD");
         let say = |length: usize| self.world.ledger.borrow_mut().said(&what, request.step, length);
         if trouble == Trouble::Error {
             say(what.bytes);
             lines.insert_str(0, "Cache-Control: no-store\r\n");
             let status = self.world.dice.pick(&["500 No", "503 Later", "404 Not here"]);
-            return Reply { status, body: what.body(), what: Some(what), lines, framed };
+            return Reply { status, body: what.body(), what: Some(what), lines, framed, trailers };
         }
         if request.method == "HEAD" && !resource.has_etag {
             self.world.ledger.borrow_mut().confirmed(request.path);
@@ -276,7 +293,14 @@ impl Line {
         let named = request.field("if-none-match").is_some_and(|tags| tags.contains(&what.etag()));
         if safe && resource.has_etag && named && what.owner == "-" {
             say(what.bytes);
-            return Reply { status: "304 Same", what: None, lines, body: Vec::new(), framed: Framed::Length };
+            return Reply {
+                status: "304 Same",
+                what: None,
+                lines,
+                body: Vec::new(),
+                framed: Framed::Length,
+                trailers,
+            };
         }
         let whole = what.body();
         let same = request.field("if-range").is_none_or(|tag| tag == what.etag());
@@ -285,10 +309,10 @@ impl Line {
             say(whole.len());
             lines.push_str(&format!("Content-Range: bytes {first}-{last}/{}\r\n", whole.len()));
             let body = whole[first..=last].to_vec();
-            return Reply { status: "206 Part", what: Some(what), lines, body, framed };
+            return Reply { status: "206 Part", what: Some(what), lines, body, framed, trailers };
         }
         say(whole.len());
-        Reply { status: "200 OK", what: Some(what), lines, body: whole, framed }
+        Reply { status: "200 OK", what: Some(what), lines, body: whole, framed, trailers }
     }
 
     /// `None`: the connection is over. Else whether it may go on.
@@ -351,7 +375,10 @@ impl Line {
         }
         match framed {
             Framed::Length => head.push_str(&format!("Content-Length: {said}\r\n\r\n")),
-            Framed::Chunks => head.push_str("Transfer-Encoding: chunked\r\n\r\n"),
+            Framed::Chunks => {
+                head.push_str(reply.trailers.as_ref().map_or("", |_| "Trailer: X-Sum\r\n"));
+                head.push_str("Transfer-Encoding: chunked\r\n\r\n");
+            }
             Framed::End => head.push_str("\r\n"),
         }
         let mut wire = head.into_bytes();
@@ -360,7 +387,7 @@ impl Line {
             return Some(framed != Framed::End && matches!(trouble, Trouble::None | Trouble::Error));
         }
         let head_bytes = wire.len();
-        push_body(&mut wire, &reply.body, framed, trouble);
+        push_body(&mut wire, reply, framed, trouble);
         match trouble {
             Trouble::Cut | Trouble::Stall => {
                 let most = (wire.len() - head_bytes).saturating_sub(1);
@@ -419,7 +446,8 @@ fn push_policy(resource: &Resource, what: &What, twice: bool, lines: &mut String
     lines.push_str(&format!("Cache-Tag: t{}\r\n", resource.path));
 }
 
-fn push_body(wire: &mut Vec<u8>, body: &[u8], framed: Framed, trouble: Trouble) {
+fn push_body(wire: &mut Vec<u8>, reply: &Reply, framed: Framed, trouble: Trouble) {
+    let body = &reply.body[..];
     if framed != Framed::Chunks {
         return wire.extend_from_slice(body);
     }
@@ -429,7 +457,9 @@ fn push_body(wire: &mut Vec<u8>, body: &[u8], framed: Framed, trouble: Trouble) 
         wire.extend_from_slice(chunk);
         wire.extend_from_slice(b"\r\n");
     }
-    wire.extend_from_slice(b"0\r\n\r\n");
+    wire.extend_from_slice(b"0\r\n");
+    wire.extend_from_slice(reply.trailers.as_deref().unwrap_or_default().as_bytes());
+    wire.extend_from_slice(b"\r\n");
 }
 
 /// The one range of a request, first and last byte.
