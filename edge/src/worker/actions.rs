@@ -61,6 +61,10 @@ pub struct Node {
     pub progressed: Vec<StreamId>,
     /// Connections that speak HTTP/2.
     pub(super) multiplexes: usize,
+    /// Slots of those that have something to do at the end of the turn, each once.
+    pub(super) multiplexed: VecDeque<u32>,
+    /// Frames of theirs, and requests by what they count for, that this turn may still deal with.
+    pub(super) frames_left: u32,
     pub(super) reader: Reader,
     pub(super) out: Out,
     /// What the input at hand made us ask control for.
@@ -95,6 +99,8 @@ impl Node {
             draining: false,
             progressed: Vec::new(),
             multiplexes: 0,
+            multiplexed: VecDeque::new(),
+            frames_left: 0,
             reader,
             purges,
             out,

@@ -130,8 +130,9 @@ mod tests {
     use crate::proto::Now;
     use crate::proto::http2::{PREFACE, frame};
     use crate::proto::session::Timeouts;
+    use crate::stats::Counter;
     use crate::worker::simulated::Simulated;
-    use std::collections::HashSet;
+    use std::collections::{BTreeMap, HashSet};
     use std::net::IpAddr;
     use std::sync::Arc;
     use tokio::runtime::{Builder, EnterGuard};
@@ -198,6 +199,16 @@ mod tests {
                 }
             }
             (asked.len(), gone)
+        }
+
+        /// How many requests control has got of each slot.
+        fn asked_by(&mut self) -> Vec<(u32, usize)> {
+            let mut asked = BTreeMap::new();
+            while let Some(message) = self.mailbox.to_control.pop() {
+                let ToControl::Fetch { ticket, .. } = message else { panic!("{message:?}") };
+                *asked.entry(ticket.slot).or_default() += 1;
+            }
+            asked.into_iter().collect()
         }
 
         /// The error code of the GOAWAY that this client got last.
@@ -276,6 +287,86 @@ mod tests {
         let slot = bench.connect(2);
         bench.worker.receive(slot, &streams(100).flat_map(get).collect::<Vec<_>>());
         assert_eq!(bench.asked(), (100, 0));
+    }
+
+    /// Eight connections open all the streams they may, in one turn. It and those that follow begin so many requests
+    /// each and no more; every connection has its share of them; and who asks over HTTP/1.1 meanwhile is heard at once.
+    #[test]
+    fn a_turn_begins_its_share_of_requests_and_the_next_turns_the_others() {
+        const CONNECTIONS: u32 = 8;
+        let mut bench = Bench::new();
+        let slots: Vec<u32> = (0..CONNECTIONS).map(|number| bench.connect(number as u8 + 1)).collect();
+        let other = bench.worker.connect();
+        for slot in &slots {
+            bench.worker.arrive(*slot, &streams(limits::HTTP2_STREAMS_MAX).flat_map(get).collect::<Vec<_>>());
+        }
+        let turn_most = u64::from(limits::HTTP2_FRAMES_PER_TURN_MAX / limits::HTTP2_FRAMES_PER_REQUEST);
+        let share = limits::HTTP2_REQUESTS_PER_TURN_MAX as usize;
+        let mut begun = vec![0; slots.len()];
+        let (mut turns, mut more) = (0, true);
+        while more {
+            let before = bench.worker.count(Counter::Requests);
+            bench.worker.arrive(other, b"GET /turn HTTP/1.1\r\nHost: edge.test\r\n\r\n");
+            if turns == 0 {
+                assert_eq!(bench.asked_by(), [(other, 1)], "those over HTTP/2 wait for the end of the turn");
+            }
+            more = bench.worker.end_turn();
+            let requests = bench.worker.count(Counter::Requests) - before;
+            assert!(requests <= turn_most + share as u64, "{requests} in turn {turns}");
+            for (slot, asked) in bench.asked_by() {
+                assert!(asked <= share, "{asked} of connection {slot} in turn {turns}");
+                begun[slot as usize] += asked;
+            }
+            assert!(begun.iter().max().unwrap() - begun.iter().min().unwrap() <= share, "{begun:?}");
+            turns += 1;
+        }
+        assert!(begun.iter().all(|count| *count == limits::HTTP2_STREAMS_MAX as usize), "{begun:?}");
+        assert!(turns >= 1024 / turn_most, "{turns}");
+    }
+
+    #[test]
+    fn one_connection_goes_on_in_the_next_turn_and_then_no_turn_is_left() {
+        let mut bench = Bench::new();
+        let slot = bench.connect(1);
+        bench.worker.arrive(slot, &streams(40).flat_map(get).collect::<Vec<_>>());
+        let most = limits::HTTP2_REQUESTS_PER_TURN_MAX as usize;
+        for (left, more) in [(40, true), (40 - most, true), (40 - 2 * most, false)] {
+            assert_eq!(bench.worker.end_turn(), more);
+            assert_eq!(bench.asked(), (left.min(most), 0));
+        }
+    }
+
+    /// What comes on a connection that waits for its turn is read with what came before: a stream that is reset
+    /// meanwhile is not begun.
+    #[test]
+    fn what_is_reset_before_its_turn_comes_asks_nothing() {
+        let mut bench = Bench::new();
+        let slot = bench.connect(1);
+        bench.worker.arrive(slot, &streams(100).flat_map(get).collect::<Vec<_>>());
+        assert!(bench.worker.end_turn());
+        let most = limits::HTTP2_REQUESTS_PER_TURN_MAX as usize;
+        assert_eq!(bench.asked(), (most, 0));
+        bench.worker.receive(slot, &streams(100).flat_map(reset).collect::<Vec<_>>());
+        assert_eq!(bench.asked(), (0, most));
+    }
+
+    /// Over HTTP/1.1 the outbox bounds what pipelined requests make of one turn.
+    #[test]
+    fn pipelined_requests_are_answered_as_far_as_there_is_room_to_send() {
+        const REQUEST: &[u8] = b"GET /a HTTP/1.1\r\nHost: edge.test\r\nCache-Control: only-if-cached\r\n\r\n";
+        let mut bench = Bench::new();
+        let slot = bench.worker.connect();
+        bench.worker.arrive(slot, &REQUEST.repeat(400));
+        let (mut room, mut before) = (vec![0; 64 * 1024], 0);
+        loop {
+            let requests = bench.worker.count(Counter::Requests);
+            assert!((1..=32).contains(&(requests - before)), "{requests} after {before}");
+            before = requests;
+            if requests == 400 {
+                break;
+            }
+            assert!(bench.worker.take(slot, &mut room) > 0);
+        }
     }
 
     #[test]

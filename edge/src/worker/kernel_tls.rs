@@ -17,6 +17,7 @@
 
 use super::Worker;
 use super::connection::{Connection, Phase};
+use super::mail::Desk;
 use super::token::{Op, Token};
 use crate::limits;
 use crate::stats::{Cells, Counter};

@@ -179,32 +179,8 @@ impl Worker {
         self.advance(slot);
     }
 
-    /// Moves a connection as far as it goes now, or at the end of the turn if it speaks HTTP/2: then all that has come
-    /// is read before the first of its streams is looked at, and all that goes out goes together.
-    pub(super) fn advance(&mut self, slot: u32) {
-        match &mut self.table[slot as usize].multiplex {
-            Some(mux) if mux.listed => {}
-            Some(mux) => {
-                mux.listed = true;
-                self.multiplexed.push(slot);
-            }
-            None => self.move_on(slot),
-        }
-    }
-
-    /// The turn ends: moves on what was listed.
-    #[inline]
-    pub(super) fn move_multiplexed(&mut self) {
-        while let Some(slot) = self.multiplexed.pop() {
-            if let Some(mux) = &mut self.table[slot as usize].multiplex {
-                mux.listed = false;
-            }
-            self.move_on(slot);
-        }
-    }
-
     /// Moves a connection as far as it goes now, its outbox into the ring, and the connection to its end.
-    fn move_on(&mut self, slot: u32) {
+    pub(super) fn move_on(&mut self, slot: u32) {
         let Worker { node, table, .. } = self;
         let connection = &mut table[slot as usize];
         let left_behind = node.carry_on(connection, slot);

@@ -11,13 +11,51 @@ use crate::proto::session::Input;
 use crate::proto::tls::Policies;
 use std::sync::Arc;
 
-/// What mail is delivered to.
+/// What has the connections: mail is delivered to it, and it moves them on.
 pub(super) trait Desk {
     /// The node, and the connections by their slots.
     fn parts(&mut self) -> (&mut Node, &mut [Connection]);
 
     /// Moves a connection as far as it goes now.
-    fn advance(&mut self, slot: u32);
+    fn move_on(&mut self, slot: u32);
+
+    /// Moves a connection as far as it goes now, or at the end of the turn if it speaks HTTP/2: then all that has come
+    /// is read before the first of its streams is looked at, and all that goes out goes together.
+    #[inline]
+    fn advance(&mut self, slot: u32) {
+        let (node, table) = self.parts();
+        match &mut table[slot as usize].multiplex {
+            Some(mux) => node.list(mux, slot),
+            None => self.move_on(slot),
+        }
+    }
+
+    /// The turn ends: moves on what was listed, each connection once and the longest listed first, until the turn has
+    /// done its share. The others, and those that have more, go on in the next turn.
+    #[inline]
+    fn move_multiplexed(&mut self) {
+        let node = self.parts().0;
+        node.frames_left = limits::HTTP2_FRAMES_PER_TURN_MAX;
+        for _ in 0..node.multiplexed.len() {
+            let (node, table) = self.parts();
+            if node.frames_left == 0 {
+                break;
+            }
+            let Some(slot) = node.multiplexed.pop_front() else {
+                break;
+            };
+            if let Some(mux) = &mut table[slot as usize].multiplex {
+                mux.listed = false;
+            }
+            self.move_on(slot);
+            let (node, table) = self.parts();
+            if let Some(mux) = &mut table[slot as usize].multiplex
+                && mux.has_more
+            {
+                node.list(mux, slot);
+            }
+        }
+    }
 
     /// How clients of TLS are met from now on.
     fn take_policies(&mut self, policies: Arc<Policies>);
@@ -200,8 +238,8 @@ impl Desk for Worker {
         (&mut self.node, &mut self.table)
     }
 
-    fn advance(&mut self, slot: u32) {
-        Worker::advance(self, slot);
+    fn move_on(&mut self, slot: u32) {
+        Worker::move_on(self, slot);
     }
 
     fn take_policies(&mut self, policies: Arc<Policies>) {

@@ -38,6 +38,7 @@ use actions::Node;
 use clients::Clients;
 use connection::{Connection, Phase};
 use lookahead::Lookahead;
+use mail::Desk;
 use secure::Shared;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -118,8 +119,6 @@ struct Worker {
     /// Accepts to be started at the next tick, see `limits::ACCEPTS_PER_LISTENER`.
     accepts_idle: Vec<u32>,
     secure: Shared,
-    /// Slots that speak HTTP/2 and have something to do at the end of the turn, each once.
-    multiplexed: Vec<u32>,
     http2_cleartext: bool,
     drain: Arc<AtomicBool>,
     /// Once draining: when to cut off what is still open.
@@ -163,7 +162,6 @@ impl Worker {
                 .collect(),
             accepts_idle: (0..accepts as u32).collect(),
             secure: Shared::new(setup.policies, setup.kernel_tls),
-            multiplexed: Vec::new(),
             http2_cleartext: setup.http2_cleartext,
             drain: setup.drain,
             end_ms: None,
@@ -178,8 +176,8 @@ impl Worker {
         self.tick();
         while !self.finished() {
             let mut completions = std::mem::take(&mut self.completions);
-            let waits = !self.mail_left && !self.secure.is_waiting();
-            self.ring.turn(usize::from(waits), &mut completions).expect("the ring is ours and sound");
+            let waits_for = usize::from(!self.has_work_left());
+            self.ring.turn(waits_for, &mut completions).expect("the ring is ours and sound");
             self.node.cells.add(Counter::Enters, 1);
             self.node.now = clock::now();
             self.shake_waiting();
@@ -199,6 +197,11 @@ impl Worker {
                 self.ring.write_event(self.node.mailbox.to_control.event(), Token::pack(Op::Unwatched, 0, 0));
             }
         }
+    }
+
+    /// Whether a turn has left something undone that is to be done in the next, whatever happens meanwhile.
+    fn has_work_left(&self) -> bool {
+        self.mail_left || self.secure.is_waiting() || !self.node.multiplexed.is_empty()
     }
 
     fn dispatch(&mut self, completion: Completion) {

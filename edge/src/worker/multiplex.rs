@@ -26,6 +26,8 @@ pub struct Multiplex {
     place: Place,
     /// Is to be moved on at the end of the turn.
     pub(super) listed: bool,
+    /// It may have more requests than it could begin in its turn.
+    pub(super) has_more: bool,
     /// By stream number.
     pub(super) supplies: Vec<Supply>,
 }
@@ -130,11 +132,25 @@ impl Node {
         self.cells.add(Counter::Http2Connections, 1);
         let http2 = Http2::new(self.now, &self.timeouts());
         let Connection { generation, place, .. } = *connection;
-        connection.multiplex =
-            Some(Box::new(Multiplex { http2, generation, place, listed: false, supplies: Vec::new() }));
+        connection.multiplex = Some(Box::new(Multiplex {
+            http2,
+            generation,
+            place,
+            listed: false,
+            has_more: false,
+            supplies: Vec::new(),
+        }));
     }
 
-    /// Moves everything of a connection on: what came, what was asked for, what can be sent.
+    /// Has a connection moved on at the end of the turn.
+    pub(super) fn list(&mut self, mux: &mut Multiplex, slot: u32) {
+        if !std::mem::replace(&mut mux.listed, true) {
+            self.multiplexed.push_back(slot);
+        }
+    }
+
+    /// Moves everything of a connection on: what came, what was asked for as far as its share of the turn goes, what
+    /// can be sent.
     pub(super) fn drive(&mut self, connection: &mut Connection, slot: u32) {
         let Some(mut multiplex) = connection.multiplex.take() else {
             return;
@@ -146,6 +162,7 @@ impl Node {
         if self.draining || connection.secure.as_ref().is_some_and(|secure| secure.is_worn()) {
             mux.http2.drain();
         }
+        let mut requests_left = limits::HTTP2_REQUESTS_PER_TURN_MAX;
         loop {
             mux.http2.set_room(connection.outbox.as_ref().map_or(Outbox::SEGMENTS, Outbox::segments_free));
             if !connection.stash.is_empty() && mux.http2.wants_input() {
@@ -155,7 +172,10 @@ impl Node {
                 connection.peer_closed_told = true;
                 mux.http2.peer_closed();
             }
-            while let Some(id) = mux.http2.poll(self.now, &mut self.out) {
+            while requests_left > 0
+                && let Some(id) = mux.http2.poll(self.now, &mut self.out)
+            {
+                requests_left -= 1;
                 self.begin_exchange(mux, slot, id);
             }
             self.drop_gone(mux, slot);
@@ -177,6 +197,10 @@ impl Node {
                 break;
             }
         }
+        mux.has_more = requests_left == 0;
+        let begun = limits::HTTP2_REQUESTS_PER_TURN_MAX - requests_left;
+        let frames = mux.http2.take_frames() + begun * limits::HTTP2_FRAMES_PER_REQUEST;
+        self.frames_left = self.frames_left.saturating_sub(frames);
         if let Some(flood) = mux.http2.take_flood() {
             self.cells.add(Counter::Http2Floods, 1);
             tracing::debug!("HTTP/2 client cut off: too many {flood}");

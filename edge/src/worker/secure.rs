@@ -7,6 +7,7 @@ use super::Worker;
 use super::actions::Node;
 use super::connection::{Connection, Phase, Source};
 use super::kernel_tls::{self, Sealing};
+use super::mail::Desk;
 use super::token::{Op, Token};
 use crate::limits;
 use crate::proto::kernel_tls::Ciphers;

@@ -12,7 +12,7 @@ use crate::proto::request::Scheme;
 use crate::proto::session::{Input, Out, Session, Timeouts};
 use crate::proto::tls::Policies;
 use crate::shard::Reader;
-use crate::stats::Cells;
+use crate::stats::{Cells, Counter};
 use crate::{clock, limits};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -66,8 +66,14 @@ impl Simulated {
             && !connection.peer_closed
     }
 
-    /// Bytes of a client arrive.
+    /// Bytes of a client arrive, and are dealt with in as many turns as that takes.
     pub(crate) fn receive(&mut self, slot: u32, bytes: &[u8]) {
+        self.arrive(slot, bytes);
+        self.finish();
+    }
+
+    /// Bytes of a client arrive in the turn that runs.
+    pub(crate) fn arrive(&mut self, slot: u32, bytes: &[u8]) {
         self.node.now = clock::now();
         let connection = &mut self.table[slot as usize];
         if connection.phase == Phase::Open {
@@ -76,11 +82,27 @@ impl Simulated {
         self.advance(slot);
     }
 
+    /// The turn that runs ends. Says whether it has left something for the next.
+    pub(crate) fn end_turn(&mut self) -> bool {
+        self.move_multiplexed();
+        !self.node.multiplexed.is_empty()
+    }
+
+    fn finish(&mut self) {
+        while self.end_turn() {}
+    }
+
+    /// What this counter of the worker's stands at.
+    pub(crate) fn count(&self, counter: Counter) -> u64 {
+        self.node.cells.get(counter)
+    }
+
     /// A client sends no more.
     pub(crate) fn peer_closed(&mut self, slot: u32) {
         self.node.now = clock::now();
         self.table[slot as usize].peer_closed = true;
         self.advance(slot);
+        self.finish();
     }
 
     /// A client is gone.
@@ -88,6 +110,7 @@ impl Simulated {
         self.node.now = clock::now();
         self.table[slot as usize].phase = Phase::Aborted;
         self.advance(slot);
+        self.finish();
     }
 
     /// A client takes what fits `room` of what is queued for it; says how much that was.
@@ -102,6 +125,7 @@ impl Simulated {
                 self.node.tell(connection, slot, Input::Sent { drained, bytes });
             }
             self.advance(slot);
+            self.finish();
         }
         bytes
     }
@@ -126,6 +150,7 @@ impl Simulated {
                 self.advance(slot);
             }
         }
+        self.finish();
         read
     }
 
@@ -140,7 +165,7 @@ impl Desk for Simulated {
         (&mut self.node, &mut self.table)
     }
 
-    fn advance(&mut self, slot: u32) {
+    fn move_on(&mut self, slot: u32) {
         let connection = &mut self.table[slot as usize];
         let left_behind = self.node.carry_on(connection, slot);
         let is_over = match connection.phase {

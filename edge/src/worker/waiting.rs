@@ -5,6 +5,7 @@
 use super::Worker;
 use super::actions::{Answer, Given, Node, outbox};
 use super::connection::{Ahead, Connection, Parked, Phase, Source};
+use super::mail::Desk;
 use super::parts::Part;
 use super::populate::{Ended, Waiter};
 use super::token::{Op, Token};

@@ -139,8 +139,8 @@ impl Ended {
 pub(super) struct Seen {
     /// A stream was reset.
     pub(super) reset: bool,
-    /// Part of a request's body came.
-    pub(super) data: bool,
+    /// So many frames came.
+    pub(super) frames: u32,
 }
 
 /// Reads frame heads as they come, however they are cut.
@@ -245,6 +245,7 @@ impl Meter {
         let [high, middle, low, kind, flags, ..] = self.head;
         let bytes = u32::from_be_bytes([0, high, middle, low]);
         self.payload_left = bytes;
+        self.seen.frames = self.seen.frames.saturating_add(1);
         self.update.clear();
         self.setting_bytes = 0;
         if !std::mem::replace(&mut self.begun, true) && kind != SETTINGS {
@@ -267,7 +268,6 @@ impl Meter {
         let counts = &mut self.counts;
         match kind {
             DATA => {
-                self.seen.data = true;
                 if bytes == 0 && flags & END_STREAM == 0 {
                     count(&mut counts.empty, limits::HTTP2_EMPTY_FRAMES_PER_SECOND_MAX, Flood::Empty)?;
                 }

@@ -206,6 +206,11 @@ impl<R: Record> Http2<R> {
         matches!(self.link, Link::Over)
     }
 
+    /// Frames received since this was last asked.
+    pub fn take_frames(&mut self) -> u32 {
+        std::mem::take(&mut self.meter.seen.frames)
+    }
+
     /// The bound that the peer passed, for the counters; told once.
     pub fn take_flood(&mut self) -> Option<Flood> {
         match self.cut {
