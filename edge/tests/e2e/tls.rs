@@ -5,6 +5,7 @@ use crate::support::{Answer, Edge, Origin, Setup, content, eventually};
 use nix::sys::signal::Signal;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use xxhash_rust::xxh3::xxh3_64;
@@ -142,6 +143,52 @@ fn names_find_their_certificates_and_unknown_ones_none() {
         unnamed.contains("CN = rcgen self signed cert") && unnamed.contains("Verify return code: 0"),
         "{unnamed}"
     );
+}
+
+/// Clients that know RSA alone get the certificate they can check, all others the cheaper one; and with it goes the OCSP
+/// response of that certificate.
+#[test]
+fn one_name_has_two_kinds_of_certificates_and_a_stapled_response() {
+    let origin = Origin::start();
+    cacheable(&origin, "/a", 100);
+    let site = Site::new(&["edge.test"]);
+    let openssl = |arguments: &str| {
+        let command = Command::new("openssl").args(arguments.split(' ')).current_dir(site.file("")).output();
+        let output = command.expect("openssl runs");
+        assert!(output.status.success(), "{arguments}: {output:?}");
+        output
+    };
+    let self_signed = "-nodes -days 9 -subj /CN=edge.test -addext subjectAltName=DNS:edge.test";
+    openssl(&format!("req -x509 -newkey rsa:2048 {self_signed} -keyout rsa.key -out rsa.crt"));
+    openssl(&format!(
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 {self_signed} -keyout site.key -out site.crt"
+    ));
+    // Authorities have an index of what they signed; this one has signed itself.
+    let serial = openssl("x509 -in site.crt -noout -serial").stdout;
+    let serial = String::from_utf8_lossy(&serial).trim().replace("serial=", "");
+    std::fs::write(site.file("index"), format!("V\t991231235959Z\t\t{serial}\tunknown\t/CN=edge.test\n"))
+        .expect("written");
+    openssl(
+        "ocsp -index index -CA site.crt -rsigner site.crt -rkey site.key -issuer site.crt -cert site.crt -ndays 9 \
+         -respout site.ocsp",
+    );
+    let stapled = site.section() + &format!("ocsp = \"{}\"\n", site.file("site.ocsp").display());
+    let rsa = site.section().replace("site.", "rsa.");
+    let _edge = start_with(&origin, rsa + &stapled, "");
+
+    let versions = [
+        ("-tls1_3 -sigalgs RSA-PSS+SHA256", "Peer signature type: RSA-PSS", "no response sent"),
+        ("-tls1_2 -cipher ECDHE-RSA-AES128-GCM-SHA256", "Peer signature type: RSA-PSS", "no response sent"),
+        ("-tls1_3", "Peer signature type: ECDSA", "OCSP Response Status: successful"),
+        ("-tls1_2", "Peer signature type: ECDSA", "OCSP Response Status: successful"),
+    ];
+    for (arguments, signature, response) in versions {
+        let arguments = format!("-servername edge.test -status {arguments}");
+        let said = site.s_client(&arguments.split(' ').collect::<Vec<_>>(), "Q\n");
+        assert!(said.contains(signature) && said.contains(response), "{arguments}: {said}");
+        let status = said.contains("Cert Status: good");
+        assert_eq!(status, response.contains("successful"), "{arguments}: {said}");
+    }
 }
 
 #[test]
