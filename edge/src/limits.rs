@@ -410,8 +410,8 @@ pub const TRUSTED_PROXIES_MAX: usize = 64;
 pub const ORIGINS_MAX: usize = 1024;
 /// Servers of one origin.
 pub const ORIGIN_SERVERS_MAX: usize = 64;
-/// Routes of one node; they are compared one after the other, on a miss; on a hit too where one of them rules which
-/// arguments of a query count.
+/// Routes of one node. Those that name the host of a request, and those that name none, are compared one after the other,
+/// on a miss; on a hit too where one of them rules which arguments of a query count.
 pub const ROUTES_MAX: usize = 1024;
 /// Names of arguments that one route's rule for queries may have; each is compared with each argument of a request.
 pub const QUERY_NAMES_MAX: usize = 64;

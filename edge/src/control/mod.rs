@@ -151,6 +151,7 @@ const GONE: &str = "the control thread has ended";
 /// The state of the thread.
 struct Node {
     config: RefCell<Arc<Config>>,
+    routes: RefCell<routes::Routes>,
     queries: RefCell<Arc<Rules>>,
     origins: RefCell<Vec<Rc<Origin>>>,
     bounds: Bounds,
@@ -198,6 +199,7 @@ impl Node {
         }
         Ok(Rc::new(Node {
             origins: RefCell::new(origins(&start.config)?),
+            routes: RefCell::new(routes::Routes::of(&start.config)),
             queries: RefCell::new(start.config.queries()),
             tunnels_max: start.config.clients.tunnels_max,
             config: RefCell::new(start.config),
@@ -250,13 +252,13 @@ impl Node {
     }
 
     fn route(&self, request: &RequestHead) -> Result<(Rc<Origin>, Routed), FetchError> {
-        let config = self.config.borrow();
-        let Some(routed) = routes::find(&config.routes, request) else {
+        let routes = self.routes.borrow();
+        let Some(routed) = routes.find(request) else {
             return Err(FetchError::new(404, "no route"));
         };
         let origin = self.origins.borrow()[routed.origin].clone();
         let fields = routed.fields.into_iter().map(str::to_owned).collect();
-        let scheme_is_claimed = !config.trusted_proxies.is_empty();
+        let scheme_is_claimed = !self.config.borrow().trusted_proxies.is_empty();
         Ok((
             origin,
             Routed { origin: routed.origin, fields, caching: routed.caching.clone(), scheme_is_claimed },
@@ -270,7 +272,7 @@ impl Node {
 
     /// Whether its route lets connections go over to WebSocket.
     fn upgrades(&self, request: &RequestHead) -> bool {
-        routes::find(&self.config.borrow().routes, request).is_some_and(|routed| routed.websocket)
+        self.routes.borrow().find(request).is_some_and(|routed| routed.websocket)
     }
 
     /// Whether what its peer says of clients before it is believed.
@@ -441,6 +443,7 @@ async fn obey(node: &Node, mut inbox: mpsc::Receiver<Command>) {
         let result = origins(&config).and_then(|origins| {
             certificates::reload(node, &config)?;
             take_queries(node, config.queries());
+            *node.routes.borrow_mut() = routes::Routes::of(&config);
             *node.origins.borrow_mut() = origins;
             *node.config.borrow_mut() = config;
             Ok(())

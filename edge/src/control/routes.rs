@@ -1,9 +1,15 @@
 //! Which origin a request goes to: the first route that matches.
 #![forbid(unsafe_code)]
 
-use crate::config::{Caching, Route};
+use crate::config::{Caching, Config, Route};
 use crate::proto::request::RequestHead;
-use crate::proto::route::without_port;
+use crate::proto::route::ByHost;
+
+/// The routes of a configuration.
+pub(super) struct Routes {
+    list: Vec<Route>,
+    by_host: ByHost,
+}
 
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,30 +29,35 @@ pub(super) struct Routed<'a> {
     pub(super) caching: &'a Caching,
 }
 
-/// The first route whose host (without port, any case), path prefix and header all match; `None`: 404.
-pub(super) fn find<'a>(routes: &'a [Route], request: &RequestHead) -> Option<Routed<'a>> {
-    let host = without_port(request.host());
-    let mut fields = Vec::new();
-    for route in routes {
-        if !route.pattern.place_matches(host, request.path()) {
-            continue;
-        }
-        if let Some((name, _)) = &route.pattern.header {
-            if !fields.contains(&name.as_str()) {
-                fields.push(name.as_str());
-            }
-            if !route.pattern.field_matches(request) {
-                continue;
-            }
-        }
-        return Some(Routed {
-            hsts: route.transport.hsts.as_deref(),
-            https_redirect: route.transport.https_redirect,
-            websocket: route.transport.websocket,
-            origin: route.origin,
-            fields,
-            caching: &route.caching,
-        });
+impl Routes {
+    /// Those of this one.
+    pub(super) fn of(config: &Config) -> Self {
+        let by_host = ByHost::new(config.routes.iter().map(|route| &route.pattern));
+        Routes { list: config.routes.clone(), by_host }
     }
-    None
+
+    /// The first route whose host (without port, any case), path prefix and header all match; `None`: 404.
+    pub(super) fn find(&self, request: &RequestHead) -> Option<Routed<'_>> {
+        let mut fields = Vec::new();
+        let routes = self.by_host.of_key(&request.key).map(|number| &self.list[number]);
+        for route in routes.filter(|route| route.pattern.path_matches(request.path())) {
+            if let Some((name, _)) = &route.pattern.header {
+                if !fields.contains(&name.as_str()) {
+                    fields.push(name.as_str());
+                }
+                if !route.pattern.field_matches(request) {
+                    continue;
+                }
+            }
+            return Some(Routed {
+                hsts: route.transport.hsts.as_deref(),
+                https_redirect: route.transport.https_redirect,
+                websocket: route.transport.websocket,
+                origin: route.origin,
+                fields,
+                caching: &route.caching,
+            });
+        }
+        None
+    }
 }

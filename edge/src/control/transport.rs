@@ -4,7 +4,6 @@
 
 use super::Node;
 use super::mailbox::Ticket;
-use super::routes;
 use super::stream::Stream;
 use crate::config::Config;
 use crate::proto::freshness::Storing;
@@ -20,7 +19,7 @@ const DEFAULT_PORT: u16 = 443;
 pub(super) fn redirect(node: &Node, ticket: Ticket, request: &RequestHead) -> bool {
     let config = node.config.borrow();
     let wanted = request.scheme == Scheme::Http
-        && routes::find(&config.routes, request).is_some_and(|routed| routed.https_redirect);
+        && node.routes.borrow().find(request).is_some_and(|routed| routed.https_redirect);
     if !wanted || request.host().is_empty() || !request.path().starts_with('/') {
         return false;
     }
@@ -51,9 +50,9 @@ fn target(config: &Config, request: &RequestHead) -> String {
 /// Adds Strict-Transport-Security to a response of the origin, where the route rules one and the client came by TLS.
 /// It takes the place of the origin's own: two would be none (RFC 6797 section 8.1).
 pub(super) fn harden(node: &Node, request: &RequestHead, fields: &mut HeaderMap) {
-    let config = node.config.borrow();
+    let routes = node.routes.borrow();
     if request.scheme == Scheme::Https
-        && let Some(hsts) = routes::find(&config.routes, request).and_then(|routed| routed.hsts)
+        && let Some(hsts) = routes.find(request).and_then(|routed| routed.hsts)
         && let Ok(hsts) = HeaderValue::from_str(hsts)
     {
         fields.insert(STRICT_TRANSPORT_SECURITY, hsts);

@@ -2,8 +2,8 @@
 //! remembered of fills. Answers in JSON that also reads as text; changes nothing.
 #![forbid(unsafe_code)]
 
+use super::Node;
 use super::reasons::Reason;
-use super::{Node, routes};
 use crate::clock;
 use crate::config::Caching;
 use crate::proto::freshness;
@@ -230,8 +230,8 @@ fn route(node: &Node, key: &[u8]) -> Value {
     let mut request = RequestHead::default();
     let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
     let parsed = request.parse(head.as_bytes()).is_ok_and(|taken| taken.is_some());
-    let config = node.config.borrow();
-    let found = parsed.then(|| routes::find(&config.routes, &request)).flatten();
+    let (config, routes) = (node.config.borrow(), node.routes.borrow());
+    let found = parsed.then(|| routes.find(&request)).flatten();
     match found {
         Some(routed) => {
             json!({

@@ -13,7 +13,7 @@
 
 use super::key;
 use super::request::RequestHead;
-use super::route::{Pattern, without_port};
+use super::route::{ByHost, Pattern};
 use crate::limits;
 use std::sync::Arc;
 
@@ -136,7 +136,10 @@ fn name_of(argument: &[u8]) -> &[u8] {
 
 /// The rules of all routes, in their order. Empty where no route has one: then keys are as requests make them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rules(Box<[(Pattern, Option<Arc<Rule>>)]>);
+pub struct Rules {
+    routes: Box<[(Pattern, Option<Arc<Rule>>)]>,
+    by_host: ByHost,
+}
 
 impl Rules {
     /// Of these routes, the first that matches a request counts.
@@ -144,28 +147,30 @@ impl Rules {
         let mut routes: Vec<_> = routes.into_iter().collect();
         let end = routes.iter().rposition(|(_, rule)| rule.is_some()).map_or(0, |last| last + 1);
         routes.truncate(end);
-        Rules(routes.into())
+        let by_host = ByHost::new(routes.iter().map(|(pattern, _)| pattern));
+        Rules { routes: routes.into(), by_host }
     }
 
     /// Whether no route has one.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.routes.is_empty()
     }
 
     /// Makes the key of a request that was just read the one that its route's rule asks for. Allocates nothing once
     /// keys of this length have been seen.
     #[inline]
     pub fn apply(&self, request: &mut RequestHead) {
-        if !self.0.is_empty() {
+        if !self.routes.is_empty() {
             self.look(request);
         }
     }
 
     fn look(&self, request: &mut RequestHead) {
-        let (host, path) = (without_port(request.host()), request.path());
-        let matches = |pattern: &Pattern| pattern.place_matches(host, path) && pattern.field_matches(request);
-        let route = self.0.iter().find(|(pattern, _)| matches(pattern));
+        let path = request.path();
+        let matches = |pattern: &Pattern| pattern.path_matches(path) && pattern.field_matches(request);
+        let mut routes = self.by_host.of_key(&request.key).map(|number| &self.routes[number]);
+        let route = routes.find(|(pattern, _)| matches(pattern));
         if let Some((_, Some(rule))) = route {
             request.set_key(|key, target| rule.push(key, target));
         }
@@ -176,7 +181,6 @@ impl Rules {
     pub fn keys(&self, url_key: &[u8]) -> Vec<Vec<u8>> {
         let origin_bytes = key::origin_of(url_key).len();
         let (origin, target) = url_key.split_at(origin_bytes);
-        let host = str::from_utf8(key::host_of(url_key)).unwrap_or_default();
         let path = str::from_utf8(target).unwrap_or_default();
         let mut keys: Vec<Vec<u8>> = Vec::new();
         let mut add = |rule: Option<&Rule>| {
@@ -184,7 +188,8 @@ impl Rules {
             keys.retain(|earlier| *earlier != key);
             keys.push(key);
         };
-        for (pattern, rule) in self.0.iter().filter(|(pattern, _)| pattern.place_matches(host, path)) {
+        let routes = self.by_host.of_key(url_key).map(|number| &self.routes[number]);
+        for (pattern, rule) in routes.filter(|(pattern, _)| pattern.path_matches(path)) {
             add(rule.as_deref());
             if pattern.header.is_none() {
                 return keys;
@@ -310,7 +315,7 @@ mod tests {
     #[test]
     fn the_first_route_rules_and_a_url_has_every_key_it_may_come_to() {
         let (rules, [all, tracking]) = rules();
-        assert_eq!(rules.0.len(), 4, "nothing is ruled behind the last rule");
+        assert_eq!(rules.routes.len(), 4, "nothing is ruled behind the last rule");
         let mark = |rule: &Rule| String::from_utf8(rule.mark.to_vec()).unwrap();
         let (all, tracking) = (mark(&all), mark(&tracking));
         for (url, field, want) in [

@@ -1,8 +1,16 @@
 //! Which requests a route is for: by host, by the beginning of the path, by one field. What it rules for them is settled
 //! elsewhere.
+//!
+//! The first of a list that matches counts. A node may have hundreds of hosts, and with rules for queries every hit asks:
+//! so those that name another host are not looked at ([`ByHost`]).
 #![forbid(unsafe_code)]
 
+use super::key;
 use super::request::RequestHead;
+use crate::limits;
+use std::collections::HashMap;
+
+const _: () = assert!(limits::ROUTES_MAX <= u16::MAX as usize, "numbers of routes are of 16 bits");
 
 /// What requests a route is for; the default is for all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,11 +24,10 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// Whether host (without port, any case) and path match. The field is looked at by [`Pattern::field_matches`].
+    /// Whether the path matches. The host is what [`ByHost`] looks at, and the field [`Pattern::field_matches`].
     #[inline]
-    pub fn place_matches(&self, host: &str, path: &str) -> bool {
-        self.host.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(host))
-            && self.path.as_ref().is_none_or(|prefix| path.starts_with(prefix.as_str()))
+    pub fn path_matches(&self, path: &str) -> bool {
+        self.path.as_ref().is_none_or(|prefix| path.starts_with(prefix.as_str()))
     }
 
     /// Whether the request has the field, if one is wanted.
@@ -40,6 +47,43 @@ impl Pattern {
             (Some(_), None) => false,
         };
         host && header && path
+    }
+}
+
+/// The patterns of a list by the host they name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ByHost {
+    /// Their numbers, ascending.
+    named: HashMap<Box<[u8]>, Vec<u16>>,
+    /// Those that name none.
+    any: Vec<u16>,
+}
+
+impl ByHost {
+    /// Of these, in their order.
+    pub fn new<'a>(patterns: impl IntoIterator<Item = &'a Pattern>) -> Self {
+        let mut list = ByHost::default();
+        for (number, pattern) in patterns.into_iter().enumerate() {
+            let numbers = match &pattern.host {
+                Some(host) => list.named.entry(host.as_bytes().into()).or_default(),
+                None => &mut list.any,
+            };
+            numbers.push(number as u16);
+        }
+        list
+    }
+
+    /// Numbers of those that match the host in this key, in their order.
+    #[inline]
+    pub fn of_key(&self, key: &[u8]) -> impl Iterator<Item = usize> + use<'_> {
+        let named = self.named.get(key::host_of(key)).map_or(&[][..], Vec::as_slice);
+        let (mut named, mut any) = (named.iter().peekable(), self.any.iter().peekable());
+        let next = move || match (named.peek(), any.peek()) {
+            (Some(first), Some(other)) if first < other => named.next(),
+            (Some(_), None) => named.next(),
+            _ => any.next(),
+        };
+        std::iter::from_fn(next).map(|&number| usize::from(number))
     }
 }
 
@@ -84,8 +128,26 @@ mod tests {
                 path: path.map(str::to_owned),
                 header: header.map(|(name, value)| (name.to_owned(), value.to_owned())),
             };
-            let place = pattern.place_matches(without_port(request.host()), request.path());
-            assert_eq!(place && pattern.field_matches(&request), matches, "{pattern:?}");
+            let host = ByHost::new([&pattern]).of_key(&request.key).next() == Some(0);
+            let found = host && pattern.path_matches(request.path()) && pattern.field_matches(&request);
+            assert_eq!(found, matches, "{pattern:?}");
         }
+    }
+
+    #[test]
+    fn of_a_list_those_of_the_host_and_of_all_are_looked_at_in_their_order() {
+        let hosts = [None, Some("a"), Some("b"), None, Some("[::1]"), Some("b"), Some("a"), None];
+        let patterns = hosts.map(|host| Pattern { host: host.map(str::to_owned), ..Pattern::default() });
+        let by_host = ByHost::new(&patterns);
+        for (key, want) in [
+            ("http://a/x", &[0, 1, 3, 6, 7][..]),
+            ("https://b:81/", &[0, 2, 3, 5, 7]),
+            ("http://[::1]:81/a", &[0, 3, 4, 7]),
+            ("http://c/", &[0, 3, 7]),
+            ("http:///", &[0, 3, 7]),
+        ] {
+            assert_eq!(by_host.of_key(key.as_bytes()).collect::<Vec<_>>(), want, "{key}");
+        }
+        assert_eq!(ByHost::new(&patterns[1..3]).of_key(b"http://c/").next(), None);
     }
 }
