@@ -274,12 +274,15 @@ pub const POPULATES_MAX: usize = 64;
 pub const POPULATES_PER_REQUEST_MAX: u8 = 8;
 /// Milliseconds a request waits for the disk before it is treated as a miss.
 pub const POPULATE_WAIT_MS: u64 = 5_000;
-/// Pages whose presence in memory is asked for in one step of a sweep: about half a millisecond.
-pub const SWEEP_LOOKS_PER_STEP: usize = 16 * 1024;
-/// Pages a step of a sweep passes by at most.
-pub const SWEEP_PAGES_PER_STEP: usize = 1024 * 1024;
-/// Milliseconds between two looks at how much memory was reclaimed, and between two steps of a sweep.
-pub const SWEEP_STEP_MS: u64 = 20;
+/// Pages whose presence in memory is asked for in one step of a sweep: some 50 µs, which a worker may have to wait where
+/// the two share a CPU.
+pub const SWEEP_LOOKS_PER_STEP: usize = 1024;
+/// Pages a step of a sweep passes by at most: as long.
+pub const SWEEP_PAGES_PER_STEP: usize = 64 * 1024;
+/// Milliseconds between two steps of a sweep.
+pub const SWEEP_STEP_MS: u64 = 1;
+/// Steps between two looks at how much memory was reclaimed.
+pub const SWEEP_STEPS_PER_LOOK: u64 = 20;
 /// The same while there is no shard whose pages may leave memory.
 pub const SWEEP_IDLE_MS: u64 = 1_000;
 /// Messages from control handled in one turn, so that hits are not kept waiting.

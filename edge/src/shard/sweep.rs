@@ -16,8 +16,8 @@ use std::time::Duration;
 
 /// Pages in which an epoch ends at the earliest, however little the shard has in memory.
 const EPOCH_PAGES_MIN: u64 = 64;
-/// Steps without any reclaim after which what is seen in memory is taken to stay there.
-const CALM_STEPS: u32 = 50;
+/// Looks at what was reclaimed that showed nothing, after which what is seen in memory is taken to stay there.
+const CALM_LOOKS: u32 = 50;
 
 /// The running thread; ends when this is dropped.
 pub(super) struct Sweeper {
@@ -41,7 +41,7 @@ pub(super) fn spawn(windows: Vec<Window>) -> io::Result<Sweeper> {
     let mut reclaim = Reclaim::open()?;
     let (stopped, added) = (stop.clone(), new.clone());
     let thread = std::thread::Builder::new().name("edge-sweep".into()).spawn(move || {
-        let mut calm_steps = 0;
+        let mut calm_looks = 0;
         let mut sweeps: Vec<Sweep> = Vec::new();
         while !stopped.load(Ordering::Relaxed) {
             let new = std::mem::take(&mut *added.lock().unwrap_or_else(PoisonError::into_inner));
@@ -53,11 +53,18 @@ pub(super) fn spawn(windows: Vec<Window>) -> io::Result<Sweeper> {
             }
             // Without a number nothing is believed for long.
             let reclaimed = reclaim.since_last().unwrap_or(Reclaimed::Everything);
-            calm_steps = if reclaimed == Reclaimed::Pages(0) { calm_steps + 1 } else { 0 };
-            for sweep in &mut sweeps {
-                sweep.step(reclaimed, calm_steps >= CALM_STEPS);
+            calm_looks = if reclaimed == Reclaimed::Pages(0) { calm_looks + 1 } else { 0 };
+            sweeps.iter_mut().for_each(|sweep| sweep.begin(reclaimed, calm_looks >= CALM_LOOKS));
+            // Little by little: a worker may want this CPU, and would have to wait for the end of a step.
+            for step in 1..=limits::SWEEP_STEPS_PER_LOOK {
+                sweeps.iter_mut().for_each(Sweep::step);
+                let is_over = sweeps.iter().all(|sweep| sweep.at.is_none());
+                let steps = if is_over { limits::SWEEP_STEPS_PER_LOOK - step + 1 } else { 1 };
+                std::thread::park_timeout(Duration::from_millis(steps * limits::SWEEP_STEP_MS));
+                if is_over || stopped.load(Ordering::Relaxed) {
+                    break;
+                }
             }
-            std::thread::park_timeout(Duration::from_millis(limits::SWEEP_STEP_MS));
         }
     })?;
     Ok(Sweeper { stop, new, thread: Some(thread) })
@@ -133,6 +140,8 @@ struct Sweep {
     window: Window,
     /// Where to go on; `None`: there is no reason to.
     at: Option<usize>,
+    /// Nothing was reclaimed for a while.
+    calm: bool,
     /// Also looks at pages that were never seen: once, for a shard that was in use before.
     all: bool,
     began_epochs: u64,
@@ -150,6 +159,7 @@ impl Sweep {
         Sweep {
             window,
             at: Some(0),
+            calm: false,
             all: true,
             began_epochs: 0,
             was_calm: true,
@@ -160,19 +170,24 @@ impl Sweep {
         }
     }
 
-    /// Ends epochs, and looks at some pages. `calm`: nothing was reclaimed for a while.
-    fn step(&mut self, reclaimed: Reclaimed, calm: bool) {
+    /// Ends epochs, and begins a new sweep if there is reason to. `calm`: nothing was reclaimed for a while.
+    fn begin(&mut self, reclaimed: Reclaimed, calm: bool) {
         self.end_epochs(reclaimed);
+        self.calm = calm;
         let epochs = self.window.residency().epochs();
         if self.at.is_none() && (epochs != self.began_epochs || (calm && !self.was_calm)) {
             (self.at, self.began_epochs, self.was_calm) = (Some(0), epochs, calm);
         }
-        let late = epochs - self.began_epochs > EPOCHS_PER_SWEEP_MAX;
+    }
+
+    /// Looks at some pages.
+    fn step(&mut self) {
+        let late = self.window.residency().epochs() - self.began_epochs > EPOCHS_PER_SWEEP_MAX;
         let (mut looks, mut passed) = (0, 0);
         while let Some(at) = self.at
             && (late || (looks < limits::SWEEP_LOOKS_PER_STEP && passed < limits::SWEEP_PAGES_PER_STEP))
         {
-            let (looked, next) = self.look(at, calm);
+            let (looked, next) = self.look(at);
             looks += looked;
             passed += next - at;
         }
@@ -195,7 +210,7 @@ impl Sweep {
     }
 
     /// Asks about the next run of pages that are in doubt. Says how many these were, and where the next is.
-    fn look(&mut self, at: usize, calm: bool) -> (usize, usize) {
+    fn look(&mut self, at: usize) -> (usize, usize) {
         let residency = self.window.residency();
         let (run, next) =
             residency.next_doubted(at, limits::SWEEP_LOOKS_PER_STEP, self.all, &mut self.counted);
@@ -206,7 +221,7 @@ impl Sweep {
                 self.found.fill(0);
             }
             for (page, found) in run.clone().zip(&self.found) {
-                residency.seen(page, found & 1 == 1, calm);
+                residency.seen(page, found & 1 == 1, self.calm);
                 self.counted += u64::from(found & 1);
             }
         }
@@ -235,9 +250,9 @@ mod tests {
     }
 
     fn whole_sweep(sweep: &mut Sweep, calm: bool) {
-        sweep.at = Some(0);
+        (sweep.at, sweep.calm) = (Some(0), calm);
         while sweep.at.is_some() {
-            sweep.step(Reclaimed::Pages(0), calm);
+            sweep.step();
         }
     }
 
@@ -271,9 +286,9 @@ mod tests {
             .unwrap();
         let mut sweep = Sweep::new(writer.windows().remove(0));
         whole_sweep(&mut sweep, false);
-        sweep.step(Reclaimed::Pages(EPOCH_PAGES_MIN - 1), false);
+        sweep.begin(Reclaimed::Pages(EPOCH_PAGES_MIN - 1), false);
         assert!(is_believed(&reader));
-        sweep.step(Reclaimed::Pages(2 * sweep.present.max(EPOCH_PAGES_MIN)), false);
+        sweep.begin(Reclaimed::Pages(2 * sweep.present.max(EPOCH_PAGES_MIN)), false);
         assert!(!is_believed(&reader));
         whole_sweep(&mut sweep, false);
         let cold = reader.try_lookup(9, b"k", |_| true).err().expect("still in doubt");
@@ -282,7 +297,7 @@ mod tests {
         let rest = reader.try_lookup(9, b"k", |_| true).err().expect("the rest");
         rest.came();
         assert!(is_believed(&reader));
-        sweep.step(Reclaimed::Everything, false);
+        sweep.begin(Reclaimed::Everything, false);
         assert!(!is_believed(&reader));
     }
 

@@ -136,6 +136,9 @@ struct Listener {
 impl Worker {
     fn new(setup: Setup) -> io::Result<Self> {
         sys::cpu::pin(setup.cpu)?;
+        if let Err(error) = sys::cpu::run_soon() {
+            tracing::warn!(%error, "a worker waits for its CPU as any thread does: sched_setattr is refused");
+        }
         let accepts = setup.listeners.len() * limits::ACCEPTS_PER_LISTENER;
         let files = setup.connections_max as u32;
         let ring = Ring::new(limits::RING_ENTRIES, files, accepts, limits::POPULATES_MAX as u32)?;
