@@ -549,6 +549,12 @@ fn stale_answers_say_what_allows_them() {
     assert_eq!(client.log(), "Revalidate Done");
     let wire = client.wire();
     assert!(wire.contains("Cache-Status: edge; fwd=stale; ttl=-10; detail=stale-if-error\r\n"), "{wire}");
+    client.send(GET);
+    client.fetched.as_mut().expect("a fetch").1.failed_status = Some(503);
+    client.again(Again::OriginFailed);
+    let wire = client.wire();
+    let said = "Cache-Status: edge; fwd=stale; fwd-status=503; ttl=-10; detail=stale-if-error\r\n";
+    assert!(wire.contains(said), "{wire}");
 
     let mut client = Client::new(vec![]);
     client.send(GET).again(Again::OriginFailed);

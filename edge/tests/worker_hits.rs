@@ -119,6 +119,7 @@ impl Served {
             kernel_tls: Default::default(),
             http2_cleartext: false,
             timeouts: Timeouts::default(),
+            trusted: Default::default(),
             queries: Default::default(),
             reader: readers.remove(0),
             purges,

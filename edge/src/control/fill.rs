@@ -347,8 +347,9 @@ async fn fetch_and_share(node: &Rc<Node>, fill: &Rc<Fill>, leader: &Leader) -> R
         not_modified(node, fill, leader, &mut response, &routed);
         return Ok(());
     }
-    if let Some(failure) = Failure::of_status(response.status.as_u16())
-        && !replace(node, fill, leader, failure)
+    let status = response.status.as_u16();
+    if let Some(failure) = Failure::of_status(status)
+        && !replace(node, fill, leader, failure, status)
     {
         return Ok(());
     }
@@ -376,12 +377,12 @@ async fn fetch_and_share(node: &Rc<Node>, fill: &Rc<Fill>, leader: &Leader) -> R
 
 /// The origin has answered with an error: those who may get what is stored instead do. Says whether the error still
 /// goes to the client whose request was sent; else nobody wants it, nor does the store, which has better.
-fn replace(node: &Rc<Node>, fill: &Rc<Fill>, leader: &Leader, failure: Failure) -> bool {
+fn replace(node: &Rc<Node>, fill: &Rc<Fill>, leader: &Leader, failure: Failure, status: u16) -> bool {
     let mut left = Vec::new();
     let mut leads = false;
     for waiter in fill.take_waiters(node) {
         if rules::may_replace(node, &waiter.request, failure) {
-            node.replace(waiter);
+            node.replace(waiter, Some(status));
         } else {
             leads |= Some(waiter.ticket) == leader.ticket;
             left.push(waiter);

@@ -8,6 +8,7 @@
 //! stream that is passed through has one client, which returns credit for what it has sent.
 #![forbid(unsafe_code)]
 
+use crate::config::Network;
 use crate::limits;
 use crate::proto::query::Rules;
 use crate::proto::request::RequestHead;
@@ -174,6 +175,8 @@ pub enum ToWorker {
     Policies(Arc<Policies>),
     /// From now on these arguments of a query count for keys.
     Queries(Arc<Rules>),
+    /// From now on these proxies' word on their clients counts.
+    Trusted(Arc<[Network]>),
     /// Control has taken this much of the request's body.
     BodyCredit {
         /// Whose.

@@ -35,7 +35,7 @@ mod waiting;
 mod why;
 
 use crate::clock;
-use crate::config::{Caching, Config};
+use crate::config::{Caching, Config, Network};
 use crate::limits;
 use crate::proto::Now;
 use crate::proto::forwarding::Pseudonym;
@@ -183,8 +183,6 @@ struct Routed {
     origin: usize,
     fields: Vec<String>,
     caching: Caching,
-    /// Who tells the origin of the scheme may tell another one than the key holds.
-    scheme_is_claimed: bool,
 }
 
 impl Node {
@@ -258,11 +256,7 @@ impl Node {
         };
         let origin = self.origins.borrow()[routed.origin].clone();
         let fields = routed.fields.into_iter().map(str::to_owned).collect();
-        let scheme_is_claimed = !self.config.borrow().trusted_proxies.is_empty();
-        Ok((
-            origin,
-            Routed { origin: routed.origin, fields, caching: routed.caching.clone(), scheme_is_claimed },
-        ))
+        Ok((origin, Routed { origin: routed.origin, fields, caching: routed.caching.clone() }))
     }
 
     /// The keys that requests for a URL may have, see [`Rules::keys`].
@@ -273,12 +267,6 @@ impl Node {
     /// Whether its route lets connections go over to WebSocket.
     fn upgrades(&self, request: &RequestHead) -> bool {
         self.routes.borrow().find(request).is_some_and(|routed| routed.websocket)
-    }
-
-    /// Whether what its peer says of clients before it is believed.
-    fn trusts(&self, request: &RequestHead) -> bool {
-        let config = self.config.borrow();
-        request.peer.is_some_and(|peer| config.trusted_proxies.iter().any(|proxies| proxies.contains(peer)))
     }
 
     /// Removes what is stored under a key and keeps what is under way from being published. Says how many records
@@ -443,6 +431,7 @@ async fn obey(node: &Node, mut inbox: mpsc::Receiver<Command>) {
         let result = origins(&config).and_then(|origins| {
             certificates::reload(node, &config)?;
             take_queries(node, config.queries());
+            take_trusted(node, &config.trusted_proxies);
             *node.routes.borrow_mut() = routes::Routes::of(&config);
             *node.origins.borrow_mut() = origins;
             *node.config.borrow_mut() = config;
@@ -457,6 +446,14 @@ fn take_queries(node: &Node, queries: Arc<Rules>) {
     if **node.queries.borrow() != *queries {
         node.outboxes.iter().for_each(|outbox| outbox.post(ToWorker::Queries(queries.clone())));
         *node.queries.borrow_mut() = queries;
+    }
+}
+
+/// Tells every worker whose word on clients counts from now on.
+fn take_trusted(node: &Node, proxies: &[Network]) {
+    if node.config.borrow().trusted_proxies != proxies {
+        let proxies: Arc<[Network]> = proxies.into();
+        node.outboxes.iter().for_each(|outbox| outbox.post(ToWorker::Trusted(proxies.clone())));
     }
 }
 

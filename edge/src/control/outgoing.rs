@@ -40,7 +40,7 @@ impl Outgoing {
             fields.remove(header::EXPECT);
         }
         forwarding::forward(&mut fields, request, &node.pseudonym);
-        forwarded::tell(&mut fields, request, origin.forwarded(), node.trusts(request));
+        forwarded::tell(&mut fields, request, origin.forwarded());
         fields.insert(header::HOST, HeaderValue::from_str(request.host()).map_err(|_| bad("host"))?);
         Ok(Outgoing { method, path, fields, upgrades: false })
     }

@@ -47,7 +47,7 @@ pub(super) fn judge(
     routed: &Routed,
 ) -> Result<Judged, HeadError> {
     // What clients send selects variants, and not what their origin is told instead.
-    let varies_on_told = forwarded::varies(&response.fields, routed.scheme_is_claimed);
+    let varies_on_told = forwarded::varies(&response.fields);
     for name in &routed.fields {
         if let Ok(name) = HeaderValue::from_str(name) {
             response.fields.append(VARY, name);
@@ -177,7 +177,7 @@ pub(super) fn condition(node: &Node, request: &RequestHead, outgoing: &mut Outgo
 
 /// Updates what is stored by a 304. `false`: it could not be, and the whole response has to be asked for.
 pub(super) fn freshen(node: &Node, request: &RequestHead, response: &mut Response, routed: &Routed) -> bool {
-    if forwarded::varies(&response.fields, routed.scheme_is_claimed) {
+    if forwarded::varies(&response.fields) {
         return false;
     }
     if response.fields.contains_key(VARY) {
@@ -194,7 +194,7 @@ pub(super) fn freshen(node: &Node, request: &RequestHead, response: &mut Respons
 /// Updates what is stored by the answer to a HEAD, or removes it where that shows it to be outdated
 /// (RFC 9111 section 4.3.5).
 pub(super) fn freshen_by_head(node: &Node, request: &RequestHead, response: &mut Response, routed: &Routed) {
-    if forwarded::varies(&response.fields, routed.scheme_is_claimed) {
+    if forwarded::varies(&response.fields) {
         return;
     }
     let updated = update(node, request, response, routed, validation::freshen_by_head);

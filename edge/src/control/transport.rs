@@ -18,7 +18,7 @@ const DEFAULT_PORT: u16 = 443;
 /// Sends the client to the https URL, if the route of its request wants that. Says whether it did.
 pub(super) fn redirect(node: &Node, ticket: Ticket, request: &RequestHead) -> bool {
     let config = node.config.borrow();
-    let wanted = request.scheme == Scheme::Http
+    let wanted = request.url_scheme() == Scheme::Http
         && node.routes.borrow().find(request).is_some_and(|routed| routed.https_redirect);
     if !wanted || request.host().is_empty() || !request.path().starts_with('/') {
         return false;
@@ -51,7 +51,7 @@ fn target(config: &Config, request: &RequestHead) -> String {
 /// It takes the place of the origin's own: two would be none (RFC 6797 section 8.1).
 pub(super) fn harden(node: &Node, request: &RequestHead, fields: &mut HeaderMap) {
     let routes = node.routes.borrow();
-    if request.scheme == Scheme::Https
+    if request.url_scheme() == Scheme::Https
         && let Some(hsts) = routes.find(request).and_then(|routed| routed.hsts)
         && let Ok(hsts) = HeaderValue::from_str(hsts)
     {

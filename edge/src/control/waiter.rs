@@ -32,15 +32,17 @@ impl Node {
     }
 
     /// Has a request answered with what is stored, because the origin has failed.
-    pub(super) fn replace(&self, waiter: Waiter) {
+    /// `status`: what it answered, if it did.
+    pub(super) fn replace(&self, mut waiter: Waiter, status: Option<u16>) {
         self.cells.add(Counter::StaleOnFailure, 1);
+        waiter.request.failed_status = status;
         self.again(waiter, Again::OriginFailed);
     }
 
     /// No response can be had: what is stored answers if it may, else an error.
     pub(super) fn fail(&self, waiter: Waiter, error: &FetchError) {
         match error.failure() {
-            Some(failure) if rules::may_replace(self, &waiter.request, failure) => self.replace(waiter),
+            Some(failure) if rules::may_replace(self, &waiter.request, failure) => self.replace(waiter, None),
             _ => self.refuse(waiter.ticket, error.status),
         }
     }

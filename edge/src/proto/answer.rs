@@ -22,6 +22,8 @@ pub(super) enum Source {
     Hit,
     /// It was there, and may be used although it is not fresh.
     Stale(Allowance),
+    /// It was there, and is used because the origin has failed, with this answer if there was one.
+    Failed { status: Option<u16> },
     /// It was stored on behalf of this request.
     Fetched { forwarded: Forwarded },
     /// It was validated on behalf of this request, or of one that it joined.

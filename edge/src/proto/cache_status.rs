@@ -4,7 +4,7 @@
 //! |-----------------------------------|-------------------------------------------------------------------|
 //! | the store, fresh                  | `hit; ttl=SECONDS`                                                |
 //! | the store, stale, at once         | `hit; ttl=-SECONDS; detail=RULE`; the rule that allows it         |
-//! | the store, the origin having failed | `fwd=stale; ttl=-SECONDS; detail=stale-if-error`                |
+//! | the store, the origin having failed | `fwd=stale; fwd-status=STATUS; ttl=-SECONDS; detail=stale-if-error`, STATUS if it answered |
 //! | the store, validated              | `fwd=REASON; fwd-status=304; ttl=SECONDS`, `collapsed` if the validation was another request's |
 //! | the store, fetched for it         | `fwd=REASON; stored; ttl=SECONDS`                                 |
 //! | the origin                        | `fwd=REASON; fwd-status=STATUS`, `stored` or `detail=RULE` that forbids it, `collapsed` |
@@ -15,7 +15,6 @@ use super::answer::{Fetched, Source};
 use super::freshness::Storing;
 use super::io::FetchKind;
 use super::response::{Forwarded, push_number};
-use super::reuse::Allowance;
 
 impl Forwarded {
     fn word(self) -> &'static [u8] {
@@ -36,7 +35,12 @@ impl Forwarded {
 pub(super) fn push_stored(out: &mut Vec<u8>, source: Source, age_s: u32, lifetime_s: u32) {
     match source {
         Source::Hit => out.extend_from_slice(b"Cache-Status: edge; hit"),
-        Source::Stale(Allowance::IfError) => push_forwarded(out, Forwarded::Stale),
+        Source::Failed { status } => {
+            push_forwarded(out, Forwarded::Stale);
+            if let Some(status) = status {
+                push_status(out, status);
+            }
+        }
         Source::Stale(_) => out.extend_from_slice(b"Cache-Status: edge; hit"),
         Source::Fetched { forwarded } => {
             push_forwarded(out, forwarded);
@@ -56,8 +60,10 @@ pub(super) fn push_stored(out: &mut Vec<u8>, source: Source, age_s: u32, lifetim
         out.push(b'-');
     }
     push_number(out, u64::from(age_s.abs_diff(lifetime_s)));
-    if let Source::Stale(by) = source {
-        push_detail(out, by.word());
+    match source {
+        Source::Stale(by) => push_detail(out, by.word()),
+        Source::Failed { .. } => push_detail(out, b"stale-if-error"),
+        Source::Hit | Source::Fetched { .. } | Source::Revalidated { .. } => {}
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -67,8 +73,7 @@ pub(super) fn push_fetched(out: &mut Vec<u8>, fetched: Fetched, status: u16, sto
     push_forwarded(out, fetched.forwarded);
     // A fill asks without the client's conditions: its 304 is our own judgement of what the origin sent.
     if fetched.kind == FetchKind::Pass || status != 304 {
-        out.extend_from_slice(b"; fwd-status=");
-        push_number(out, u64::from(status));
+        push_status(out, status);
     }
     if fetched.kind != FetchKind::Pass {
         match storing {
@@ -85,6 +90,11 @@ pub(super) fn push_own(out: &mut Vec<u8>, forwarded: Option<Forwarded>) {
         push_forwarded(out, forwarded);
         out.extend_from_slice(b"\r\n");
     }
+}
+
+fn push_status(out: &mut Vec<u8>, status: u16) {
+    out.extend_from_slice(b"; fwd-status=");
+    push_number(out, u64::from(status));
 }
 
 fn push_forwarded(out: &mut Vec<u8>, forwarded: Forwarded) {

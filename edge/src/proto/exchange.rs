@@ -18,7 +18,7 @@ use super::answer::{Answer, Fetched, Missing, Source};
 use super::io::{Again, FetchKind, Found, Input, Interim};
 use super::request::{BodyLength, Marks, Method, RequestHead};
 use super::response::{Forwarded, OriginHead};
-use super::reuse::{self, Allowance, Reuse};
+use super::reuse::{self, Reuse};
 use super::stored::Meta;
 
 /// What the connection has to do next.
@@ -242,7 +242,7 @@ impl Exchange {
                 Some(Again::Stored) if is_fresh && self.kind != FetchKind::Part => Source::Hit,
                 Some(Again::Stored) => Source::Fetched { forwarded },
                 Some(Again::Revalidated { collapsed }) => Source::Revalidated { forwarded, collapsed },
-                Some(Again::OriginFailed) => Source::Stale(Allowance::IfError),
+                Some(Again::OriginFailed) => Source::Failed { status: request.failed_status },
                 None => return None,
             };
             let usable = match source {

@@ -74,6 +74,7 @@ pub enum Again {
         collapsed: bool,
     },
     /// The origin failed, and what is stored may answer although it is not fresh.
+    /// [`RequestHead::failed_status`] is what it answered.
     OriginFailed,
 }
 

@@ -2,6 +2,7 @@
 //! head means for the cache is decided elsewhere.
 #![forbid(unsafe_code)]
 
+use super::forwarded;
 use super::framing::{self, Refused};
 use super::key;
 use crate::limits;
@@ -114,6 +115,8 @@ pub struct RequestHead {
     pub(super) marks: Marks,
     /// Set by `stored::matches` when a record of this key was passed over because of its Vary.
     pub(super) vary_missed: Cell<bool>,
+    /// The status with which the origin failed to serve it, if any came; set by control.
+    pub failed_status: Option<u16>,
     /// The method's class.
     pub method: Method,
     /// 0 or 1: the minor version of HTTP/1.
@@ -126,8 +129,10 @@ pub struct RequestHead {
     pub keep_alive: bool,
     /// `Expect: 100-continue` was sent, in HTTP/1.1, with a body to follow.
     pub expect_continue: bool,
-    /// How the client came; set by whoever calls [`RequestHead::parse`], and kept by it.
+    /// How the connection came; set by whoever calls [`RequestHead::parse`], and kept by it.
     pub scheme: Scheme,
+    /// The connection's other end is a proxy whose word on its clients counts; set and kept as `scheme` is.
+    pub trusted: bool,
     /// The address of the connection's other end, an IPv4 one never mapped into IPv6; set and kept as `scheme` is.
     /// `None` in tests without a network.
     pub peer: Option<IpAddr>,
@@ -213,6 +218,7 @@ impl RequestHead {
         self.key.clear();
         self.marks = Marks::default();
         self.vary_missed.set(false);
+        self.failed_status = None;
         self.minor_version = 1;
         self.http2 = false;
         self.keep_alive = true;
@@ -229,6 +235,7 @@ impl RequestHead {
     /// Target and Host to host, path and key.
     pub(super) fn resolve(&mut self, host: Option<Range<u32>>) -> Result<(), Refusal> {
         let mut key = std::mem::take(&mut self.key);
+        let scheme = forwarded::claimed_scheme(self).unwrap_or(self.scheme);
         let target = self.slice(&self.target);
         let mut authority = match &host {
             Some(range) => key::Authority::parse(self.slice(range)).ok_or(Refused::HOST)?,
@@ -239,9 +246,9 @@ impl RequestHead {
         let mut path = self.target.clone();
         let mut add_slash = false;
         if !matches!(target, [b'/', ..] | b"*") {
-            let (start, end) = framing::absolute_form(target, self.scheme)?;
+            let (start, end) = framing::absolute_form(target, scheme)?;
             let asked = key::Authority::parse(&target[start..end]).ok_or(Refused::HOST)?;
-            if !host.is_empty() && !asked.same(&authority, self.scheme) {
+            if !host.is_empty() && !asked.same(&authority, scheme) {
                 return Err(Refused::HOST_DIFFERS);
             }
             authority = asked;
@@ -251,7 +258,7 @@ impl RequestHead {
         }
         // A target of no path asks for "/"; OPTIONS of a whole server asks for "*" (RFC 9112 section 3.2.4).
         let whole_server = add_slash && path.is_empty() && self.slice(&self.method_name) == b"OPTIONS";
-        authority.push_key(&mut key, self.scheme);
+        authority.push_key(&mut key, scheme);
         self.key = key;
         if add_slash {
             let start = self.bytes.len() as u32;
@@ -278,6 +285,11 @@ impl RequestHead {
     /// The key that the URL has where no rule leaves anything out: the URL as it was asked for.
     pub fn url_key(&self) -> Vec<u8> {
         [key::origin_of(&self.key), self.slice(&self.path)].concat()
+    }
+
+    /// How the client came, as its key has it: as the connection, or as a trusted proxy says.
+    pub fn url_scheme(&self) -> Scheme {
+        if self.key.starts_with(Scheme::Https.prefix().as_bytes()) { Scheme::Https } else { Scheme::Http }
     }
 
     /// The method as sent.

@@ -56,8 +56,6 @@ pub enum Allowance {
     WhileRevalidate,
     /// The request's max-stale.
     MaxStale,
-    /// stale-if-error, of either side; or nothing came from the origin.
-    IfError,
 }
 
 impl Allowance {
@@ -66,7 +64,6 @@ impl Allowance {
         match self {
             Allowance::WhileRevalidate => b"stale-while-revalidate",
             Allowance::MaxStale => b"max-stale",
-            Allowance::IfError => b"stale-if-error",
         }
     }
 }

@@ -10,6 +10,7 @@ use super::populate::Populates;
 use super::refreshes::Refreshes;
 use super::streams::{Next, Streams, ended};
 use super::waiting::{Lookup, Waits, is_there};
+use crate::config::Network;
 use crate::control::mailbox::{Mailbox, StreamId, Ticket, ToControl};
 use crate::limits;
 use crate::proto::Now;
@@ -65,6 +66,8 @@ pub struct Node {
     pub(super) multiplexed: VecDeque<u32>,
     /// Frames of theirs, and requests by what they count for, that this turn may still deal with.
     pub(super) frames_left: u32,
+    /// Proxies whose word on their clients counts.
+    pub(super) trusted: Arc<[Network]>,
     pub(super) reader: Reader,
     pub(super) out: Out,
     /// What the input at hand made us ask control for.
@@ -99,6 +102,7 @@ impl Node {
             draining: false,
             progressed: Vec::new(),
             multiplexes: 0,
+            trusted: Arc::default(),
             multiplexed: VecDeque::new(),
             frames_left: 0,
             reader,
@@ -116,6 +120,13 @@ impl Node {
     /// Reads a shard that was opened later.
     pub fn take_shard(&mut self, shard: ShardReader) {
         self.reader.take(shard);
+    }
+
+    /// Whether the other end of a connection is a proxy whose word on its clients counts.
+    #[inline]
+    pub(super) fn trusts(&self, connection: &Connection) -> bool {
+        let has = |address| self.trusted.iter().any(|proxies| proxies.contains(address));
+        !self.trusted.is_empty() && connection.peer.is_some_and(has)
     }
 
     /// Timeouts in force.
@@ -211,6 +222,7 @@ impl Node {
         let fresh = matches!(input, Input::Received(_) | Input::Head(_));
         self.out.request.scheme = connection.scheme;
         self.out.request.peer = connection.peer;
+        self.out.request.trusted = self.trusts(connection);
         self.fetched = None;
         self.out.clear();
         connection.session.on(input, self.now, &mut self.out);

@@ -78,6 +78,7 @@ impl Worker {
             }
             let next = &mut lookahead.parsed[lookahead.used];
             next.request.scheme = connection.scheme;
+            next.request.trusted = node.trusts(connection);
             if let Ok(Some(bytes)) = next.request.parse(buffers.bytes(buffer, len)) {
                 (next.buffer, next.bytes) = (buffer, bytes);
                 node.out.queries.apply(&mut next.request);

@@ -168,6 +168,7 @@ pub(super) trait Desk {
                 self.advance(ticket.slot);
             }
             ToWorker::Queries(queries) => node.out.queries = queries,
+            ToWorker::Trusted(proxies) => node.trusted = proxies,
             ToWorker::Policies(policies) => self.take_policies(policies),
             ToWorker::BodyCredit { ticket, bytes } => {
                 let Some(connection) = waiting(table, ticket) else {

@@ -23,6 +23,7 @@ mod token;
 mod waiting;
 mod wheel;
 
+use crate::config::Network;
 use crate::control::mailbox::Mailbox;
 use crate::proto::generations::Table;
 use crate::proto::kernel_tls::Ciphers;
@@ -70,6 +71,8 @@ pub struct Setup {
     pub timeouts: Timeouts,
     /// Which arguments of a query count for keys.
     pub queries: Arc<Rules>,
+    /// Proxies whose word on their clients counts.
+    pub trusted: Arc<[Network]>,
     /// Its view of the shards.
     pub reader: Reader,
     /// The purges in force.
@@ -149,11 +152,14 @@ impl Worker {
             || (0..setup.connections_max).map(|_| Connection::free(Session::new(now, &setup.timeouts)));
         let out = Out::new(setup.timeouts, setup.queries);
         let counted = (setup.cells, setup.clients);
+        let mut node =
+            Node::new(setup.number, (setup.reader, setup.purges), setup.mailbox, counted, out, now);
+        node.trusted = setup.trusted;
         Ok(Worker {
             ring,
             buffers,
             table: table().collect(),
-            node: Node::new(setup.number, (setup.reader, setup.purges), setup.mailbox, counted, out, now),
+            node,
             wheel: Wheel::new(setup.connections_max, now.mono_ms),
             due: Vec::with_capacity(setup.connections_max),
             completions: Vec::with_capacity(4 * limits::RING_ENTRIES as usize),

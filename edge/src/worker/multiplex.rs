@@ -159,6 +159,7 @@ impl Node {
         let faults = fault::count();
         self.out.request.scheme = connection.scheme;
         self.out.request.peer = connection.peer;
+        self.out.request.trusted = self.trusts(connection);
         if self.draining || connection.secure.as_ref().is_some_and(|secure| secure.is_worn()) {
             mux.http2.drain();
         }

@@ -55,14 +55,9 @@ fn origins_are_told_of_the_client_and_nobody_else_is_believed() {
 #[test]
 fn what_varies_on_it_is_not_stored() {
     let origin = Origin::start();
-    let trusting = "trusted_proxies = [\"192.0.2.0/24\"]";
-    for (path, vary, listen) in [
-        ("/for", "X-Forwarded-For", ""),
-        ("/list", "accept, forwarded", ""),
-        ("/proto", "x-forwarded-proto", trusting),
-    ] {
+    for (path, vary) in [("/for", "X-Forwarded-For"), ("/list", "accept, forwarded")] {
         origin.on(path, Answer::cacheable(path, 10).field("Vary", vary));
-        let edge = start(&origin, listen, "");
+        let edge = start(&origin, "", "");
         for _ in 0..3 {
             let response = edge.get(path);
             let status = response.field("cache-status").unwrap_or_default();
@@ -75,13 +70,34 @@ fn what_varies_on_it_is_not_stored() {
 }
 
 #[test]
-fn the_scheme_alone_is_in_the_key_unless_a_proxy_may_claim_another() {
+fn the_scheme_of_the_key_is_the_clients_as_a_trusted_proxy_tells_it() {
     let origin = Origin::start();
-    origin.on("/proto", Answer::cacheable("/proto", 10).field("Vary", "Accept-Encoding, X-Forwarded-Proto"));
+    origin.script("/proto", |exchange| {
+        let proto = exchange.request.field("x-forwarded-proto").unwrap_or_default().to_owned();
+        let vary = "Accept-Encoding, X-Forwarded-Proto";
+        let answer = Answer::new(200).field("Cache-Control", "max-age=100").field("Vary", vary).body(proto);
+        exchange.answer(&answer)
+    });
     let edge = start(&origin, "", "");
-    edge.get("/proto");
-    edge.get_hit("/proto");
-    assert_eq!(origin.count("/proto"), 1);
+    let get = |proto: &str| edge.client().request("GET", "/proto", &[("X-Forwarded-Proto", proto)]);
+    // Nobody is trusted: what clients claim is in no key, and the origin does not hear of it.
+    assert_eq!((get("https").body, origin.count("/proto")), (b"http".to_vec(), 1));
+    edge.write_config(&edge.config().replace("[listen]", "[listen]\ntrusted_proxies = [\"127.0.0.0/8\"]"));
+    edge.signal(Signal::SIGHUP);
+    eventually("the proxy is trusted", || get("https").body == b"https");
+    assert_eq!(get("http").body, b"http", "what was stored for http before");
+    let asked = origin.count("/proto");
+    for proto in ["https", "http", "https", "HTTPS", "http, https"] {
+        let response = get(proto);
+        assert_eq!(
+            response.body,
+            proto.rsplit(' ').next().unwrap_or_default().to_ascii_lowercase().as_bytes()
+        );
+    }
+    assert!(origin.count("/proto") <= asked + 2, "{}", origin.count("/proto"));
+    assert_eq!(edge.purge(r#"{"url": "https://edge.test/proto"}"#).status(), 200);
+    let hits = |proto| get(proto).field("cache-status").is_some_and(|status| status.contains("hit"));
+    assert!(hits("http") && !hits("https"), "the purge named one of them");
 }
 
 #[test]
