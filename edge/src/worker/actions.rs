@@ -2,7 +2,6 @@
 //! the mailbox; knows no ring and no descriptor.
 #![forbid(unsafe_code)]
 
-use super::asking::counter;
 use super::clients::{Clients, Place};
 use super::connection::{Ahead, Connection, Fetch, Phase, Source};
 use super::parts::Parts;
@@ -120,13 +119,6 @@ impl Node {
     /// Reads a shard that was opened later.
     pub fn take_shard(&mut self, shard: ShardReader) {
         self.reader.take(shard);
-    }
-
-    /// Whether the other end of a connection is a proxy whose word on its clients counts.
-    #[inline]
-    pub(super) fn trusts(&self, connection: &Connection) -> bool {
-        let has = |address| self.trusted.iter().any(|proxies| proxies.contains(address));
-        !self.trusted.is_empty() && connection.peer.is_some_and(has)
     }
 
     /// Timeouts in force.
@@ -293,29 +285,6 @@ impl Node {
             // What was read of a record may have been zeroes in the place of a page that is gone.
             self.cells.add(Counter::Broken, 1);
             connection.phase = Phase::Aborted;
-        }
-    }
-
-    /// Counts what became of new bytes, by the actions they led to.
-    fn count(&mut self, connection: &mut Connection, lookup: Lookup) {
-        if !lookup.done && self.fetched.is_none() {
-            if self.out.actions.contains(&Action::Close) && !self.out.bytes.is_empty() {
-                self.cells.add(Counter::Refused, 1);
-            }
-            return;
-        }
-        connection.requests = connection.requests.wrapping_add(1);
-        self.cells.add(Counter::Requests, 1);
-        self.count_answer(lookup);
-    }
-
-    /// Counts what a request that came with new bytes led to, whatever carries it.
-    pub(super) fn count_answer(&self, lookup: Lookup) {
-        let fetched = self.fetched.map(counter);
-        self.cells.add(fetched.unwrap_or(Counter::Hits), 1);
-        if lookup.waits > 0 && fetched.is_none() {
-            let from = if lookup.from_disk { Counter::HitsFromDisk } else { Counter::HitsLookedAfter };
-            self.cells.add(from, 1);
         }
     }
 

@@ -4,9 +4,10 @@
 use super::actions::Node;
 use super::clients::Place;
 use super::connection::{Connection, Fetch};
+use super::waiting::Lookup;
 use crate::control::mailbox::{StreamId, Ticket, ToControl};
 use crate::limits;
-use crate::proto::session::FetchKind;
+use crate::proto::session::{Action, FetchKind};
 use crate::stats::Counter;
 use bytes::Bytes;
 
@@ -77,6 +78,36 @@ impl Node {
         }
     }
 
+    /// Whether the other end of a connection is a proxy whose word on its clients counts.
+    #[inline]
+    pub(super) fn trusts(&self, connection: &Connection) -> bool {
+        let has = |address| self.trusted.iter().any(|proxies| proxies.contains(address));
+        !self.trusted.is_empty() && connection.peer.is_some_and(has)
+    }
+
+    /// Counts what became of new bytes, by the actions they led to.
+    pub(super) fn count(&mut self, connection: &mut Connection, lookup: Lookup) {
+        if !lookup.done && self.fetched.is_none() {
+            if self.out.actions.contains(&Action::Close) && !self.out.bytes.is_empty() {
+                self.cells.add(Counter::Refused, 1);
+            }
+            return;
+        }
+        connection.requests = connection.requests.wrapping_add(1);
+        self.cells.add(Counter::Requests, 1);
+        self.count_answer(lookup);
+    }
+
+    /// Counts what a request that came with new bytes led to, whatever carries it.
+    pub(super) fn count_answer(&self, lookup: Lookup) {
+        let fetched = self.fetched.map(counter);
+        self.cells.add(fetched.unwrap_or(Counter::Hits), 1);
+        if lookup.waits > 0 && fetched.is_none() {
+            let from = if lookup.from_disk { Counter::HitsFromDisk } else { Counter::HitsLookedAfter };
+            self.cells.add(from, 1);
+        }
+    }
+
     /// Hands bytes of a request's body to control.
     pub(super) fn forward(&mut self, fetch: &mut Fetch, slot: u32, bytes: Bytes, last: bool) {
         fetch.body_unacked += bytes.len();
@@ -114,7 +145,7 @@ impl Node {
 }
 
 /// What becomes of a request that control is asked for in this way.
-pub(super) fn counter(kind: FetchKind) -> Counter {
+fn counter(kind: FetchKind) -> Counter {
     match kind {
         FetchKind::Fill | FetchKind::Part => Counter::Misses,
         FetchKind::Revalidate => Counter::Revalidations,
