@@ -215,6 +215,15 @@ pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 pub const ADMIN_BODY_BYTES_MAX: usize = 64 * 1024;
 /// Milliseconds one admin request may take, reading it included.
 pub const ADMIN_TIMEOUT_MS: u64 = 10_000;
+/// Milliseconds after which an admin connection takes no further request; those that do not read their answers end one
+/// `ADMIN_TIMEOUT_MS` later, so that nobody can hold every place for good.
+pub const ADMIN_CONNECTION_MS: u64 = 30_000;
+/// Bytes of the admin endpoint's token: enough of them not to be guessed, and what a request's field carries.
+pub const ADMIN_TOKEN_BYTES_MIN: usize = 16;
+/// See [`ADMIN_TOKEN_BYTES_MIN`].
+pub const ADMIN_TOKEN_BYTES_MAX: usize = 512;
+/// Bytes of a Unix socket's path: `sun_path` of unix(7) without its last byte, a NUL.
+pub const UNIX_PATH_BYTES_MAX: usize = 107;
 
 const _: () = assert!(ORIGIN_READ_BUFFER_BYTES >= RESPONSE_HEAD_BYTES_MAX);
 const _: () = assert!(UNSEALED_WINDOW_BYTES >= 2 * ORIGIN_READ_BUFFER_BYTES);

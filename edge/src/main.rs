@@ -122,6 +122,7 @@ fn serve(path: &Path, config: Config) -> Result<()> {
         mailboxes,
         worker_cells: cells.clone(),
         cells: Arc::default(),
+        drain: drain.clone(),
         status: Box::new(move || {
             json!({
                 "workers": workers_status(&shown_cpus, &shown_cells),

@@ -36,6 +36,7 @@ impl Files for Told {
             Some("/ok/b.crt") => &made[1].0,
             Some("/ok/b.key") => &made[1].1,
             Some("/ok/text") => "text",
+            Some("/ok/token") => "0123456789abcdef",
             _ => return Err("no such file or directory".into()),
         };
         Ok(text.as_bytes().to_vec())
@@ -95,10 +96,16 @@ size = "2GiB""#, &["8:1: not TOML: duplicate key; it stands earlier in the file,
     (r#"["127.0.0.1:8080"]"#, r#"["127.0.0.1:80800"]"#, &[r#"2:10: listen.http[0]: "127.0.0.1:80800" is not an IP address with a port; write one such as "0.0.0.0:8080" or "[::1]:8080""#]),
     (r#"["127.0.0.1:8080"]"#, r#"["127.0.0.1:8080", "[::1]:8080",
   "127.0.0.1:8080"]"#, &["3:3: listen.http[2]: the same stands earlier in the list; remove one"]),
-    (r#""127.0.0.1:9180""#, r#""0.0.0.0:9180""#, &[r#"3:9: listen.admin: 0.0.0.0:9180 can be reached from outside, and who may purge is not checked; write "127.0.0.1:9180""#]),
+    (r#""127.0.0.1:9180""#, r#""0.0.0.0:9180""#, &[r#"3:9: listen.admin: 0.0.0.0:9180 can be reached from outside, and whoever asks may purge; write "127.0.0.1:9180", or also admin_token_file = "/etc/edge/admin.token""#]),
+    (r#""127.0.0.1:9180""#, "\"[::]:9180\"\nadmin_token_file = \"/gone\"", &["4:20: listen.admin_token_file: /gone cannot be read: no such file or directory; write the path of a file with the token"]),
+    (r#""127.0.0.1:9180""#, "\"0.0.0.0:9180\"\nadmin_token_file = \"/ok/text\"", &["4:20: listen.admin_token_file: /ok/text holds a token of 4 bytes, not 16 to 512; make one with `openssl rand -hex 32`"]),
+    (r#""127.0.0.1:9180""#, "\"0.0.0.0:9180\"\nadmin_token_file = 5", &["4:20: listen.admin_token_file: this is an integer; write the path of a file that holds the token"]),
+    (r#"admin = "127.0.0.1:9180""#, r#"admin_token_file = "/ok/token""#, &["3:20: listen.admin_token_file: there is no admin endpoint that would ask for it; write admin, or remove this"]),
     (r#""127.0.0.1:9180""#, r#""127.0.0.1:8080""#, &[r#"3:9: listen.admin: the node serves on this address already; write another port, such as "127.0.0.1:9180""#]),
-    (r#""127.0.0.1:9180""#, "9180", &[r#"3:9: listen.admin: this is an integer; write an address such as "127.0.0.1:9180""#]),
-    (r#""127.0.0.1:9180""#, r#""unix:/run/edge.sock""#, &[r#"3:9: listen.admin: "unix:/run/edge.sock" is not an IP address with a port; write one such as "0.0.0.0:8080" or "[::1]:8080""#]),
+    (r#""127.0.0.1:9180""#, "\"0.0.0.0:8080\"\nadmin_token_file = \"/ok/token\"", &[r#"3:9: listen.admin: the node serves on this address already; write another port, such as "127.0.0.1:9180""#]),
+    (r#""127.0.0.1:9180""#, "9180", &[r#"3:9: listen.admin: this is an integer; write an address such as "127.0.0.1:9180", or "unix:/run/edge/admin.sock""#]),
+    (r#""127.0.0.1:9180""#, r#""unix:edge.sock""#, &[r#"3:9: listen.admin: "unix:edge.sock" is not the absolute path of a socket; write one such as "unix:/run/edge/admin.sock""#]),
+    (r#""127.0.0.1:9180""#, r#""/run/edge.sock""#, &[r#"3:9: listen.admin: "/run/edge.sock" is a path; write "unix:/run/edge.sock""#]),
     (r#"path = "/var/cache/edge"
 "#, "", &[r#"5:1: store.path is missing; write path = "/var/cache/edge""#]),
     (r#""/var/cache/edge""#, r#""cache""#, &[r#"6:8: store.path: "cache" depends on where edge is started; write an absolute path"#]),
@@ -425,7 +432,8 @@ fn a_store_may_have_several_shards() {
 fn the_smallest_file_serves_with_documented_defaults() {
     let config = parse("f", SMALLEST.as_bytes(), &Told).unwrap();
     assert_eq!(config.http, ["127.0.0.1:8080".parse().unwrap()]);
-    assert_eq!(config.admin, Some("127.0.0.1:9180".parse().unwrap()));
+    let admin = config.admin.unwrap();
+    assert_eq!((admin.address, admin.token), ("127.0.0.1:9180".parse().unwrap(), None));
     assert_eq!(
         (config.store[0].path.as_path(), config.store[0].size_bytes),
         (Path::new("/var/cache/edge"), 1 << 30)

@@ -37,7 +37,7 @@ impl config::Files for AnyFile {
         Ok(())
     }
 
-    /// A certificate and its key; which, the name tells.
+    /// A certificate, its key, or a token; which, the name tells.
     fn read(&self, path: &Path) -> Result<Vec<u8>, String> {
         static MADE: OnceLock<(String, String)> = OnceLock::new();
         let (certificate, key) = MADE.get_or_init(|| {
@@ -45,6 +45,9 @@ impl config::Files for AnyFile {
             let params = rcgen::CertificateParams::new(["www.example.com".to_owned()]).unwrap();
             (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
         });
+        if path.extension().is_some_and(|extension| extension == "token") {
+            return Ok(b"0123456789abcdef".to_vec());
+        }
         let is_key = path.extension().is_some_and(|extension| extension == "key");
         Ok((if is_key { key } else { certificate }).clone().into_bytes())
     }

@@ -2,9 +2,11 @@
 //! with the connection.
 #![forbid(unsafe_code)]
 
+use crate::config::{AdminAddress, Token};
 use anyhow::{Context, Result, bail};
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 /// How long the node may take to accept, and between two pieces of its answer.
@@ -31,14 +33,20 @@ impl Answer {
 }
 
 /// Sends one request and reads the whole answer.
-pub(super) fn exchange(address: SocketAddr, method: &str, path: &str, body: Option<&str>) -> Result<Answer> {
-    let mut stream =
-        TcpStream::connect_timeout(&address, TIMEOUT).map_err(|error| unreachable(address, &error))?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
+pub(super) fn exchange(
+    address: &AdminAddress,
+    token: Option<&Token>,
+    method: &str,
+    path: &str,
+    body: Option<&str>,
+) -> Result<Answer> {
+    let mut stream = connect(address).map_err(|error| unreachable(address, &error))?;
     let body = body.unwrap_or_default();
+    // A Unix socket has no name that a Host could be.
+    let host = address.tcp().map_or("localhost".to_owned(), |address| address.to_string());
+    let token = token.map_or(String::new(), |token| format!("Authorization: {}\r\n", token.authorization()));
     let request = format!(
-        "{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        "{method} {path} HTTP/1.0\r\nHost: {host}\r\n{token}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
     let mut answer = Vec::new();
@@ -62,6 +70,28 @@ pub(super) fn exchange(address: SocketAddr, method: &str, path: &str, body: Opti
     }
 }
 
+/// A connection of either kind.
+trait Connection: Read + Write {}
+
+impl<T: Read + Write> Connection for T {}
+
+fn connect(address: &AdminAddress) -> io::Result<Box<dyn Connection>> {
+    match address {
+        AdminAddress::Tcp(address) => {
+            let stream = TcpStream::connect_timeout(address, TIMEOUT)?;
+            stream.set_read_timeout(Some(TIMEOUT))?;
+            stream.set_write_timeout(Some(TIMEOUT))?;
+            Ok(Box::new(stream))
+        }
+        AdminAddress::Unix(path) => {
+            let stream = UnixStream::connect(path)?;
+            stream.set_read_timeout(Some(TIMEOUT))?;
+            stream.set_write_timeout(Some(TIMEOUT))?;
+            Ok(Box::new(stream))
+        }
+    }
+}
+
 /// Text as the value of a query's parameter (RFC 3986 section 2.1).
 pub(super) fn percent_encoded(text: &str) -> String {
     use std::fmt::Write;
@@ -77,9 +107,10 @@ pub(super) fn percent_encoded(text: &str) -> String {
     out
 }
 
-fn unreachable(address: SocketAddr, error: &std::io::Error) -> anyhow::Error {
+fn unreachable(address: &AdminAddress, error: &io::Error) -> anyhow::Error {
     let why = match error.kind() {
-        ErrorKind::ConnectionRefused => "nothing listens there".to_owned(),
+        ErrorKind::ConnectionRefused | ErrorKind::NotFound => "nothing listens there".to_owned(),
+        ErrorKind::PermissionDenied => "only the node's account and its group may ask it".to_owned(),
         ErrorKind::TimedOut => "no answer".to_owned(),
         _ => error.to_string(),
     };
@@ -106,9 +137,9 @@ mod tests {
     use std::net::TcpListener;
 
     /// Serves one connection with these bytes and returns what was asked.
-    fn answering(answer: &'static [u8]) -> (SocketAddr, std::thread::JoinHandle<String>) {
+    fn answering(answer: &'static [u8]) -> (AdminAddress, std::thread::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
+        let address = AdminAddress::Tcp(listener.local_addr().unwrap());
         let asked = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = vec![0; 4096];
@@ -122,11 +153,13 @@ mod tests {
     #[test]
     fn request_and_answer() {
         let (address, asked) = answering(b"HTTP/1.1 202 Accepted\r\nServer: x\r\n\r\n{\"a\":1}");
-        let answer = exchange(address, "POST", "/purge", Some("{}")).unwrap();
+        let token = Token::parse(b"0123456789abcdef").unwrap();
+        let answer = exchange(&address, Some(&token), "POST", "/purge", Some("{}")).unwrap();
         assert_eq!(answer, Answer { status: 202, body: "{\"a\":1}".into() });
         let asked = asked.join().unwrap();
         assert!(asked.starts_with("POST /purge HTTP/1.0\r\n") && asked.ends_with("\r\n\r\n{}"), "{asked}");
         assert!(asked.contains("Content-Length: 2\r\n"));
+        assert!(asked.contains("Authorization: Bearer 0123456789abcdef\r\n"), "{asked}");
     }
 
     #[test]
@@ -143,7 +176,7 @@ mod tests {
             [&b"SSH-2.0-x\r\n"[..], b"", b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1\r\n\r\n", b"\xff\r\n\r\n"]
         {
             let (address, asked) = answering(answer);
-            let error = exchange(address, "GET", "/status", None).unwrap_err();
+            let error = exchange(&address, None, "GET", "/status", None).unwrap_err();
             asked.join().unwrap();
             assert!(format!("{error:#}").contains("check --admin"), "{error:#}");
         }
@@ -159,8 +192,10 @@ mod tests {
 
     #[test]
     fn where_nothing_listens_the_remedy_is_named() {
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let error = exchange(address, "GET", "/status", None).unwrap_err().to_string();
-        assert!(error.contains("nothing listens there") && error.contains("--admin"), "{error}");
+        let closed = AdminAddress::Tcp(TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+        for address in [closed, AdminAddress::Unix("/nowhere/admin.sock".into())] {
+            let error = exchange(&address, None, "GET", "/status", None).unwrap_err().to_string();
+            assert!(error.contains("nothing listens there") && error.contains("--admin"), "{error}");
+        }
     }
 }

@@ -6,17 +6,20 @@ mod admin;
 mod status;
 mod tune;
 
-use crate::config::{self, Config};
+use crate::config::{self, AdminAddress, Config, Token};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use std::io::Write;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// A cache node: XDP steering, io_uring workers, memory-mapped shards.
 #[derive(Debug, Parser)]
 #[command(name = "edge", version, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    after_help = "Example:\n  edge check-config /etc/edge/edge.toml\n  edge run --config /etc/edge/edge.toml\n  \
+                  edge status\n\n`edge COMMAND --help` has an example of each."
+)]
 struct Line {
     #[command(subcommand)]
     command: Command,
@@ -45,7 +48,7 @@ pub enum Command {
     Status {
         /// Whom to ask
         #[command(flatten)]
-        admin: AdminAddress,
+        node: Endpoint,
         /// Print the node's answer as it came
         #[arg(long)]
         json: bool,
@@ -64,7 +67,7 @@ pub enum Command {
         soft: bool,
         /// Whom to ask
         #[command(flatten)]
-        admin: AdminAddress,
+        node: Endpoint,
     },
     /// Say what a running node has stored under a URL, or why it has not
     #[command(after_help = "Example:\n  edge why http://www.example.com/logo.svg\n  \
@@ -74,7 +77,7 @@ pub enum Command {
         url: String,
         /// Whom to ask
         #[command(flatten)]
-        admin: AdminAddress,
+        node: Endpoint,
         /// Print the node's answer as it came
         #[arg(long)]
         json: bool,
@@ -85,12 +88,29 @@ pub enum Command {
     Tune,
 }
 
-/// Where the node's admin endpoint listens.
+/// A node's admin endpoint.
 #[derive(Debug, Args)]
-pub struct AdminAddress {
-    /// The node's [listen] admin address
+pub struct Endpoint {
+    /// The node's [listen] admin: 127.0.0.1:9180, or unix:/run/edge/admin.sock
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9180")]
-    admin: SocketAddr,
+    admin: AdminAddress,
+    /// A copy of its admin_token_file, where it has one
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+impl Endpoint {
+    fn token(&self) -> Result<Option<Token>> {
+        let Some(file) = &self.token_file else { return Ok(None) };
+        let read = config::contents(file)
+            .map_err(|why| format!("cannot be read: {why}; name a file with the token"));
+        let token = read.and_then(|contents| Token::parse(&contents));
+        token.map(Some).map_err(|wrong| anyhow::anyhow!("--token-file {} {wrong}", file.display()))
+    }
+
+    fn ask(&self, method: &str, path: &str, body: Option<&str>) -> Result<admin::Answer> {
+        admin::exchange(&self.admin, self.token()?.as_ref(), method, path, body)
+    }
 }
 
 /// Which objects; exactly one of these.
@@ -130,9 +150,9 @@ pub fn execute(command: Command, serve: impl FnOnce(&Path, Config) -> ExitCode) 
             }
             Err(problems) => return mistaken(&problems),
         },
-        Command::Status { admin, json } => show_status(admin.admin, json),
-        Command::Purge { what, soft, admin } => purge(&what, soft, admin.admin),
-        Command::Why { url, admin, json } => why(&url, admin.admin, json),
+        Command::Status { node, json } => show_status(&node, json),
+        Command::Purge { what, soft, node } => purge(&what, soft, &node),
+        Command::Why { url, node, json } => why(&url, &node, json),
         Command::Tune => say(&tune::report(&tune::settings(), tune::current)),
     };
     match done {
@@ -172,8 +192,8 @@ fn summary(config: &Config) -> String {
     )
 }
 
-fn show_status(address: SocketAddr, json: bool) -> Result<()> {
-    let answer = admin::exchange(address, "GET", "/status", None)?;
+fn show_status(node: &Endpoint, json: bool) -> Result<()> {
+    let (address, answer) = (&node.admin, node.ask("GET", "/status", None)?);
     if answer.status != 200 {
         bail!("the node at {address} answered {}: {}", answer.status, answer.reason());
     }
@@ -186,9 +206,9 @@ fn show_status(address: SocketAddr, json: bool) -> Result<()> {
     say(&status::render(&value))
 }
 
-fn why(url: &str, address: SocketAddr, json: bool) -> Result<()> {
+fn why(url: &str, node: &Endpoint, json: bool) -> Result<()> {
     let path = format!("/why?url={}", admin::percent_encoded(url));
-    let answer = admin::exchange(address, "GET", &path, None)?;
+    let (address, answer) = (&node.admin, node.ask("GET", &path, None)?);
     if answer.status != 200 {
         bail!("the node at {address} answered {}: {}", answer.status, answer.reason());
     }
@@ -198,8 +218,8 @@ fn why(url: &str, address: SocketAddr, json: bool) -> Result<()> {
     }
 }
 
-fn purge(what: &PurgeWhat, soft: bool, address: SocketAddr) -> Result<()> {
-    let answer = admin::exchange(address, "POST", "/purge", Some(&purge_body(what, soft)))?;
+fn purge(what: &PurgeWhat, soft: bool, node: &Endpoint) -> Result<()> {
+    let (address, answer) = (&node.admin, node.ask("POST", "/purge", Some(&purge_body(what, soft)))?);
     if !(200..300).contains(&answer.status) {
         bail!("the node at {address} refused with {}: {}", answer.status, answer.reason());
     }
@@ -236,6 +256,7 @@ mod tests {
         let mut command = Line::command();
         command.clone().debug_assert();
         command.build();
+        assert!(command.render_long_help().to_string().contains("Example:\n  edge "));
         for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
             let help = sub.clone().render_long_help().to_string();
             assert!(help.contains(&format!("Example:\n  edge {}", sub.get_name())), "{help}");
@@ -257,12 +278,15 @@ mod tests {
     #[test]
     fn the_admin_address_has_a_default_and_is_checked() {
         let address = |line: &str| match parsed(line).unwrap() {
-            Command::Status { admin, .. } => admin.admin,
+            Command::Status { node, .. } => node.admin.to_string(),
             other => panic!("{other:?}"),
         };
-        assert_eq!(address("edge status"), "127.0.0.1:9180".parse().unwrap());
-        assert_eq!(address("edge status --admin [::1]:9"), "[::1]:9".parse().unwrap());
-        assert!(parsed("edge status --admin nowhere").is_err());
+        for given in ["127.0.0.1:9180", "[::1]:9", "unix:/run/a.sock"] {
+            assert_eq!(address(&format!("edge status --admin {given}")), given);
+        }
+        assert_eq!(address("edge status"), "127.0.0.1:9180");
+        let wrong = parsed("edge status --admin nowhere").unwrap_err().to_string();
+        assert!(wrong.contains("write one such as"), "{wrong}");
         assert!(parsed("edge run").is_err() && parsed("edge").is_err() && parsed("edge why").is_err());
     }
 

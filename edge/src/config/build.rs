@@ -4,8 +4,8 @@
 use super::problem::{Sink, nearest};
 use super::read::{Item, Section};
 use super::{
-    Config, Files, Https, Network, Route, Shard, Steering, Xdp, XdpMode, caching, clients, https, origins,
-    value,
+    Admin, Config, Files, Https, Network, Route, Shard, Steering, Xdp, XdpMode, admin, caching, clients,
+    https, origins, value,
 };
 use crate::limits;
 use crate::proto::route::Pattern;
@@ -75,12 +75,13 @@ struct Listen {
     http2_cleartext: bool,
     https: Vec<Https>,
     trusted_proxies: Vec<Network>,
-    admin: Option<SocketAddr>,
+    admin: Option<Admin>,
 }
 
 fn listen(item: &Item<'_>, files: &dyn Files) -> Option<Listen> {
     const RIGHT: &str = "write a list of addresses, such as [\"0.0.0.0:8080\"]";
-    let section = item.section(&["http", "http2_cleartext", "https", "trusted_proxies", "admin"])?;
+    let section =
+        item.section(&["http", "http2_cleartext", "https", "trusted_proxies", "admin", "admin_token_file"])?;
     let https_item = section.get("https");
     let https = https_item.as_ref().map_or(Some(Vec::new()), |item| https::entries(item, files));
     let http = match section.get("http") {
@@ -104,10 +105,7 @@ fn listen(item: &Item<'_>, files: &dyn Files) -> Option<Listen> {
         let max = limits::LISTENERS_MAX;
         item.report(&format!("{} addresses are too many; write at most {max}", taken.len()));
     }
-    let admin = match section.get("admin") {
-        Some(item) => Some(admin(&item, &taken)?),
-        None => None,
-    };
+    let admin = admin::read(&section, files, |address| taken.iter().any(|own| meet(*own, address)))?;
     let http2_cleartext = section.get("http2_cleartext").map_or(Some(false), |item| item.truth())?;
     let trusted_proxies = match section.get("trusted_proxies") {
         Some(item) => clients::networks(&item, limits::TRUSTED_PROXIES_MAX)?,
@@ -116,20 +114,10 @@ fn listen(item: &Item<'_>, files: &dyn Files) -> Option<Listen> {
     Some(Listen { http: http?, http2_cleartext, https: https?, trusted_proxies, admin })
 }
 
-fn admin(item: &Item<'_>, http: &[SocketAddr]) -> Option<SocketAddr> {
-    let address = item.parse("write an address such as \"127.0.0.1:9180\"", value::listen_address)?;
-    if !address.ip().is_loopback() {
-        item.report(&format!(
-            "{address} can be reached from outside, and who may purge is not checked; write \"127.0.0.1:{}\"",
-            address.port()
-        ));
-    }
-    if http.iter().any(|listener| reaches(*listener, address)) {
-        item.report(
-            "the node serves on this address already; write another port, such as \"127.0.0.1:9180\"",
-        );
-    }
-    Some(address)
+/// Whether two sockets could not both be bound.
+fn meet(one: SocketAddr, other: SocketAddr) -> bool {
+    let ip = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    ip && one.port() == other.port()
 }
 
 /// Whether a connection to `target` would arrive at a socket bound to `listener`.

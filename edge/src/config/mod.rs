@@ -4,6 +4,7 @@
 //! `build` knows the keys. Nothing here opens a socket or changes the machine.
 #![forbid(unsafe_code)]
 
+mod admin;
 mod build;
 mod caching;
 mod clients;
@@ -18,6 +19,7 @@ use crate::proto::forwarded::Style;
 use crate::proto::query;
 use crate::proto::route::Pattern;
 use crate::shard::Hold;
+pub use admin::{Admin, AdminAddress, Token};
 pub use clients::{Clients, Network};
 pub use problem::{PROBLEMS_MAX, Problem, Problems};
 use problem::{Sink, position};
@@ -87,7 +89,7 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
         Problems::one(
             &file,
             (1, 1),
-            format!("the file cannot be read: {why}; name an existing file with --config"),
+            format!("the file cannot be read: {why}; name a file that this account may read"),
         )
     };
     let mut bytes = Vec::new();
@@ -164,8 +166,8 @@ pub struct Config {
     pub warnings: Vec<String>,
     /// Proxies in front of the node, whose word on the clients behind them is passed on.
     pub trusted_proxies: Vec<Network>,
-    /// Where the admin endpoint listens; `None`: nowhere.
-    pub admin: Option<SocketAddr>,
+    /// Where the admin endpoint listens, and who may ask; `None`: nowhere.
+    pub admin: Option<Admin>,
     /// What clients may take of the node.
     pub clients: Clients,
     /// The shards of the store, at least one.
@@ -193,13 +195,17 @@ impl Config {
     /// The sections that differ and only take effect with a restart; the rest follows a reload.
     pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
         let https = |config: &Config| config.https.iter().map(|entry| entry.address).collect::<BTreeSet<_>>();
+        // A token follows a reload where there was one at the start, or is none still.
+        let admin = |config: &Config| {
+            config.admin.as_ref().map(|admin| (admin.address.clone(), admin.token.is_some()))
+        };
         let differs = [
             ("node", self.cpus != new.cpus),
             (
                 "listen",
                 self.http != new.http
                     || self.http2_cleartext != new.http2_cleartext
-                    || self.admin != new.admin
+                    || admin(self) != admin(new)
                     || https(self) != https(new),
             ),
             ("store", self.store != new.store),

@@ -1,5 +1,5 @@
-//! The admin endpoint: `/metrics`, `/healthz`, `/readyz`, `/status`, `/why`, `/purge`. Answers loopback only, in bounded
-//! number and time. Shows no object's content.
+//! What the admin endpoint answers: `/metrics`, `/healthz`, `/readyz`, `/status`, `/why`, `/purge`, and shards that are
+//! taken into use again. Who may ask is the listener's matter. Shows no object's content.
 #![forbid(unsafe_code)]
 
 use super::metrics::{self, Metrics};
@@ -13,18 +13,10 @@ use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::convert::Infallible;
-use std::io;
-use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 const TIMEOUT: Duration = Duration::from_millis(limits::ADMIN_TIMEOUT_MS);
@@ -32,71 +24,18 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 
-type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Full<Bytes>>;
 
-/// Binds the address. Refuses one that is not loopback: whoever reaches the endpoint can empty the cache.
-pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    if !address.ip().is_loopback() {
-        let why = format!(
-            "admin {address} is not a loopback address: use 127.0.0.1:{0} or [::1]:{0}",
-            address.port()
-        );
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-    }
-    let listener = TcpListener::bind(address).map_err(|e| {
-        io::Error::new(e.kind(), format!("admin {address}: {e}: choose another [listen] admin"))
-    })?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
-}
-
-/// Serves until the thread ends.
-pub(super) fn serve(node: &Rc<Node>, listener: TcpListener, metrics: Metrics) -> io::Result<()> {
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    let (node, metrics) = (node.clone(), Rc::new(metrics));
-    tokio_uring::spawn(async move {
-        let places = Arc::new(Semaphore::new(limits::ADMIN_CONNECTIONS_MAX));
-        loop {
-            let Ok(place) = places.clone().acquire_owned().await else { return };
-            let socket = match listener.accept().await {
-                Ok((socket, _)) => socket,
-                Err(error) => {
-                    tracing::warn!(%error, "admin connection not accepted");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
-                }
-            };
-            let (node, metrics) = (node.clone(), metrics.clone());
-            tokio_uring::spawn(async move {
-                let service = service_fn(|request| answer(&node, &metrics, request));
-                let mut server = http1::Builder::new();
-                server
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(TIMEOUT)
-                    .max_buf_size(limits::ADMIN_BODY_BYTES_MAX);
-                if let Err(error) = server.serve_connection(TokioIo::new(socket), service).await {
-                    tracing::debug!(%error, "admin connection ended");
-                }
-                drop(place);
-            });
-        }
-    });
-    Ok(())
-}
-
-async fn answer(
-    node: &Rc<Node>,
-    metrics: &Metrics,
-    request: Request<Incoming>,
-) -> Result<Answer, Infallible> {
+/// Does what is asked for and says what came of it.
+pub(super) async fn answer(node: &Rc<Node>, metrics: &Metrics, request: Request<Incoming>) -> Answer {
     let get = request.method() == Method::GET || request.method() == Method::HEAD;
-    Ok(match request.uri().path() {
+    match request.uri().path() {
         "/metrics" if get => match metrics.render(node) {
             Ok(text) => reply(StatusCode::OK, OPENMETRICS, text),
             Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be rendered"),
         },
         "/healthz" if get => reply(StatusCode::OK, TEXT, "ok\n"),
-        "/readyz" if get && node.draining.get() => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n"),
+        "/readyz" if get && node.is_draining() => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n"),
         "/readyz" if get => reply(StatusCode::OK, TEXT, "ready\n"),
         "/status" if get => reply(StatusCode::OK, JSON, format!("{:#}\n", status(node))),
         "/purge" if request.method() == Method::POST => match timeout(TIMEOUT, read(request)).await {
@@ -111,8 +50,11 @@ async fn answer(
         },
         "/purge" => allow("POST"),
         "/metrics" | "/healthz" | "/readyz" | "/status" | "/why" => allow("GET, HEAD"),
-        _ => refuse(StatusCode::NOT_FOUND, "there is /metrics, /healthz, /readyz, /status, /why and /purge"),
-    })
+        _ => refuse(
+            StatusCode::NOT_FOUND,
+            "there is /metrics, /healthz, /readyz, /status, /why, /purge and /store/shards/N/open",
+        ),
+    }
 }
 
 async fn read(request: Request<Incoming>) -> Result<Bytes, Answer> {
@@ -141,6 +83,10 @@ const PURGE_FORM: &str =
     r#"send {"url": "http://host/path"}, or prefix, host or tag instead of url, and perhaps "soft": true"#;
 
 async fn purge_by(node: &Node, body: &[u8]) -> Answer {
+    // A list of values in the fields' order would be taken, too.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return refuse(StatusCode::BAD_REQUEST, &format!("this is no JSON object: {PURGE_FORM}"));
+    }
     let wanted: Purge = match serde_json::from_slice(body) {
         Ok(wanted) => wanted,
         Err(error) => return refuse(StatusCode::BAD_REQUEST, &format!("{error}: {PURGE_FORM}")),
@@ -216,7 +162,7 @@ fn status(node: &Node) -> Value {
     let mut status = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_s": node.uptime_s(),
-        "draining": node.draining.get(),
+        "draining": node.is_draining(),
         "store": {
             "size_bytes": usage.size_bytes,
             "used_bytes": usage.used_bytes,
@@ -350,12 +296,13 @@ fn reply(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answ
     answer
 }
 
-fn refuse(status: StatusCode, error: &str) -> Answer {
+/// A refusal with its reason, as JSON.
+pub(super) fn refuse(status: StatusCode, error: &str) -> Answer {
     reply(status, JSON, format!("{}\n", json!({ "error": error })))
 }
 
 fn allow(methods: &'static str) -> Answer {
-    let mut answer = refuse(StatusCode::METHOD_NOT_ALLOWED, &format!("the methods are {methods}"));
+    let mut answer = refuse(StatusCode::METHOD_NOT_ALLOWED, &format!("use {methods}"));
     answer.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
     answer
 }

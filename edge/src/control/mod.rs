@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod admin_listener;
 pub mod certificates;
 mod disk;
 mod fill;
@@ -35,7 +36,7 @@ mod waiting;
 mod why;
 
 use crate::clock;
-use crate::config::{Caching, Config, Network};
+use crate::config::{Caching, Config, Network, Token};
 use crate::limits;
 use crate::proto::Now;
 use crate::proto::forwarding::Pseudonym;
@@ -54,9 +55,10 @@ use std::cell::{Cell, Ref, RefCell};
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -81,6 +83,8 @@ pub struct Start {
     pub worker_cells: Vec<Arc<Cells>>,
     /// Counters only this thread writes.
     pub cells: Arc<Cells>,
+    /// Set once the workers drain, which is before [`Handle::stop`].
+    pub drain: Arc<AtomicBool>,
     /// What else `/status` shows: workers, steering and its reason. An object; its members are merged in.
     pub status: Box<dyn Fn() -> serde_json::Value + Send>,
 }
@@ -97,11 +101,11 @@ enum Command {
     Stop,
 }
 
-/// Starts the thread, named `edge-control`. Errors: no ring or no epoll, an admin address that cannot be bound or is
-/// not loopback, an origin whose servers or certificate file cannot be read.
+/// Starts the thread, named `edge-control`. Errors: no ring or no epoll, an admin address that cannot be bound or that
+/// others reach without a token, an origin whose servers or certificate file cannot be read.
 pub fn spawn(start: Start) -> io::Result<Handle> {
-    let admin = start.config.admin.map(admin::listen).transpose()?;
-    let address = admin.as_ref().map(TcpListener::local_addr).transpose()?;
+    let admin = start.config.admin.as_ref().map(admin_listener::listen).transpose()?;
+    let address = admin.as_ref().map_or(Ok(None), admin_listener::Socket::address)?;
     let (commands, inbox) = mpsc::channel(limits::CONTROL_COMMANDS_MAX);
     let (ready, started) = std::sync::mpsc::sync_channel(1);
     let thread = std::thread::Builder::new().name("edge-control".into()).spawn(move || {
@@ -124,7 +128,7 @@ pub fn spawn(start: Start) -> io::Result<Handle> {
 }
 
 impl Handle {
-    /// Where the admin endpoint listens.
+    /// Where the admin endpoint listens, if that is an address and no Unix socket.
     pub fn admin(&self) -> Option<SocketAddr> {
         self.admin
     }
@@ -172,7 +176,11 @@ struct Node {
     next_stream: Cell<StreamId>,
     pseudonym: Pseudonym,
     tasks: Cell<usize>,
+    /// Nothing more is fetched.
     draining: Cell<bool>,
+    /// Nothing more is accepted.
+    drain: Arc<AtomicBool>,
+    admin_token: RefCell<Option<Token>>,
     break_off: watch::Sender<bool>,
     status: Box<dyn Fn() -> serde_json::Value>,
     started: Now,
@@ -200,6 +208,7 @@ impl Node {
             routes: RefCell::new(routes::Routes::of(&start.config)),
             queries: RefCell::new(start.config.queries()),
             tunnels_max: start.config.clients.tunnels_max,
+            admin_token: RefCell::new(start.config.admin.as_ref().and_then(|admin| admin.token.clone())),
             config: RefCell::new(start.config),
             bounds: Bounds::new(start.cells.clone(), latency, purges.sequence()),
             purges,
@@ -219,6 +228,7 @@ impl Node {
             pseudonym: Pseudonym::new(RandomState::new().hash_one(std::process::id())),
             tasks: Cell::new(0),
             draining: Cell::new(false),
+            drain: start.drain,
             break_off: watch::channel(false).0,
             status: start.status,
             started: clock::now(),
@@ -228,6 +238,11 @@ impl Node {
     /// Seconds since the thread began.
     fn uptime_s(&self) -> u64 {
         (clock::now().mono_ms - self.started.mono_ms) / 1000
+    }
+
+    /// Whether the node is on its way to a stop.
+    fn is_draining(&self) -> bool {
+        self.draining.get() || self.drain.load(Ordering::Relaxed)
     }
 
     fn workers(&self) -> usize {
@@ -354,7 +369,7 @@ fn origins(config: &Config) -> Result<Vec<Rc<Origin>>, String> {
 
 async fn run(
     start: Start,
-    admin: Option<TcpListener>,
+    admin: Option<admin_listener::Socket>,
     inbox: mpsc::Receiver<Command>,
     ready: std::sync::mpsc::SyncSender<io::Result<()>>,
 ) -> io::Result<()> {
@@ -371,7 +386,7 @@ async fn run(
     stop(&node).await
 }
 
-fn begin(start: Start, admin: Option<TcpListener>) -> io::Result<Rc<Node>> {
+fn begin(start: Start, admin: Option<admin_listener::Socket>) -> io::Result<Rc<Node>> {
     let latency = metrics::latency();
     let node = Node::begin(start, latency.clone()).map_err(io::Error::other)?;
     for worker in 0..node.workers() {
@@ -394,7 +409,7 @@ fn begin(start: Start, admin: Option<TcpListener>) -> io::Result<Rc<Node>> {
     let watcher = node.clone();
     tokio_uring::spawn(async move { certificates::watch(&watcher).await });
     if let Some(listener) = admin {
-        admin::serve(&node, listener, metrics::Metrics::new(&node, latency))?;
+        admin_listener::serve(&node, listener, metrics::Metrics::new(&node, latency))?;
     }
     Ok(node)
 }
@@ -433,6 +448,7 @@ async fn obey(node: &Node, mut inbox: mpsc::Receiver<Command>) {
             take_queries(node, config.queries());
             take_trusted(node, &config.trusted_proxies);
             *node.routes.borrow_mut() = routes::Routes::of(&config);
+            admin_listener::take_token(node, &config);
             *node.origins.borrow_mut() = origins;
             *node.config.borrow_mut() = config;
             Ok(())

@@ -224,7 +224,10 @@ fn descriptors(machine: &Machine, config: &Config, findings: &mut Vec<Finding>) 
 
 fn capabilities(machine: &Machine, config: &Config, findings: &mut Vec<Finding>) {
     let first_free = machine.unprivileged_port_start.unwrap_or(1024);
-    let low = config.http.iter().chain(&config.admin).find(|address| address.port() < first_free);
+    let https = config.https.iter().map(|entry| entry.address);
+    let admin = config.admin.iter().filter_map(|admin| admin.address.tcp());
+    let low =
+        config.http.iter().copied().chain(https).chain(admin).find(|address| address.port() < first_free);
     if let Some(address) = low
         && !machine.can(NET_BIND_SERVICE)
     {

@@ -1,10 +1,15 @@
 //! The admin endpoint over a real socket, and a real Prometheus that scrapes it.
 
+use super::super::admin_listener::{converse, listen};
+use super::super::metrics;
 use super::origin::Origin;
 use super::*;
+use crate::config::Token;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
 pub(super) struct Reply {
@@ -14,12 +19,16 @@ pub(super) struct Reply {
 }
 
 pub(super) fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> Reply {
-    let mut socket = TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let length = body.len();
     let request = format!(
         "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
     );
+    let socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    exchange(socket, &request)
+}
+
+fn exchange(mut socket: impl Read + Write, request: &str) -> Reply {
     socket.write_all(request.as_bytes()).unwrap();
     let mut text = String::new();
     socket.read_to_string(&mut text).unwrap();
@@ -49,7 +58,8 @@ fn every_path_answers_and_everything_else_is_refused_with_a_reason() {
         ("GET", "/purge", "", 405, "POST"),
         ("POST", "/purge", "", 400, "send"),
         ("POST", "/purge", "{", 400, "send"),
-        ("POST", "/purge", "[]", 400, "send"),
+        ("POST", "/purge", "[]", 400, "no JSON object"),
+        ("POST", "/purge", r#"["http://a/stored?q", null, null, null, false]"#, 400, "no JSON object"),
         ("POST", "/purge", "{}", 400, "exactly one"),
         ("POST", "/purge", r#"{"url": "http://a/", "tag": "t"}"#, 400, "exactly one"),
         ("POST", "/purge", r#"{"uri": "http://a/"}"#, 400, "unknown field"),
@@ -82,11 +92,116 @@ fn every_path_answers_and_everything_else_is_refused_with_a_reason() {
 }
 
 #[test]
-fn an_address_others_could_reach_is_refused() {
+fn an_address_others_could_reach_is_refused_without_a_token() {
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:9180"] {
-        let error = crate::control::admin::listen(address.parse().unwrap()).unwrap_err().to_string();
-        assert!(error.contains("127.0.0.1:"), "{error}");
+        let wrong = listen(&admin_on(address.parse().unwrap())).err().unwrap().to_string();
+        assert!(wrong.contains("admin_token_file"), "{wrong}");
     }
+    let open = Admin { token: Some(token("one")), ..admin_on("0.0.0.0:0".parse().unwrap()) };
+    assert!(listen(&open).unwrap().address().unwrap().is_some());
+}
+
+/// One that its text tells from others.
+fn token(text: &str) -> Token {
+    Token::parse(format!("{text}-0123456789abcdef").as_bytes()).unwrap()
+}
+
+#[test]
+fn a_token_is_asked_for_and_follows_a_reload() {
+    let directory = Arc::new(Scratch::new());
+    let mut config = config(directory.path(), &["http://127.0.0.1:1".into()]);
+    let with = |config: &Config, token: Option<Token>| {
+        let admin = config.admin.clone().map(|admin| Admin { token, ..admin });
+        Config { admin, ..config.clone() }
+    };
+    config = with(&config, Some(token("one")));
+    let (node, _workers) = start_in(1, config.clone(), directory);
+    let address = node.handle.admin().unwrap();
+    let ask = |path: &str, fields: &str| {
+        let socket = TcpStream::connect(address).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        exchange(socket, &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{fields}\r\n"))
+    };
+    let field = |token: Token| format!("Authorization: {}\r\n", token.authorization());
+    for path in ["/metrics", "/healthz", "/readyz", "/status", "/why", "/purge", "/other"] {
+        let refused = ask(path, "");
+        assert_eq!(refused.status, 401, "{path}");
+        assert!(refused.head.to_lowercase().contains("www-authenticate: bearer"), "{}", refused.head);
+        assert!(refused.body.contains("--token-file"), "{}", refused.body);
+    }
+    let twice = field(token("one")) + &field(token("one"));
+    for wrong in [&field(token("two")), &twice, "Authorization: Basic eDp5\r\n"] {
+        assert_eq!(ask("/healthz", wrong).status, 401, "{wrong}");
+    }
+    assert_eq!(ask("/status", &field(token("one"))).status, 200);
+
+    node.handle.reload(Arc::new(with(&config, Some(token("two"))))).unwrap();
+    assert_eq!(ask("/status", &field(token("one"))).status, 401, "the old one is good no more");
+    assert_eq!(ask("/status", &field(token("two"))).status, 200);
+    node.handle.reload(Arc::new(with(&config, None))).unwrap();
+    assert_eq!(ask("/status", "").status, 401, "no reload opens what the start had closed");
+    node.handle.stop().unwrap();
+}
+
+#[test]
+fn a_unix_socket_is_for_its_account_and_leaves_nothing_behind() {
+    let directory = Arc::new(Scratch::new());
+    let path = directory.path().join("admin.sock");
+    let admin = Admin { address: AdminAddress::Unix(path.clone()), token: None };
+    // As a process leaves it that is killed.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let mut config = config(directory.path(), &["http://127.0.0.1:1".into()]);
+    config.admin = Some(admin.clone());
+    let (node, _workers) = start_in(1, config, directory);
+    assert_eq!(node.handle.admin(), None);
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+    let reply = exchange(
+        UnixStream::connect(&path).unwrap(),
+        "GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    );
+    assert!(reply.status == 200 && reply.body.contains("uptime_s"), "{}", reply.body);
+    let taken = listen(&admin).err().unwrap().to_string();
+    assert!(taken.contains("another process answers there"), "{taken}");
+    node.handle.stop().unwrap();
+    assert!(!path.exists(), "removed at the end");
+
+    std::fs::write(&path, "a file of somebody's").unwrap();
+    assert!(listen(&admin).is_err());
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "a file of somebody's");
+    let nowhere = Admin { address: AdminAddress::Unix("/nowhere/admin.sock".into()), token: None };
+    let wrong = listen(&nowhere).err().unwrap().to_string();
+    assert!(wrong.contains("RuntimeDirectory"), "{wrong}");
+}
+
+/// Else 64 such clients would keep everybody out for good.
+#[test]
+fn a_client_that_reads_no_answer_is_let_go_of() {
+    let directory = Scratch::new();
+    let (start, _) = prepare(1, &config(directory.path(), &["http://127.0.0.1:1".into()]));
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let node = super::super::Node::begin(start, metrics::latency()).unwrap();
+    let metrics = metrics::Metrics::new(&node, metrics::latency());
+    runtime.block_on(async {
+        let (mut client, server) = tokio::io::duplex(4096);
+        let begin = tokio::time::Instant::now();
+        let asking = async {
+            for _ in 0..100 {
+                let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
+                // It ends with an error once the other side is gone.
+                if tokio::io::AsyncWriteExt::write_all(&mut client, request).await.is_err() {
+                    break;
+                }
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = converse(&node, &metrics, Box::new(server)) => {}
+            () = asking => unreachable!("the client waits for ever"),
+        }
+        let most = limits::ADMIN_CONNECTION_MS + limits::ADMIN_TIMEOUT_MS;
+        assert_eq!(begin.elapsed(), Duration::from_millis(most));
+    });
 }
 
 /// A child that is killed at the end whatever happens.

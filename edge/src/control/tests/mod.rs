@@ -14,7 +14,7 @@ mod worker;
 
 use super::mailbox::Mailbox;
 use super::{Handle, Start, spawn};
-use crate::config::{Clients, Config, Origin, Route, Shard};
+use crate::config::{Admin, AdminAddress, Clients, Config, Origin, Route, Shard};
 use crate::limits;
 use crate::proto::route::Pattern;
 use crate::shard;
@@ -84,7 +84,7 @@ fn config(directory: &Path, servers: &[String]) -> Config {
         tls: Default::default(),
         warnings: vec![],
         trusted_proxies: vec![],
-        admin: Some("127.0.0.1:0".parse().unwrap()),
+        admin: Some(admin_on("127.0.0.1:0".parse().unwrap())),
         clients: Clients { connections_max: 1024, ..Clients::default() },
         store: vec![Shard {
             path: directory.into(),
@@ -107,6 +107,11 @@ fn config(directory: &Path, servers: &[String]) -> Config {
     }
 }
 
+/// An admin endpoint that asks for no token.
+fn admin_on(address: std::net::SocketAddr) -> Admin {
+    Admin { address: AdminAddress::Tcp(address), token: None }
+}
+
 fn start(workers: usize, servers: &[String]) -> (Node, Vec<Worker>) {
     let directory = Arc::new(Scratch::new());
     start_in(workers, config(directory.path(), servers), directory)
@@ -124,28 +129,35 @@ fn shards(config: &Config, readers: usize) -> Vec<shard::Options> {
     config.store.iter().map(options).collect()
 }
 
-fn start_in(workers: usize, config: Config, directory: Arc<Scratch>) -> (Node, Vec<Worker>) {
-    let (mut writer, readers, opened) = shard::open(&shards(&config, workers)).unwrap();
+/// What the thread starts with, and the workers that go with it.
+fn prepare(workers: usize, config: &Config) -> (Start, Vec<Worker>) {
+    let (mut writer, readers, opened) = shard::open(&shards(config, workers)).unwrap();
     let purges = super::purge::open(&mut writer).unwrap();
     let table = purges.table();
     let mailboxes: Vec<_> = (0..workers).map(|_| Mailbox::new().unwrap()).collect();
-    let cells = Arc::new(Cells::default());
-    let handle = spawn(Start {
+    let start = Start {
         config: Arc::new(config.clone()),
-        certificates: super::certificates::Certificates::load(&config).unwrap(),
+        certificates: super::certificates::Certificates::load(config).unwrap(),
         writer,
         opened,
         purges,
         mailboxes: mailboxes.clone(),
         worker_cells: (0..workers).map(|_| Arc::default()).collect(),
-        cells: cells.clone(),
+        cells: Arc::default(),
+        drain: Arc::default(),
         status: Box::new(|| serde_json::json!({ "steering": { "mode": "off" } })),
-    })
-    .unwrap();
+    };
     let fakes = mailboxes.into_iter().zip(readers).enumerate();
     let workers = fakes
         .map(|(number, (mailbox, reader))| Worker::new(number as u16, mailbox, reader, table.clone()))
         .collect();
+    (start, workers)
+}
+
+fn start_in(workers: usize, config: Config, directory: Arc<Scratch>) -> (Node, Vec<Worker>) {
+    let (start, workers) = prepare(workers, &config);
+    let cells = start.cells.clone();
+    let handle = spawn(start).unwrap();
     (Node { handle, cells, config, directory }, workers)
 }
 

@@ -149,6 +149,7 @@ fn world(seed: u64) -> (Rc<World>, Vec<Arc<Mailbox>>) {
         mailboxes: mailboxes.clone(),
         worker_cells: Vec::new(),
         cells: Arc::default(),
+        drain: Arc::default(),
         status: Box::new(|| serde_json::Value::Null),
     };
     let node = Node::begin(start, metrics::latency()).expect("nothing to refuse");
