@@ -209,6 +209,10 @@ pub const FLUSH_INTERVAL_MS: u64 = 3_000;
 pub const STOP_GRACE_MS: u64 = 5_000;
 /// Commands to the control thread, such as a reload, that wait at once.
 pub const CONTROL_COMMANDS_MAX: usize = 16;
+/// Tries to get an address that is in use at the start: a process that was just killed may have it for a moment.
+pub const ADDRESS_TRIES: u32 = 20;
+/// Milliseconds between them.
+pub const ADDRESS_RETRY_MS: u64 = 100;
 /// Connections to the admin endpoint at once.
 pub const ADMIN_CONNECTIONS_MAX: usize = 64;
 /// Bytes of an admin request's body.

@@ -13,6 +13,7 @@ use edge::worker::Setup;
 use edge::worker::clients::Clients;
 use edge::{cli, clock, control, notify, preflight, shard, sys, worker, worst_case, xdp};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,10 +28,22 @@ fn main() -> ExitCode {
     cli::execute(cli::parse(), |path, config| match serve(path, config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("edge: {error:#}");
+            let remedy = remedy(&error).map_or(String::new(), |remedy| format!("; {remedy}"));
+            eprintln!("edge: {error:#}{remedy}");
             ExitCode::FAILURE
         }
     })
+}
+
+/// What helps where the kernel ran out of something, whoever asked for it.
+fn remedy(error: &anyhow::Error) -> Option<&'static str> {
+    let number =
+        |cause: &(dyn std::error::Error + 'static)| cause.downcast_ref::<std::io::Error>()?.raw_os_error();
+    match error.chain().find_map(number)? {
+        nix::libc::EMFILE => Some("raise LimitNOFILE= of the unit"),
+        nix::libc::ENOMEM => Some("raise LimitMEMLOCK= or MemoryMax= of the unit, or free memory"),
+        _ => None,
+    }
 }
 
 fn serve(path: &Path, config: Config) -> Result<()> {
@@ -176,7 +189,11 @@ fn worker_cpus(config: &Config) -> Result<Vec<usize>> {
 fn look_over(config: &Config, cpus: &[usize]) -> Result<usize> {
     let nofile = preflight::nofile_needed(cpus.len(), &config.clients);
     let nofile = preflight::raise_nofile(nofile).context("raise the limit of descriptors")?;
-    let machine = preflight::probe(config.store.iter().map(|shard| shard.path.as_path()));
+    // Several certificates may share an address.
+    let addresses: BTreeSet<_> =
+        config.http.iter().copied().chain(config.https.iter().map(|entry| entry.address)).collect();
+    let shards = config.store.iter().map(|shard| shard.path.as_path());
+    let machine = preflight::probe(shards, addresses.into_iter());
     for finding in preflight::judge(&machine, config) {
         if finding.severity == preflight::Severity::Fatal {
             anyhow::bail!("{finding}");

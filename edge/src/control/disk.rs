@@ -122,7 +122,13 @@ pub(super) async fn close(node: &Node) -> io::Result<()> {
     flush(node).await;
     let checkpoints = node.writer.borrow_mut().checkpoints();
     for (path, bytes) in checkpoints {
-        replace(&path, bytes).await?;
+        replace(&path, bytes).await.map_err(|error| {
+            let what = format!(
+                "{}: {error}: the next start scans the store; check its access rights",
+                path.display()
+            );
+            io::Error::new(error.kind(), what)
+        })?;
     }
     Ok(())
 }

@@ -10,8 +10,10 @@ mod probe;
 use crate::config::{Clients, Config, Shard, Steering, XdpMode};
 use crate::limits;
 use crate::shard::Hold;
+use crate::worst_case;
 pub use probe::{probe, raise_nofile};
 use std::fmt;
+use std::net::SocketAddr;
 
 /// The oldest kernel with multishot receive, buffer rings and DEFER_TASKRUN.
 pub const KERNEL_FLOOR: (u32, u32) = (6, 1);
@@ -59,8 +61,8 @@ impl fmt::Display for Finding {
 pub struct Machine {
     /// Major and minor number of the running kernel.
     pub kernel: Option<(u32, u32)>,
-    /// Why a ring like the workers' could not be made; `None`: it could.
-    pub ring_error: Option<String>,
+    /// Why a ring like the workers' could not be made, as the kernel's number and words; `None`: it could.
+    pub ring_error: Option<(i32, String)>,
     /// `kernel.io_uring_disabled`.
     pub io_uring_disabled: Option<u64>,
     /// Soft and hard limit of descriptors.
@@ -75,6 +77,8 @@ pub struct Machine {
     pub somaxconn: Option<u64>,
     /// `net.ipv4.ip_unprivileged_port_start`.
     pub unprivileged_port_start: Option<u16>,
+    /// Addresses to listen on that cannot be had, with the kernel's number and words.
+    pub untakeable: Vec<(SocketAddr, i32, String)>,
     /// Names of the network interfaces.
     pub interfaces: Vec<String>,
     /// For each shard its directory or its nearest parent that exists.
@@ -94,6 +98,8 @@ pub struct StoreDisk {
     pub own_bytes: u64,
     /// Whether it can be written.
     pub writable: bool,
+    /// Whether it still can be without capabilities.
+    pub own: bool,
 }
 
 /// Bits of `CapEff`, as in `linux/capability.h`.
@@ -151,9 +157,12 @@ fn kernel(machine: &Machine, findings: &mut Vec<Finding>) {
             fix: "boot a kernel from 6.1 on, such as Debian 12's".into(),
         });
     }
-    let Some(error) = &machine.ring_error else { return };
+    let Some((number, error)) = &machine.ring_error else { return };
     let fix = match machine.io_uring_disabled {
         Some(1 | 2) => "sysctl kernel.io_uring_disabled=0",
+        _ if *number == nix::libc::ENOMEM => {
+            "LimitMEMLOCK=infinity in the unit, for rings count as locked memory"
+        }
         _ => "allow io_uring_setup, io_uring_enter and io_uring_register in the container's seccomp profile",
     };
     findings.push(Finding {
@@ -209,10 +218,21 @@ fn descriptors(machine: &Machine, config: &Config, findings: &mut Vec<Finding>) 
             fix: format!("LimitNOFILE={needed} in the unit, or a smaller limits.connections_max"),
         });
     }
-    if let Some(bytes) = machine.memlock_bytes
-        && bytes < 64 << 20
-        && !machine.can(IPC_LOCK)
-    {
+    let Some(bytes) = machine.memlock_bytes else { return };
+    // The right to lock more is given up before workers make their rings; control has one, too.
+    let rings = (workers as u64 + 1) * worst_case::RING_BYTES as u64;
+    if bytes < rings {
+        findings.push(Finding {
+            severity: Severity::Warning,
+            what: format!(
+                "only {} KiB may be locked, and some kernels count the rings so: {} KiB",
+                bytes >> 10,
+                rings >> 10
+            ),
+            still_works: "all, where the kernel does not count them",
+            fix: "LimitMEMLOCK=infinity in the unit".into(),
+        });
+    } else if bytes < 64 << 20 && !machine.can(IPC_LOCK) {
         findings.push(Finding {
             severity: Severity::Note,
             what: format!("only {} KiB may be locked", bytes >> 10),
@@ -276,6 +296,28 @@ fn capabilities(machine: &Machine, config: &Config, findings: &mut Vec<Finding>)
 }
 
 fn network(machine: &Machine, config: &Config, findings: &mut Vec<Finding>) {
+    for (address, number, error) in &machine.untakeable {
+        let port = address.port();
+        let (what, fix) = match *number {
+            nix::libc::EADDRINUSE => (
+                format!("another process listens on {address}"),
+                format!(
+                    "stop it (`ss -ltnp sport = :{port}` names it), or write another address in [listen]"
+                ),
+            ),
+            nix::libc::EADDRNOTAVAIL => (
+                format!("this machine has no address {}", address.ip()),
+                "write one that `ip address` shows, or sysctl net.ipv4.ip_nonlocal_bind=1".into(),
+            ),
+            // Missing capabilities have their own finding.
+            nix::libc::EACCES | nix::libc::EPERM => continue,
+            _ => (
+                format!("{address} cannot be listened on ({error})"),
+                "write another address in [listen]".into(),
+            ),
+        };
+        findings.push(Finding { severity: Severity::Fatal, what, still_works: "nothing is served", fix });
+    }
     if let Some(somaxconn) = machine.somaxconn.filter(|n| *n < SOMAXCONN_WANTED) {
         findings.push(Finding {
             severity: Severity::Note,
@@ -305,11 +347,23 @@ fn shard(machine: &Machine, disk: &StoreDisk, shard: &Shard, only: bool, finding
     if !disk.writable {
         findings.push(Finding {
             severity,
-            what: format!("{path} cannot be written"),
+            what: format!("{path} is no directory that can be written"),
             still_works: without,
-            fix: format!("install -d -o USER {path}, or CacheDirectory= in the unit"),
+            fix: format!(
+                "install -d -o USER {path} on a file system mounted read-write, or CacheDirectory= in the unit"
+            ),
         });
         return;
+    }
+    if !disk.own {
+        findings.push(Finding {
+            severity: Severity::Warning,
+            what: format!(
+                "{path} is another account's, and the right to write there all the same is given up"
+            ),
+            still_works: "serving, but purges may not be logged and no checkpoint is written",
+            fix: "chown the directory to the account that runs edge, or run edge as its owner".into(),
+        });
     }
     let wanted = shard.size_bytes.saturating_sub(disk.own_bytes);
     let huge = disk.kind == "hugetlbfs";

@@ -2,13 +2,20 @@
 #![forbid(unsafe_code)]
 
 use super::{Machine, StoreDisk};
+use crate::limits;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::str::FromStr;
+use std::time::Duration;
 
-/// Reads the machine. `shards` are the configured directories; they need not exist.
-pub fn probe<'a>(shards: impl Iterator<Item = &'a Path>) -> Machine {
+/// Reads the machine. `shards` are the configured directories; they need not exist. `addresses` are those to listen on.
+pub fn probe<'a>(
+    shards: impl Iterator<Item = &'a Path>,
+    addresses: impl Iterator<Item = SocketAddr>,
+) -> Machine {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     Machine {
         kernel: kernel_version(&fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default()),
@@ -20,6 +27,7 @@ pub fn probe<'a>(shards: impl Iterator<Item = &'a Path>) -> Machine {
         cpus: allowed_cpus(),
         somaxconn: number("/proc/sys/net/core/somaxconn"),
         unprivileged_port_start: number("/proc/sys/net/ipv4/ip_unprivileged_port_start"),
+        untakeable: addresses.filter_map(untakeable).collect(),
         interfaces: interfaces(),
         shards: shards.map(store_disk).collect(),
         memory_available_bytes: memory_available_bytes(
@@ -65,10 +73,35 @@ fn number<T: FromStr>(path: &str) -> Option<T> {
 }
 
 /// Makes a ring as small as possible with the flags the workers use, to hear the kernel's own reason.
-fn ring_error() -> Option<String> {
+fn ring_error() -> Option<(i32, String)> {
     let ring: std::io::Result<io_uring::IoUring> =
         io_uring::IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(4);
-    ring.err().map(|error| error.to_string())
+    ring.err().map(|error| told(&error))
+}
+
+/// An error of the kernel: its number and its words.
+fn told(error: &std::io::Error) -> (i32, String) {
+    (error.raw_os_error().unwrap_or(0), error.to_string())
+}
+
+/// Why nobody else may have the address: workers share theirs, and so would another edge, silently. A process that was
+/// killed gives its own back a moment later than it ends, for its rings are taken down behind it.
+fn untakeable(address: SocketAddr) -> Option<(SocketAddr, i32, String)> {
+    let in_use = |error: &std::io::Error| error.raw_os_error() == Some(nix::libc::EADDRINUSE);
+    let mut tries = 0;
+    loop {
+        match crate::sys::socket::takeable(address) {
+            Ok(()) => return None,
+            Err(error) if in_use(&error) && tries < limits::ADDRESS_TRIES => {
+                tries += 1;
+                std::thread::sleep(Duration::from_millis(limits::ADDRESS_RETRY_MS));
+            }
+            Err(error) => {
+                let (number, words) = told(&error);
+                return Some((address, number, words));
+            }
+        }
+    }
 }
 
 fn allowed_cpus() -> Vec<usize> {
@@ -100,9 +133,25 @@ fn store_disk(path: &Path) -> Option<StoreDisk> {
     Some(StoreDisk {
         kind,
         free_bytes: blocks.saturating_mul(block_bytes),
-        own_bytes: files.map(|meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512).sum(),
+        own_bytes: files.map(|meta| meta.blocks() * 512).sum(),
         writable: existing.is_dir() && nix::unistd::access(existing, nix::unistd::AccessFlags::W_OK).is_ok(),
+        // What does not exist yet will be ours.
+        own: existing != path || is_own(path),
     })
+}
+
+/// Whether the bits of its mode alone let this process write there; unknown counts as such.
+fn is_own(directory: &Path) -> bool {
+    let Ok(meta) = fs::metadata(directory) else { return true };
+    let groups = nix::unistd::getgroups().unwrap_or_default();
+    let of_group =
+        |gid: u32| nix::unistd::getegid().as_raw() == gid || groups.iter().any(|own| own.as_raw() == gid);
+    let bit = match () {
+        () if meta.uid() == nix::unistd::geteuid().as_raw() => 0o200,
+        () if of_group(meta.gid()) => 0o020,
+        () => 0o002,
+    };
+    meta.mode() & bit != 0
 }
 
 /// Names from `linux/magic.h` for what a store is likely to stand on, or should not.

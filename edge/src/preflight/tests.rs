@@ -47,7 +47,9 @@ fn machine() -> Machine {
             free_bytes: 8 << 30,
             own_bytes: 0,
             writable: true,
+            own: true,
         })],
+        untakeable: vec![],
         memory_available_bytes: Some(4 << 30),
     }
 }
@@ -81,15 +83,24 @@ fn check(extra: &str, severity: Severity, words: &[&str], break_it: impl Fn(&mut
 fn each_lack_is_found_with_its_fix() {
     use Severity::{Fatal, Note, Warning};
     check("", Fatal, &["5.15", "6.1"], |m| m.kernel = Some((5, 15)));
-    check("", Fatal, &["seccomp"], |m| m.ring_error = Some("EPERM".into()));
+    check("", Fatal, &["seccomp"], |m| m.ring_error = Some((nix::libc::EPERM, "not permitted".into())));
     check("", Fatal, &["kernel.io_uring_disabled=0"], |m| {
-        m.ring_error = Some("EPERM".into());
+        m.ring_error = Some((nix::libc::EPERM, "not permitted".into()));
         m.io_uring_disabled = Some(2);
     });
     check("[node]\ncpus = \"2-5\"\n", Fatal, &["CPU 4, 5", "0-3"], |_| {});
     check("", Warning, &["LimitNOFILE="], |m| {
         m.nofile = Some((1024, 4096));
         m.capabilities = Some(!(1 << SYS_RESOURCE));
+    });
+    check("", Fatal, &["LimitMEMLOCK"], |m| m.ring_error = Some((nix::libc::ENOMEM, "no memory".into())));
+    check("", Warning, &["only 64 KiB", "2560 KiB", "LimitMEMLOCK"], |m| m.memlock_bytes = Some(64 << 10));
+    let address = || "192.0.2.7:80".parse().unwrap();
+    check("", Fatal, &["another process", "192.0.2.7:80", "ss -ltnp"], |m| {
+        m.untakeable = vec![(address(), nix::libc::EADDRINUSE, "in use".into())];
+    });
+    check("", Fatal, &["no address 192.0.2.7", "ip address"], |m| {
+        m.untakeable = vec![(address(), nix::libc::EADDRNOTAVAIL, "not there".into())];
     });
     check("", Note, &["LimitMEMLOCK"], |m| m.capabilities = Some(!(1 << IPC_LOCK)));
     check("", Fatal, &["127.0.0.1:80", "CAP_NET_BIND_SERVICE", "1024"], |m| {
@@ -103,7 +114,8 @@ fn each_lack_is_found_with_its_fix() {
     check("", Note, &["somaxconn=4096"], |m| m.somaxconn = Some(128));
     check(&XDP.replace("eth0", "eth7"), Warning, &["\"eth7\"", "eth0, lo"], |_| {});
     let disk = |change: fn(&mut StoreDisk)| move |m: &mut Machine| change(m.shards[0].as_mut().unwrap());
-    check("", Fatal, &["cannot be written"], disk(|d| d.writable = false));
+    check("", Fatal, &["no directory that can be written"], disk(|d| d.writable = false));
+    check("", Warning, &["another account", "chown"], disk(|d| d.own = false));
     check("", Fatal, &["500 MiB free", "1024 MiB more", "\"500MiB\""], disk(|d| d.free_bytes = 500 << 20));
     check("", Warning, &["nfs", "local file system"], disk(|d| d.kind = "nfs".into()));
     check("", Warning, &["tmpfs", "\"512MiB\""], |m| {
@@ -175,22 +187,40 @@ fn kernel_versions_and_cpu_ranges() {
 
 #[test]
 fn this_machine_can_be_read() {
-    let machine = probe([Path::new("/nowhere/cache")].into_iter());
+    let machine = probe([Path::new("/nowhere/cache")].into_iter(), std::iter::empty());
     assert!(machine.kernel.is_some_and(|version| version > (2, 6)));
     assert!(!machine.cpus.is_empty() && machine.interfaces.contains(&"lo".to_owned()));
     assert!(machine.nofile.is_some() && machine.capabilities.is_some() && machine.somaxconn.is_some());
     let disk = machine.shards[0].as_ref().expect("the root directory stands in for what does not exist");
     assert!(!disk.kind.is_empty() && disk.own_bytes == 0);
-    let shm = probe([Path::new("/dev/shm")].into_iter()).shards.remove(0);
+    let shm = probe([Path::new("/dev/shm")].into_iter(), std::iter::empty()).shards.remove(0);
     assert!(shm.is_none_or(|disk| disk.kind == "tmpfs"));
 }
 
 #[test]
 fn the_soft_limit_of_descriptors_rises_to_what_is_needed() {
-    let (_, hard) = probe(std::iter::empty()).nofile.unwrap();
+    let (_, hard) = probe(std::iter::empty(), std::iter::empty()).nofile.unwrap();
     let soft = raise_nofile(1).unwrap();
     assert!(soft >= 1, "a limit is never lowered");
     assert_eq!(raise_nofile(soft).unwrap(), soft);
     let most = raise_nofile(hard).unwrap();
     assert_eq!(most, hard);
+}
+
+#[test]
+fn an_address_that_another_has_is_found_also_if_it_would_share() {
+    let first = crate::sys::socket::listener("127.0.0.1:0".parse().unwrap()).unwrap();
+    let taken: std::net::SocketAddr =
+        std::net::TcpListener::from(first.try_clone().unwrap()).local_addr().unwrap();
+    let found = || probe(std::iter::empty(), [taken].into_iter()).untakeable;
+    assert!(
+        matches!(found()[..], [(address, nix::libc::EADDRINUSE, _)] if address == taken),
+        "{:?}",
+        found()
+    );
+    drop(first);
+    assert_eq!(found(), []);
+    let foreign = "192.0.2.7:80".parse().unwrap();
+    let missing = probe(std::iter::empty(), [foreign].into_iter()).untakeable;
+    assert!(matches!(missing[..], [(_, nix::libc::EADDRNOTAVAIL, _)]), "{missing:?}");
 }

@@ -15,21 +15,33 @@ pub fn eventfd(nonblocking: bool) -> io::Result<OwnedFd> {
     Ok(EventFd::from_flags(flags | EfdFlags::EFD_CLOEXEC)?.into())
 }
 
-/// A listening TCP socket of a reuseport group. An IPv6 socket takes IPv6 only, so that an address
-/// means one family. Accepted sockets inherit TCP_NODELAY: responses leave whole, in one message.
-pub fn listener(address: SocketAddr) -> io::Result<OwnedFd> {
+/// A TCP socket of one family that may be bound while connections of an earlier one linger.
+fn tcp(address: SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(family, SockType::Stream, flags, SockProtocol::Tcp)?;
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
-    setsockopt(&fd, sockopt::ReusePort, &true)?;
-    setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
     if address.is_ipv6() {
         setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
     }
+    Ok(fd)
+}
+
+/// A listening TCP socket of a reuseport group. An IPv6 socket takes IPv6 only, so that an address
+/// means one family. Accepted sockets inherit TCP_NODELAY: responses leave whole, in one message.
+pub fn listener(address: SocketAddr) -> io::Result<OwnedFd> {
+    let fd = tcp(address)?;
+    setsockopt(&fd, sockopt::ReusePort, &true)?;
+    setsockopt(&fd, sockopt::TcpNoDelay, &true)?;
     bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
     listen(&fd, Backlog::MAXALLOWABLE)?;
     Ok(fd)
+}
+
+/// Whether an address could be listened on by us alone. Binds it for a moment.
+pub fn takeable(address: SocketAddr) -> io::Result<()> {
+    let fd = tcp(address)?;
+    Ok(bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?)
 }
 
 /// Has the kernel refuse connections to a listening socket from now on, and reset those nobody accepted yet.

@@ -184,7 +184,9 @@ fn term_drains() {
         client.send(request("GET", path, &[]).as_bytes());
         heads.push(client.head().expect("a head"));
     }
+    assert_eq!(edge.admin_get("/readyz").status(), 200);
     edge.signal(Signal::SIGTERM);
+    eventually("balancers are told", || edge.admin_get("/readyz").status() == 503);
     std::thread::sleep(Duration::from_millis(300));
     if let Some(mut late) = Client::try_connect(edge.http()) {
         late.send(request("GET", "/idle", &[]).as_bytes());

@@ -59,6 +59,62 @@ fn purge_command() {
     assert!(!edge(&["purge", "--admin", &admin]).status.success(), "says nothing of what to purge");
 }
 
+/// Over a Unix socket, and over the network with a token, with the commands and with what operators have at hand.
+#[test]
+fn commands_reach_a_node_whose_admin_endpoint_is_elsewhere() {
+    let origin = Origin::start();
+    let files = directory();
+    let token = files.join("token");
+    std::fs::write(&token, "0123456789abcdef0123456789abcdef\n").expect("written");
+    let mut node = Edge::start(origin.address());
+    let usual = node.admin().to_string();
+    let kept = format!("0.0.0.0:{}\"\nadmin_token_file = \"{}", node.admin().port(), token.display());
+    let socket = format!("unix:{}", files.join("admin.sock").display());
+    let good = node.config();
+    for (written, at, more) in [
+        (&kept, usual.as_str(), vec!["--token-file", token.to_str().expect("text")]),
+        (&socket, socket.as_str(), vec![]),
+    ] {
+        node.write_config(&good.replace(&usual, written));
+        node.kill();
+        node.spawn();
+        let asked = |command: &[&str]| edge(&[command, &["--admin", at], &more].concat());
+        eventually("it answers", || asked(&["status"]).status.success());
+        assert!(asked(&["purge", "--host", HOST]).status.success());
+        let why = asked(&["why", &format!("http://{HOST}/a")]);
+        assert!(why.status.success() && String::from_utf8_lossy(&why.stdout).contains("purged"), "{why:?}");
+        if !more.is_empty() {
+            let refused = edge(&["status", "--admin", at]);
+            let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+            assert!(
+                !refused.status.success() && said.contains("401") && said.contains("--token-file"),
+                "{said}"
+            );
+        }
+    }
+    assert!(node.stop().success());
+    assert!(!files.join("admin.sock").exists(), "removed at the stop");
+    let _ = std::fs::remove_dir_all(files);
+}
+
+/// Two would share its connections, and each answer some.
+#[test]
+fn an_address_that_another_node_serves_is_refused() {
+    let origin = Origin::start();
+    let first = Edge::start(origin.address());
+    let files = directory();
+    let text = first.config().replace(&first.admin().to_string(), &format!("127.0.0.1:{}", free_port()));
+    let store = format!("path = \"{}\"", files.join("store").display());
+    let old = text.lines().find(|line| line.starts_with("path = ")).expect("a path").to_owned();
+    let file = files.join("edge.toml");
+    std::fs::write(&file, text.replace(&old, &store)).expect("written");
+    let refused = edge(&["run", "--config", file.to_str().expect("text")]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("another process listens on"), "{said}");
+    assert_eq!(first.get("/nothing").status(), 404);
+    let _ = std::fs::remove_dir_all(files);
+}
+
 /// A process that ends with the test.
 struct Running(Child);
 

@@ -207,6 +207,12 @@ impl Edge {
 
     /// Starts it again on the same store and ports.
     pub fn run(&mut self) {
+        self.spawn();
+        self.await_ready();
+    }
+
+    /// The same, and does not wait until it is ready.
+    pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "edge runs already");
         let log = std::fs::File::options().create(true).append(true).open(self.log_path()).expect("a log");
         let mut command = match &self.setup.cgroup {
@@ -230,7 +236,6 @@ impl Edge {
             .spawn()
             .expect("the binary starts");
         self.child = Some(child);
-        self.await_ready();
     }
 
     /// What it has written to its outputs.
