@@ -16,6 +16,7 @@ mod origin;
 mod outbox;
 mod outgoing;
 mod pass;
+mod places;
 mod pool;
 pub mod purge;
 mod ranged;
@@ -32,7 +33,6 @@ mod tunnel;
 mod uncacheable;
 mod upload;
 mod waiter;
-mod waiting;
 mod why;
 
 use crate::clock;

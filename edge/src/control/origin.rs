@@ -3,10 +3,10 @@
 #![forbid(unsafe_code)]
 
 use super::outgoing::Outgoing;
+use super::places;
 use super::pool::{self, ConnectError, Connector, Sender, Server};
 use super::response::Response;
 use super::upload::{Upload, UploadBody};
-use super::waiting;
 use crate::clock;
 use crate::config;
 use crate::limits;
@@ -210,8 +210,8 @@ impl Origin {
 
     async fn place(&self, bounds: &Bounds) -> Result<Place, FetchError> {
         // The origin's place first: one slow origin must not hold the node's places while it waits.
-        let origin = waiting::wait_for(&self.places, bounds).await?;
-        let node = waiting::wait_for(&bounds.running, bounds).await?;
+        let origin = places::wait_for(&self.places, bounds).await?;
+        let node = places::wait_for(&bounds.running, bounds).await?;
         Ok(Place { _origin: origin, _node: node })
     }
 
