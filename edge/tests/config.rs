@@ -577,7 +577,7 @@ fn bytes_that_are_not_text_and_files_that_are_not_there() {
     let missing = edge::config::load(Path::new("/nowhere/edge.toml")).unwrap_err().to_string();
     assert_eq!(
         missing,
-        "/nowhere/edge.toml:1:1: the file cannot be read: no such file or directory; name an existing file with --config"
+        "/nowhere/edge.toml:1:1: the file cannot be read: no such file or directory; name a file that this account may read"
     );
     assert!(edge::config::load(Path::new("/")).unwrap_err().to_string().contains("is a directory"));
 }
