@@ -58,7 +58,7 @@ impl Subject {
             Class::Prefix => key::from_url(text)
                 .ok_or("prefix is not the beginning of an absolute http or https URL: http://host/path/")?,
             Class::Host => key::host_name(text).ok_or(
-                "host is not a host name or an address; with a port it is a prefix: http://host:port/",
+                "host is not a host name or an address, IPv6 in brackets; with a port it is a prefix: http://host:port/",
             )?,
             Class::Tag => tag(text.as_bytes()).ok_or("tag is empty: name one that the origin sends")?,
         };
