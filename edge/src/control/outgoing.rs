@@ -35,8 +35,8 @@ impl Outgoing {
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad("field name"))?;
             fields.append(name, HeaderValue::from_bytes(value).map_err(|_| bad("field value"))?);
         }
-        // Over HTTP/2 the client has its leave already; without a body it needs none.
-        if !request.expect_continue || request.http2 {
+        // Without a body nobody needs leave to send it.
+        if !request.expect_continue {
             fields.remove(header::EXPECT);
         }
         forwarding::forward(&mut fields, request, &node.pseudonym);

@@ -301,7 +301,7 @@ async fn fetch(
 /// Lets a client send its body that waits for leave, if its origin has said nothing some time after it was asked: not all
 /// know of 100 (RFC 9110 section 10.1.1). Never ends.
 async fn go_on(node: &Node, pass: &Pass, request: &RequestHead, sent: &Notify) -> Infallible {
-    if request.expect_continue && !request.http2 {
+    if request.expect_continue {
         sent.notified().await;
         tokio::time::sleep(Duration::from_millis(limits::CONTINUE_TIMEOUT_MS)).await;
         node.interim(Some(pass.ticket), Interim::go_on());

@@ -157,10 +157,10 @@ fn counter(kind: FetchKind) -> Counter {
 mod tests {
     use super::*;
     use crate::clock;
-    use crate::control::mailbox::Mailbox;
+    use crate::control::mailbox::{Mailbox, ToWorker};
     use crate::proto::Now;
     use crate::proto::http2::{PREFACE, frame};
-    use crate::proto::session::Timeouts;
+    use crate::proto::session::{Interim, Timeouts};
     use crate::stats::Counter;
     use crate::worker::simulated::Simulated;
     use std::collections::{BTreeMap, HashSet};
@@ -318,6 +318,38 @@ mod tests {
         let slot = bench.connect(2);
         bench.worker.receive(slot, &streams(100).flat_map(get).collect::<Vec<_>>());
         assert_eq!(bench.asked(), (100, 0));
+    }
+
+    /// Leave to send a body comes from control, once, and to nobody who has begun to send.
+    #[test]
+    fn a_client_that_waits_for_leave_gets_controls() {
+        const DATA: u8 = 0;
+        let put = |stream: u32| {
+            let block = b"\x42\x03PUT\x87\x04\x02/a\x01\x09edge.test\x00\x06expect\x0c100-continue";
+            frame(HEADERS, 0x4, stream, block)
+        };
+        let mut bench = Bench::new();
+        let slot = bench.connect(1);
+        let mut room = [0; 4096];
+        bench.worker.take(slot, &mut room);
+        bench.worker.receive(slot, &[put(1), put(3), frame(DATA, 0, 3, b"x")].concat());
+        assert_eq!(bench.worker.take(slot, &mut room), 0, "it is not the worker's to give");
+        let mut asked = Vec::new();
+        while let Some(message) = bench.mailbox.to_control.pop() {
+            if let ToControl::Fetch { ticket, request, .. } = message {
+                assert!(request.expect_continue);
+                asked.push(ticket);
+            }
+        }
+        for ticket in [asked[0], asked[0], asked[1]] {
+            let interim = Box::new(Interim::go_on());
+            let _ = bench.mailbox.to_worker.push(ToWorker::Interim { ticket, interim });
+        }
+        assert_eq!(bench.worker.turn(9), 3);
+        let taken = bench.worker.take(slot, &mut room);
+        // A literal for the name at 8, `:status`; `100` in Huffman's code (RFC 7541 section 6.2.1).
+        let go_on = frame(HEADERS, 0x4, 1, b"\x48\x82\x08\x01");
+        assert_eq!(room[..taken], go_on, "one 100, to the one that waits");
     }
 
     /// Eight connections open all the streams they may, in one turn. It and those that follow begin so many requests

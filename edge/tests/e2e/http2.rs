@@ -154,6 +154,45 @@ fn over_tls_alpn_says_which_version_is_spoken() {
     assert!(edge.metric("edge_http2_connections_total") >= 6.0);
 }
 
+/// A client that waits for leave to send its body hears the origin's word, as over HTTP/1.1.
+#[test]
+fn leave_to_send_a_body_is_the_origins() {
+    let origin = Origin::start();
+    let gate = Gate::default();
+    let theirs = gate.clone();
+    origin.script("/thinks", move |exchange| {
+        theirs.wait();
+        let body = exchange.body()?;
+        exchange.answer(&Answer::new(201).body(body))
+    });
+    origin.script("/refuses", |exchange| {
+        exchange.raw(b"HTTP/1.1 417 Expectation Failed\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
+    });
+    let edge = start(&origin);
+    let directory = directory();
+    let file = directory.join("body");
+    std::fs::write(&file, "hello").expect("written");
+    let ask = |path: &str| {
+        let mut command = Command::new("nghttp");
+        command.args(["-v", "-t", "20", "--expect-continue", "-H", ":method: PUT", "-d"]).arg(&file);
+        command.arg(format!("http://{}{path}", edge.http()));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("nghttp runs")
+    };
+    let said = |child: Child| String::from_utf8_lossy(&finish(child).stdout).into_owned();
+    let refused = said(ask("/refuses"));
+    assert!(refused.contains(":status: 417") && !refused.contains(":status: 100"), "{refused}");
+    assert!(!refused.contains("send DATA frame <length=5"), "{refused}");
+    let thinking = ask("/thinks");
+    eventually("it was asked", || origin.count("/thinks") == 1);
+    assert_eq!(origin.seen("/thinks")[0].field("expect"), Some("100-continue"));
+    gate.open();
+    let said = said(thinking);
+    let at = |what: &str| said.find(what).unwrap_or_else(|| panic!("no {what}: {said}"));
+    assert!(at(":status: 100") < at("send DATA frame <length=5") && at("hello") > 0, "{said}");
+    assert!(at("send DATA frame <length=5") < at(":status: 201"), "{said}");
+    std::fs::remove_dir_all(directory).expect("removed");
+}
+
 #[test]
 fn a_stop_lets_streams_end_and_says_goodbye() {
     let origin = Origin::start();

@@ -78,7 +78,7 @@ impl<R: Record> Http2<R> {
                 out.actions.push(Action::Fetch(kind));
             }
             Next::Answer(answer) => self.answer(at, &answer, stored, out),
-            Next::Interim(interim) => self.streams[at].interim(interim),
+            Next::Interim(interim) => self.streams[at].interim(interim, self.now_ms, &self.timeouts),
             Next::Piece(_) => out.actions.push(Action::Piece),
             Next::End => {
                 out.actions.push(Action::Done);

@@ -11,7 +11,7 @@ use crate::proto::trailers;
 use ::h2::server::SendResponse;
 use ::h2::{Reason, RecvStream, SendStream};
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Response};
 use std::task::{Context, Poll};
 
 /// Bytes of one turn: two frames of the usual size, so that a turn is worth its choice.
@@ -74,6 +74,8 @@ pub(super) struct Stream<R: Record> {
     upload: Option<RecvStream>,
     /// When the peer is late with the request's body; `u64::MAX`: it is not the peer who is awaited.
     upload_due_ms: u64,
+    /// The peer waits for leave to send it.
+    expects: bool,
 }
 
 impl<R: Record> Stream<R> {
@@ -96,6 +98,7 @@ impl<R: Record> Stream<R> {
             outgoing: Outgoing::Unanswered,
             upload,
             upload_due_ms,
+            expects: false,
         }
     }
 
@@ -116,7 +119,7 @@ impl<R: Record> Stream<R> {
 
     /// When the peer is late with its request; `u64::MAX`: no more of it is awaited.
     pub(super) fn upload_due_ms(&self) -> u64 {
-        if self.upload.is_some() { self.upload_due_ms } else { u64::MAX }
+        if self.upload.is_some() && !self.expects { self.upload_due_ms } else { u64::MAX }
     }
 
     /// Some of the response was sent: who takes it may take its time with what is left of the request.
@@ -124,20 +127,21 @@ impl<R: Record> Stream<R> {
         self.upload_due_ms = self.upload_due_ms.max(due_ms);
     }
 
-    /// The request goes to control. `expects`: the client waits for leave to send its body.
+    /// The request goes to control. `expects`: the client waits for leave to send its body, which comes from there.
     pub(super) fn fetched(&mut self, expects: bool) {
-        if expects && !self.exchange.was_fetched() {
-            let mut go_on = Response::new(());
-            *go_on.status_mut() = StatusCode::CONTINUE;
-            // If the stream is gone already, it is found out elsewhere.
-            let _ = self.respond.send_informational(go_on);
-        }
+        self.expects = expects && self.upload.is_some() && !self.exchange.was_fetched();
     }
 
-    /// Sends an interim response.
-    pub(super) fn interim(&mut self, interim: &Interim) {
+    /// Sends an interim response. Who has begun to send needs no leave any more.
+    pub(super) fn interim(&mut self, interim: &Interim, now_ms: u64, timeouts: &Timeouts) {
+        if interim.status == 100 {
+            if !std::mem::take(&mut self.expects) {
+                return;
+            }
+            self.upload_due_ms = timeouts.body_due_ms(u64::MAX, 0, now_ms);
+        }
         if let Some(head) = message::interim(interim) {
-            // As above.
+            // If the stream is gone already, it is found out elsewhere.
             let _ = self.respond.send_informational(head);
         }
     }
@@ -239,6 +243,7 @@ impl<R: Record> Stream<R> {
             match upload.poll_data(context) {
                 Poll::Pending => return Upload::Nothing,
                 Poll::Ready(Some(Ok(bytes))) => {
+                    self.expects = false;
                     self.upload_due_ms = timeouts.body_due_ms(self.upload_due_ms, bytes.len(), now_ms);
                     // It leaves our hands: the peer may send as much again. Never more than was received.
                     let _ = upload.flow_control().release_capacity(bytes.len());
