@@ -320,14 +320,14 @@ const _: () = assert!(STASH_BYTES_MAX >= REQUEST_HEAD_BYTES_MAX + RECEIVE_BUFFER
 pub const HTTP2_CONNECTIONS_MAX: usize = 4096;
 /// Streams of one HTTP/2 connection at once; what browsers and the RFC take for enough (RFC 9113 section 6.5.2: 100).
 pub const HTTP2_STREAMS_MAX: u32 = 128;
-/// Frames of HTTP/2 connections that a worker deals with in one turn, a quarter of a millisecond or so; connections that
+/// Frames of HTTP/2 connections that a worker deals with in one turn, a tenth of a millisecond or so; connections that
 /// have more, and those that come after them, go on in the next. A client can have `HTTP2_STREAMS_MAX` requests and what
 /// resets them come at once on each of its connections: hits must not wait for all of that.
-pub const HTTP2_FRAMES_PER_TURN_MAX: u32 = 256;
+pub const HTTP2_FRAMES_PER_TURN_MAX: u32 = 128;
 /// What the frame that opens a stream counts for beside itself, as the request has to be dealt with.
 pub const HTTP2_FRAMES_PER_REQUEST: u32 = 8;
-/// Requests of one connection that are begun in one turn, so that others have their share of it: answered with 1 KiB
-/// each, they fill a TLS record.
+/// Requests of one connection that are begun in one turn, so that others have their share of it, less for the frames
+/// that were read: answered with 1 KiB each, they fill a TLS record.
 pub const HTTP2_REQUESTS_PER_TURN_MAX: u32 = 16;
 /// Bytes of a request's body on one stream ahead of what control has taken.
 pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 128 * 1024;
@@ -375,8 +375,7 @@ pub const HTTP2_CONNECTION_BYTES: usize = HTTP2_CONNECTION_WINDOW_BYTES as usize
     + 2 * REQUEST_HEAD_BYTES_MAX
     + HTTP2_STREAMS_MAX as usize * 2048;
 
-const _: () =
-    assert!(HTTP2_FRAMES_PER_TURN_MAX > HTTP2_REQUESTS_PER_TURN_MAX * (HTTP2_FRAMES_PER_REQUEST + 1));
+const _: () = assert!(HTTP2_FRAMES_PER_TURN_MAX >= HTTP2_REQUESTS_PER_TURN_MAX * HTTP2_FRAMES_PER_REQUEST);
 const _: () = assert!(HTTP2_RESETS_PER_SECOND_MAX >= HTTP2_STREAMS_MAX);
 const _: () = assert!(FETCHES_PER_CLIENT_MAX as usize * 4 <= FETCHES_RUNNING_MAX + FETCHES_WAITING_MAX);
 const _: () = assert!(FETCHES_PER_CLIENT_MAX as usize * 4 <= TO_CONTROL_MESSAGES_MAX);

@@ -148,6 +148,15 @@ impl Ring {
         Ok(())
     }
 
+    /// Submits what was started in the midst of a turn; no system call where that is nothing. An error here shows again
+    /// at the end of the turn.
+    pub fn submit(&mut self) {
+        let started = self.ring.submission().len();
+        if started > 0 {
+            let _ = self.enter.enter(started, 0);
+        }
+    }
+
     fn push(&mut self, entry: squeue::Entry, token: u64) {
         let entry = entry.user_data(token);
         loop {
@@ -157,9 +166,8 @@ impl Ring {
                 return;
             }
             // More operations than slots in one turn: hand them over early. Rare, for the queue is sized
-            // for a turn; an error here shows again at the end of the turn.
-            let started = self.ring.submission().len();
-            let _ = self.enter.enter(started, 0);
+            // for a turn.
+            self.submit();
         }
     }
 

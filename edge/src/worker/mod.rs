@@ -200,7 +200,11 @@ impl Worker {
             completions.clear();
             self.completions = completions;
             self.read_mail();
-            self.move_multiplexed();
+            if !self.node.multiplexed.is_empty() {
+                // What HTTP/2 asks for may take long: answers over HTTP/1.1 do not wait for it.
+                self.ring.submit();
+                self.move_multiplexed();
+            }
             self.start_populates();
             if std::mem::take(&mut self.node.wake_control) {
                 self.ring.write_event(self.node.mailbox.to_control.event(), Token::pack(Op::Unwatched, 0, 0));

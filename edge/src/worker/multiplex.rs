@@ -163,7 +163,7 @@ impl Node {
         if self.draining || connection.secure.as_ref().is_some_and(|secure| secure.is_worn()) {
             mux.http2.drain();
         }
-        let mut requests_left = limits::HTTP2_REQUESTS_PER_TURN_MAX;
+        let mut begun = 0;
         loop {
             mux.http2.set_room(connection.outbox.as_ref().map_or(Outbox::SEGMENTS, Outbox::segments_free));
             if !connection.stash.is_empty() && mux.http2.wants_input() {
@@ -173,10 +173,15 @@ impl Node {
                 connection.peer_closed_told = true;
                 mux.http2.peer_closed();
             }
-            while requests_left > 0
+            // What was read counts as much as what is begun, but one request is begun in any turn.
+            let read = mux.http2.frames() / limits::HTTP2_FRAMES_PER_REQUEST;
+            let share = limits::HTTP2_REQUESTS_PER_TURN_MAX.saturating_sub(read).max(1);
+            mux.has_more = begun >= share;
+            while !mux.has_more
                 && let Some(id) = mux.http2.poll(self.now, &mut self.out)
             {
-                requests_left -= 1;
+                begun += 1;
+                mux.has_more = begun >= share;
                 self.begin_exchange(mux, slot, id);
             }
             self.drop_gone(mux, slot);
@@ -198,8 +203,6 @@ impl Node {
                 break;
             }
         }
-        mux.has_more = requests_left == 0;
-        let begun = limits::HTTP2_REQUESTS_PER_TURN_MAX - requests_left;
         let frames = mux.http2.take_frames() + begun * limits::HTTP2_FRAMES_PER_REQUEST;
         self.frames_left = self.frames_left.saturating_sub(frames);
         if let Some(flood) = mux.http2.take_flood() {

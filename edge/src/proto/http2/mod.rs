@@ -206,6 +206,11 @@ impl<R: Record> Http2<R> {
         matches!(self.link, Link::Over)
     }
 
+    /// Frames received since [`Http2::take_frames`].
+    pub fn frames(&self) -> u32 {
+        self.meter.seen.frames
+    }
+
     /// Frames received since this was last asked.
     pub fn take_frames(&mut self) -> u32 {
         std::mem::take(&mut self.meter.seen.frames)
