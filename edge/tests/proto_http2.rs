@@ -138,7 +138,7 @@ impl Peer {
                 Upload::Broken => return self.http2.break_off(id),
                 Upload::End(_) | Upload::Nothing => {
                     self.out.clear();
-                    self.http2.on(id, Input::Refused(404), START, &mut self.out);
+                    self.http2.on(id, Input::Refused(404, b""), START, &mut self.out);
                     return;
                 }
             }

@@ -617,7 +617,7 @@ fn refusals_of_control() {
         (0, 502, "\r\nCache-Status: edge; fwd=uri-miss\r\n"),
     ] {
         let mut client = Client::new(vec![]);
-        client.send(GET).give(Input::Refused(status));
+        client.send(GET).give(Input::Refused(status, b""));
         let wire = client.wire();
         assert!(wire.starts_with(&format!("HTTP/1.1 {want} ")) && wire.contains(more), "{wire}");
         assert!(wire.contains(&format!("\r\nDate: {DATE}\r\n")), "{wire}");
@@ -628,7 +628,7 @@ fn refusals_of_control() {
         assert_eq!(client.log(), "Fill");
     }
     let mut client = Client::new(vec![]);
-    client.send(GET.replace("GET", "HEAD")).give(Input::Refused(503));
+    client.send(GET.replace("GET", "HEAD")).give(Input::Refused(503, b""));
     assert!(client.wire().ends_with("\r\n\r\n"), "no body for HEAD");
 }
 
@@ -712,7 +712,7 @@ fn broken_request_bodies() {
     client.send(start).origin(413, "Content-Length: 0", Storing::No("method")).give(Input::End);
     assert_eq!(client.log(), "Pass Done Close");
     let mut client = Client::new(vec![]);
-    client.send(start).give(Input::Refused(503));
+    client.send(start).give(Input::Refused(503, b""));
     assert!(client.wire().contains("Connection: close\r\n"));
     assert_eq!(client.log(), "Pass Done Close");
 }
@@ -964,7 +964,7 @@ proptest! {
                     5 => client.piece(if flag { "abc" } else { "" }),
                     6 => client.give(if flag { Input::End } else { Input::Broken }),
                     7 if client.fetched.is_some() => client.again(if flag { REVALIDATED } else { Again::Stored }),
-                    8 => client.give(Input::Refused(*number)),
+                    8 => client.give(Input::Refused(*number, b"")),
                     _ => client.give(Input::Sent { drained: flag, bytes: usize::from(*number) }),
                 };
                 client.pass_ms(u64::from(*number));

@@ -261,7 +261,7 @@ impl World {
             self.client.records.retain(|record| record.key != request.key);
         }
         if self.random.one_in(25) {
-            self.client.give(Input::Refused(503)).send("");
+            self.client.give(Input::Refused(503, b"")).send("");
             return;
         }
         if status == 304 && kind == FetchKind::Revalidate {

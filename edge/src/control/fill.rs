@@ -235,7 +235,7 @@ pub(super) fn request(node: &Rc<Node>, waiter: Waiter) {
     let hash = waiter.request.key_hash;
     let origin = match node.route(&waiter.request) {
         Ok((_, routed)) => routed.origin,
-        Err(error) => return node.refuse(waiter.ticket, error.status),
+        Err(error) => return node.refuse(waiter.ticket, &waiter.request, error.status),
     };
     let waiter = match node.fills.join(node, waiter, origin) {
         Ok(()) => return,
@@ -311,7 +311,7 @@ fn start_for(
         node.fills.unlist(&fill);
         sealing::break_off(&node, &fill);
         for waiter in fill.take_waiters(&node) {
-            node.refuse(waiter.ticket, 503);
+            node.refuse(waiter.ticket, &waiter.request, 503);
         }
     });
 }

@@ -170,6 +170,8 @@ pub enum ToWorker {
         ticket: Ticket,
         /// The status to answer.
         status: u16,
+        /// Field lines of the answer.
+        lines: Vec<u8>,
     },
     /// From now on clients of TLS are met so; who is connected stays so.
     Policies(Arc<Policies>),

@@ -257,11 +257,16 @@ impl Node {
         self.next_stream.replace(self.next_stream.get() + 1)
     }
 
-    fn refuse(&self, ticket: Ticket, status: u16) {
+    fn refuse(&self, ticket: Ticket, request: &RequestHead, status: u16) {
+        self.refuse_with(ticket, status, transport::lines(self, request));
+    }
+
+    /// The same of a request that is not at hand.
+    fn refuse_with(&self, ticket: Ticket, status: u16, lines: Vec<u8>) {
         if status == 503 {
             self.cells.add(Counter::Overflows, 1);
         }
-        self.outbox(ticket.worker).post(ToWorker::Refused { ticket, status });
+        self.outbox(ticket.worker).post(ToWorker::Refused { ticket, status, lines });
     }
 
     fn route(&self, request: &RequestHead) -> Result<(Rc<Origin>, Routed), FetchError> {
@@ -318,7 +323,9 @@ impl Node {
 
     fn take(self: &Rc<Self>, message: ToControl) {
         match message {
-            ToControl::Fetch { ticket, .. } if self.draining.get() => self.refuse(ticket, 503),
+            ToControl::Fetch { ticket, request, .. } if self.draining.get() => {
+                self.refuse(ticket, &request, 503);
+            }
             ToControl::Refresh { .. } if self.draining.get() => {}
             // Before it could join the fill that sent it round, and wait for itself.
             ToControl::Fetch { ticket, request, .. } if self.pseudonym.goes_round(&request) => {
@@ -327,7 +334,7 @@ impl Node {
                     url = %request.key.escape_ascii(),
                     "a request goes round: an origin leads back to this node"
                 );
-                self.refuse(ticket, 508);
+                self.refuse(ticket, &request, 508);
             }
             ToControl::Fetch { ticket, request, .. } if transport::redirect(self, ticket, &request) => {}
             ToControl::Fetch { ticket, kind: FetchKind::Pass, request } => pass::start(self, ticket, request),

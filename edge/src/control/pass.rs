@@ -12,6 +12,7 @@ use super::purge;
 use super::response::ResponseBody;
 use super::rules::{self, Judged};
 use super::stream::Stream;
+use super::transport;
 use super::upload::{Upload, UploadBody};
 use crate::limits;
 use crate::proto::forwarding;
@@ -173,7 +174,8 @@ pub(super) fn start(node: &Rc<Node>, ticket: Ticket, request: Box<RequestHead>) 
     node.spawn(async move {
         let node = task_node;
         let work = async {
-            if let Some((status, lines, body)) = forwarding::last_answer(&request) {
+            if let Some((status, mut lines, body)) = forwarding::last_answer(&request) {
+                lines.extend(transport::lines(&node, &request));
                 return answer_here(&node, &pass, status, lines, body);
             }
             match fetch(&node, &pass, &request).await {
@@ -181,7 +183,7 @@ pub(super) fn start(node: &Rc<Node>, ticket: Ticket, request: Box<RequestHead>) 
                     let store = judged.facts.is_some().then_some((&*request, &judged));
                     stream(&node, &pass, judged.own.clone(), body, store).await;
                 }
-                Err(error) if request.method == Method::Other => node.refuse(ticket, error.status),
+                Err(error) if request.method == Method::Other => node.refuse(ticket, &request, error.status),
                 Err(error) => {
                     let kind = FetchKind::Pass;
                     node.fail(Waiter { ticket, kind, request }, &error);
@@ -217,7 +219,7 @@ pub(super) async fn until_gone(node: &Node, pass: &Pass, work: impl Future<Outpu
     let message = match (stopped, pass.stream.get()) {
         // Also where the client has left: its worker keeps what it holds of a stream until it hears of its end.
         (Some(_), Some(stream)) => ToWorker::Broken { stream },
-        (Some(true), None) => ToWorker::Refused { ticket: pass.ticket, status: 503 },
+        (Some(true), None) => ToWorker::Refused { ticket: pass.ticket, status: 503, lines: Vec::new() },
         (Some(false), None) | (None, _) => return,
     };
     node.outbox(pass.ticket.worker).post(message);

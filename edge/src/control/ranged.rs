@@ -246,7 +246,7 @@ pub(super) fn serve(node: &Rc<Node>, waiter: Waiter, why: Again) {
         return pass::start(node, waiter.ticket, waiter.request);
     }
     if node.slices.readers() >= limits::SLICE_READERS_MAX {
-        return node.refuse(waiter.ticket, 503);
+        return node.refuse(waiter.ticket, &waiter.request, 503);
     }
     let whole = OriginHead {
         status: meta.status(),
@@ -273,7 +273,7 @@ fn read(node: &Rc<Node>, waiter: Waiter, object: Rc<Object>, range: Range<u64>, 
             match send(&node, &pass, &object, &request, range, head).await {
                 Ok(()) => {}
                 Err(SliceError::Changed) => changed.set(true),
-                Err(SliceError::Failed(error)) => node.refuse(ticket, error.status),
+                Err(SliceError::Failed(error)) => node.refuse(ticket, &request, error.status),
             }
         };
         pass::until_gone(&node, &pass, work).await;

@@ -80,7 +80,7 @@ impl Stream {
         }
         match *link {
             Link::Open => outbox.post(ToWorker::Join { ticket, stream: self.id, part, collapsed }),
-            _ => node.refuse(ticket, 503),
+            _ => node.refuse_with(ticket, 503, Vec::new()),
         }
     }
 

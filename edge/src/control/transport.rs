@@ -50,11 +50,19 @@ fn target(config: &Config, request: &RequestHead) -> String {
 /// Adds Strict-Transport-Security to a response of the origin, where the route rules one and the client came by TLS.
 /// It takes the place of the origin's own: two would be none (RFC 6797 section 8.1).
 pub(super) fn harden(node: &Node, request: &RequestHead, fields: &mut HeaderMap) {
-    let routes = node.routes.borrow();
-    if request.url_scheme() == Scheme::Https
-        && let Some(hsts) = routes.find(request).and_then(|routed| routed.hsts)
-        && let Ok(hsts) = HeaderValue::from_str(hsts)
-    {
+    if let Some(Ok(hsts)) = policy(node, request, HeaderValue::from_str) {
         fields.insert(STRICT_TRANSPORT_SECURITY, hsts);
     }
+}
+
+/// The same for an answer of the node's own (RFC 6797 section 7.1), as field lines.
+pub(super) fn lines(node: &Node, request: &RequestHead) -> Vec<u8> {
+    let line = |hsts: &str| format!("{STRICT_TRANSPORT_SECURITY}: {hsts}\r\n").into_bytes();
+    policy(node, request, line).unwrap_or_default()
+}
+
+fn policy<T>(node: &Node, request: &RequestHead, of: impl FnOnce(&str) -> T) -> Option<T> {
+    let routes = node.routes.borrow();
+    let is_secure = request.url_scheme() == Scheme::Https;
+    is_secure.then(|| routes.find(request)).flatten().and_then(|routed| routed.hsts).map(of)
 }

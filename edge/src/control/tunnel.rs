@@ -53,7 +53,7 @@ pub(super) fn start(node: &Rc<Node>, ticket: Ticket, request: Box<RequestHead>) 
     if !node.upgrades(&request) {
         return pass::start(node, ticket, request);
     }
-    let Some(place) = Place::take(node) else { return node.refuse(ticket, 503) };
+    let Some(place) = Place::take(node) else { return node.refuse(ticket, &request, 503) };
     let pass = Pass::begin_with_body(node, ticket);
     let task_node = node.clone();
     node.spawn(async move {
@@ -61,7 +61,7 @@ pub(super) fn start(node: &Rc<Node>, ticket: Ticket, request: Box<RequestHead>) 
         let work = async {
             if let Err(error) = run(&node, &pass, &request).await {
                 tracing::debug!(reason = error.reason, "no tunnel");
-                node.refuse(ticket, error.status);
+                node.refuse(ticket, &request, error.status);
             }
         };
         pass::until_gone(&node, &pass, work).await;

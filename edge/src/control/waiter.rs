@@ -43,7 +43,7 @@ impl Node {
     pub(super) fn fail(&self, waiter: Waiter, error: &FetchError) {
         match error.failure() {
             Some(failure) if rules::may_replace(self, &waiter.request, failure) => self.replace(waiter, None),
-            _ => self.refuse(waiter.ticket, error.status),
+            _ => self.refuse(waiter.ticket, &waiter.request, error.status),
         }
     }
 

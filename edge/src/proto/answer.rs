@@ -88,7 +88,7 @@ pub(super) struct Answer<'a> {
 enum Fields<'a> {
     Stored { source: Source, age_s: u32, lifetime_s: u32, part: Part<'a> },
     Origin { head: &'a OriginHead, fetched: Fetched },
-    Own { forwarded: Option<Forwarded>, unix_s: u64 },
+    Own { lines: &'a [u8], forwarded: Option<Forwarded>, unix_s: u64 },
 }
 
 /// What of a stored response is sent.
@@ -173,16 +173,17 @@ impl<'a> Answer<'a> {
         Answer { status: head.status, length, stored: 0..0, body, refresh: false, fields }
     }
 
-    /// An answer of our own. `forwarded`: the origin was asked, for this reason.
+    /// An answer of our own, which tells these field lines too. `forwarded`: the origin was asked, for this reason.
     pub(super) fn error(
         status: u16,
+        lines: &'a [u8],
         forwarded: Option<Forwarded>,
         head_only: bool,
         now: Now,
-    ) -> Answer<'static> {
+    ) -> Answer<'a> {
         let body = if head_only { Body::None } else { Body::Text };
         let length = Length::Bytes(response::text_bytes(status));
-        let fields = Fields::Own { forwarded, unix_s: now.unix_s };
+        let fields = Fields::Own { lines, forwarded, unix_s: now.unix_s };
         Answer { status, length, stored: 0..0, body, refresh: false, fields }
     }
 
@@ -210,7 +211,8 @@ impl<'a> Answer<'a> {
                 }
                 cache_status::push_fetched(out, *fetched, head.status, head.storing);
             }
-            Fields::Own { forwarded, unix_s } => {
+            Fields::Own { lines, forwarded, unix_s } => {
+                out.extend_from_slice(lines);
                 response::push_date(out, *unix_s);
                 cache_status::push_own(out, *forwarded);
                 response::push_own(out, self.status);

@@ -126,8 +126,8 @@ impl Exchange {
             }
             (Input::Interim(interim), Stage::Waiting) => Next::Interim(interim),
             (Input::Again(why), Stage::Waiting) => self.look_again(why, now),
-            (Input::Refused(status), Stage::Waiting) => self.refused(status, now),
-            (Input::End | Input::Trailers(_) | Input::Broken, Stage::Waiting) => self.refused(502, now),
+            (Input::Refused(status, lines), Stage::Waiting) => self.refused(status, lines, now),
+            (Input::End | Input::Trailers(_) | Input::Broken, Stage::Waiting) => self.refused(502, b"", now),
             (Input::Piece(bytes), Stage::Streaming) => self.piece(bytes),
             (Input::End, Stage::Streaming) => self.end(Next::End),
             (Input::Trailers(lines), Stage::Streaming) => self.end(Next::Trailers(lines)),
@@ -205,7 +205,7 @@ impl Exchange {
     ) -> Next<'static> {
         match reuse::fetch_kind(request, validator) {
             Some(kind) => self.fetch(kind, forwarded),
-            None => self.error(504, None, now),
+            None => self.error(504, b"", None, now),
         }
     }
 
@@ -215,13 +215,13 @@ impl Exchange {
         match reuse::missing_kind(request) {
             Some(_) if missing == Missing::Ranges => self.fetch(FetchKind::Pass, Forwarded::Partial),
             Some(kind) => self.fetch(kind, Forwarded::Partial),
-            None => self.error(504, None, now),
+            None => self.error(504, b"", None, now),
         }
     }
 
     fn look_again(&mut self, why: Again, now: Now) -> Next<'static> {
         if self.again.is_some() {
-            return self.refused(502, now);
+            return self.refused(502, b"", now);
         }
         self.again = Some(why);
         self.stage = Stage::LookupAgain;
@@ -254,7 +254,7 @@ impl Exchange {
         });
         let Some((found, meta, source)) = usable else {
             return match self.again {
-                Some(Again::OriginFailed) => self.refused(502, now),
+                Some(Again::OriginFailed) => self.refused(502, b"", now),
                 _ => self.fetch(FetchKind::Pass, forwarded),
             };
         };
@@ -311,15 +311,21 @@ impl Exchange {
         Next::Broken
     }
 
-    fn refused(&mut self, status: u16, now: Now) -> Next<'static> {
+    fn refused<'a>(&mut self, status: u16, lines: &'a [u8], now: Now) -> Next<'a> {
         let status = if (400..=599).contains(&status) { status } else { 502 };
         // 404 (no route) and 503 (no room) were never forwarded.
         let forwarded = matches!(status, 502 | 504).then_some(self.forwarded);
-        self.error(status, forwarded, now)
+        self.error(status, lines, forwarded, now)
     }
 
-    fn error(&mut self, status: u16, forwarded: Option<Forwarded>, now: Now) -> Next<'static> {
+    fn error<'a>(
+        &mut self,
+        status: u16,
+        lines: &'a [u8],
+        forwarded: Option<Forwarded>,
+        now: Now,
+    ) -> Next<'a> {
         self.stage = Stage::Over;
-        Next::Answer(Answer::error(status, forwarded, self.head_only, now))
+        Next::Answer(Answer::error(status, lines, forwarded, self.head_only, now))
     }
 }

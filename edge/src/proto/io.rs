@@ -40,8 +40,8 @@ pub enum Input<'a> {
     Broken,
     /// The object is in the shard now: look it up again. The worker has put the request back into `out.request`.
     Again(Again),
-    /// Control (or a full queue) refused the fetch with this status.
-    Refused(u16),
+    /// Control (or a full queue) refused the fetch with this status; the answer tells these field lines.
+    Refused(u16, &'a [u8]),
     /// Queued bytes were sent; `drained`: all of them.
     Sent {
         /// Nothing is left to send.

@@ -371,7 +371,7 @@ impl Session {
     }
 
     fn push_error(&mut self, status: u16, head_only: bool, now: Now, out: &mut Out) {
-        let answer = Answer::error(status, None, head_only, now);
+        let answer = Answer::error(status, b"", None, head_only, now);
         delivery::push_answer(&answer, Framing::Counted, self.persistence(), out);
         self.queued(now, out);
     }

@@ -239,7 +239,7 @@ impl Node {
             Answer::None => return Ok(None),
             Answer::Refused(status) => {
                 self.cells.add(Counter::Overflows, 1);
-                Input::Refused(status)
+                Input::Refused(status, b"")
             }
             Answer::Lookup => {
                 lookup.done = true;

@@ -154,16 +154,16 @@ pub(super) trait Desk {
                 self.advance(ticket.slot);
             }
             ToWorker::Shard(shard) => node.take_shard(*shard),
-            ToWorker::Refused { ticket, status } => {
+            ToWorker::Refused { ticket, status, lines } => {
                 let Some(connection) = waiting(table, ticket) else {
                     return;
                 };
                 node.let_go_of_fetch(connection);
                 if connection.multiplex.is_some() {
-                    let input = Input::Refused(status);
+                    let input = Input::Refused(status, &lines);
                     node.answered(connection, ticket.slot, ticket.serial, None, input);
                 } else {
-                    node.tell(connection, ticket.slot, Input::Refused(status));
+                    node.tell(connection, ticket.slot, Input::Refused(status, &lines));
                 }
                 self.advance(ticket.slot);
             }

@@ -397,6 +397,14 @@ fn a_route_sends_clients_to_tls_and_keeps_them_there() {
         seen_hit |= head.contains("cache-status: edge; hit");
         seen_hit
     });
+    // The node's own answers in place of the origin's say it too, over both versions of HTTP.
+    origin.script("/silent", |exchange| exchange.raw(b"this is not HTTP\r\n\r\n"));
+    for version in ["--http1.1", "--http2"] {
+        let output = site.curl("edge.test", "/silent", &["-D", "-", "-o", "/dev/null", version]);
+        let head = String::from_utf8_lossy(&output.stdout).to_ascii_lowercase();
+        let line = format!("strict-transport-security: {}\r\n", hsts.to_ascii_lowercase());
+        assert!(head.contains(" 502") && head.matches(&line).count() == 1, "{version}: {head}");
+    }
 }
 
 #[test]

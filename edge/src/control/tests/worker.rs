@@ -224,7 +224,7 @@ impl Worker {
             ToWorker::Interim { ticket, interim } => {
                 self.interims.entry(ticket).or_default().push(*interim);
             }
-            ToWorker::Refused { ticket, status } => self.settle(ticket, Outcome::Refused(status)),
+            ToWorker::Refused { ticket, status, .. } => self.settle(ticket, Outcome::Refused(status)),
             ToWorker::Policies(_) | ToWorker::Queries(_) | ToWorker::Trusted(_) => {}
             ToWorker::BodyCredit { ticket, bytes } => *self.body_credit.entry(ticket).or_default() += bytes,
         }

@@ -52,7 +52,7 @@ impl<R: Record> Http2<R> {
                 stream.exchange.begin(&out.request, now)
             }
             Err(Bad::Refused(status)) => {
-                Next::Answer(Answer::error(status, None, parts.method == http::Method::HEAD, now))
+                Next::Answer(Answer::error(status, b"", None, parts.method == http::Method::HEAD, now))
             }
             Err(Bad::Malformed) => return None,
         };
@@ -147,7 +147,7 @@ impl<R: Record> Http2<R> {
         if stream.exchange.is_streaming() || stream.is_answered() {
             stream.reset(Reason::CANCEL);
         } else {
-            let answer = Answer::error(408, None, true, now);
+            let answer = Answer::error(408, b"", None, true, now);
             if let Some(head) = message::response(&answer, &[], out) {
                 stream.answer(head, Outgoing::Owed(0), Piece::Bytes(Bytes::new()), true);
             }
