@@ -22,6 +22,8 @@ pub enum Pattern {
     SlowDrift,
     /// It moves on fast.
     FastDrift,
+    /// What is popular gives way to new keys at once, the more popular the sooner: news.
+    Churn,
     /// Another set of keys every few thousand requests.
     Phases,
     /// What was read lately is read again: what LRU is best at.
@@ -40,13 +42,14 @@ pub enum Sizes {
 }
 
 /// All patterns.
-pub const PATTERNS: [Pattern; 8] = [
+pub const PATTERNS: [Pattern; 9] = [
     Pattern::Zipf,
     Pattern::OneHitWonders,
     Pattern::Scans,
     Pattern::Loops,
     Pattern::SlowDrift,
     Pattern::FastDrift,
+    Pattern::Churn,
     Pattern::Phases,
     Pattern::Recency,
 ];
@@ -72,6 +75,7 @@ fn keys(pattern: Pattern, dice: &mut Dice) -> Vec<u64> {
     let zipf = Zipf::new(12_000, 0.9);
     let mut keys = Vec::with_capacity(REQUESTS);
     let mut recent: Vec<u64> = Vec::new();
+    let mut holders: Vec<u64> = (0..12_000).collect();
     while keys.len() < REQUESTS {
         let at = keys.len() as u64;
         let rank = zipf.draw(dice);
@@ -83,6 +87,12 @@ fn keys(pattern: Pattern, dice: &mut Dice) -> Vec<u64> {
             Pattern::OneHitWonders | Pattern::Scans | Pattern::Loops => keys.push(rank),
             Pattern::SlowDrift => keys.push(rank + at / 200),
             Pattern::FastDrift => keys.push(rank + at / 20),
+            Pattern::Churn => {
+                if dice.roll(20) == 0 {
+                    holders[zipf.draw(dice) as usize] = ONCE + at;
+                }
+                keys.push(holders[rank as usize]);
+            }
             Pattern::Phases => keys.push(rank % 4_000 + at / 10_000 * 4_000),
             Pattern::Recency => {
                 let depth = rank as usize;

@@ -13,7 +13,7 @@
 //! - The main log is a CLOCK: what was read since its last round is appended again, its count lowered by one.
 //! - *Ghosts* remember the hashes of what left. Who comes back in time starts in the main log.
 //!
-//! Three things are different here, each because plain S3-FIFO loses badly somewhere (see the tests of `simulate`):
+//! Four things are different here, each because plain S3-FIFO loses badly somewhere (see the tests of `simulate`):
 //!
 //! - **The share of the small log adapts**, as in ARC (Megiddo, Modha: *ARC*, FAST 2003). A ghost that comes back shortly
 //!   after it left would have been a hit, had its log been a little longer. So it lengthens that log; the sooner it is
@@ -23,6 +23,8 @@
 //!   1998): what is kept is worth its reads *per byte*. Objects larger than the mean must have been read more often
 //!   to stay, and pay more for a round; those below the mean get one round in the main log also unread. One huge object can
 //!   so not flush the small ones: these survive the emptying that it causes, and it does not.
+//! - **Reads are paid once**: those in the small log pay for the move to the main log and are forgotten there. What was
+//!   in demand while it was new and then never is again, as news is, would else hold its place for up to three rounds.
 //! - **While the store fills** for the first time nothing has to leave, so what does not fit the small log's share goes
 //!   to the main log, where it stays until the store is full and it can be judged like the rest.
 //!
@@ -85,7 +87,7 @@ const SMALL_START: f64 = 0.10;
 const SMALL_LEAST: f64 = 0.05;
 const SMALL_MOST: f64 = 0.90;
 /// What a ghost that is back at once changes the small log's share by, in objects of mean size.
-const STEP_OBJECTS: f64 = 4.0;
+const STEP_OBJECTS: f64 = 8.0;
 /// It is never more than this part of the store: in a small one a few ghosts are no evidence.
 const STEP_SHARE: f64 = 0.005;
 /// How fast that falls with the bytes that left after the ghost: by `(1 - left / capacity)` to this power. Steep, since
@@ -157,8 +159,9 @@ impl Policy {
         let is_small = candidate.bytes * 3 < mean * 2;
         match candidate.log {
             Log::Small if is_small => Verdict::Keep(candidate.frequency),
-            _ if candidate.frequency > surplus => Verdict::Keep(candidate.frequency - 1 - surplus),
-            _ => Verdict::Evict,
+            _ if candidate.frequency <= surplus => Verdict::Evict,
+            Log::Small => Verdict::Keep(0),
+            Log::Main => Verdict::Keep(candidate.frequency - 1 - surplus),
         }
     }
 
