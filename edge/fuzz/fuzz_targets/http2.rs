@@ -234,7 +234,7 @@ impl Side {
                 self.streams.insert(id, Rest::Origin(bytes / 2 + 1));
                 self.tell(id, Input::OriginHead { head: &head, collapsed: false }, None);
             }
-            4 => self.tell(id, Input::Refused(number), None),
+            4 => self.tell(id, Input::Refused(number, b""), None),
             5 => self.tell(id, Input::Again(Again::Stored), None),
             6 => self.tell(id, Input::Interim(&Interim { status: 103, lines: Vec::new() }), None),
             _ => self.tell(id, Input::Broken, None),
