@@ -34,7 +34,7 @@ fuzz_target!(|script: Vec<(u8, u16, &[u8])>| {
             7 if kind & 0x80 == 0 => Input::Again(Again::Revalidated { collapsed: false }),
             7 if number % 2 == 0 => Input::Again(Again::OriginFailed),
             7 => Input::Again(Again::Stored),
-            8 => Input::Refused(number),
+            8 => Input::Refused(number, b""),
             9 => Input::Sent { drained: kind & 0x80 == 0, bytes: usize::from(number) },
             10 => Input::Interim(&interim),
             _ => Input::Deadline,
