@@ -46,6 +46,7 @@ use crate::proto::request::RequestHead;
 use crate::proto::session::FetchKind;
 use crate::shard;
 use crate::stats::{Cells, Counter};
+use crate::sys::cpu;
 use crate::sys::readiness::Event;
 use certificates::Certificates;
 use mailbox::{Mailbox, StreamId, Ticket, ToControl, ToWorker};
@@ -113,11 +114,9 @@ pub fn spawn(start: Start) -> io::Result<Handle> {
         ring.setup_coop_taskrun().setup_single_issuer();
         let runtime = match tokio_uring::Runtime::new(tokio_uring::builder().uring_builder(&ring)) {
             Ok(runtime) => runtime,
-            Err(error) => {
-                let _ = ready.send(Err(error));
-                return Ok(());
-            }
+            Err(error) => return ready.send(Err(error)).or(Ok(())),
         };
+        cpu::give_way();
         runtime.block_on(run(start, admin, inbox, ready))
     })?;
     match started.recv() {
