@@ -1,13 +1,16 @@
 //! RFC 9113 section by section: frames that are wrong or unusual, and what must become of the stream or the
 //! connection. All in memory: the machine on one side, frames written by hand on the other.
 
+#[path = "../src/proto/http2/frame.rs"]
+mod frame;
 mod proto_client;
 
 use bytes::Bytes;
 use edge::limits;
 use edge::proto::http2::{Http2, PREFACE, Piece, Record, Segment, Upload};
 use edge::proto::session::{Action, Found, Input, Out, Timeouts};
-use proto_client::{START, frame, record};
+use frame::frame;
+use proto_client::{START, record};
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;

@@ -1,6 +1,8 @@
 //! Long bodies over HTTP/2: what the machine does for each frame it sends, and whose turn it is. The worker's part, a
 //! queue of extents that is sent bit by bit, is played here.
 
+#[path = "../src/proto/http2/frame.rs"]
+mod frame;
 mod proto_client;
 
 use bytes::Bytes;
@@ -8,7 +10,8 @@ use edge::proto::freshness::Storing;
 use edge::proto::http2::{Http2, PREFACE, Piece, Record, Segment, Upload};
 use edge::proto::response::OriginHead;
 use edge::proto::session::{Action, FetchKind, Found, Input, Late, Out, Timeouts};
-use proto_client::{START, frame, record};
+use frame::frame;
+use proto_client::{START, record};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;

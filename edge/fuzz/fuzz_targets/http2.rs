@@ -3,6 +3,9 @@
 //! window that the peer gave the connection.
 #![no_main]
 
+#[path = "../../src/proto/http2/frame.rs"]
+mod frame;
+
 use bytes::Bytes;
 use edge::proto::Now;
 use edge::proto::freshness::{Exchange, Policy, Storing, decide};
@@ -11,6 +14,7 @@ use edge::proto::request::RequestHead;
 use edge::proto::response::OriginHead;
 use edge::proto::session::{Action, Again, Found, Input, Interim, Out, Timeouts};
 use edge::proto::stored;
+use frame::frame;
 use http::{HeaderMap, HeaderValue, header::CACHE_CONTROL};
 use libfuzzer_sys::fuzz_target;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -50,14 +54,6 @@ fn record() -> &'static (Vec<u8>, Vec<u8>) {
         let head = stored::head(200, bytes, b"Cache-Control: max-age=86400\r\nETag: \"a\"\r\n");
         (stored::encode(&facts, &asked, &head, bytes), head)
     })
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
 }
 
 /// Where the rest of a response comes from.

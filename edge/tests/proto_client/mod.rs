@@ -54,15 +54,6 @@ pub fn record(asked: &str, status: u16, lines: &str, body: &str, at_s: u64) -> R
     Record { key: asked.key.clone(), meta, head, body: body.into(), there: None }
 }
 
-/// A frame of HTTP/2 as its bytes.
-pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
 pub struct Client {
     pub session: Session,
     pub out: Out,

@@ -389,18 +389,9 @@ fn count(counter: &mut u32, most: u32, flood: Flood) -> Result<(), Flood> {
     if *counter > most { Err(flood) } else { Ok(()) }
 }
 
-/// A frame as its bytes, for those who speak for a peer.
-#[cfg(test)]
-pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::frame;
     use super::*;
 
     /// The verdict on `most + 1` frames within a second, that it falls on the last of them, and on none of as many in

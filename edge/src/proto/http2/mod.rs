@@ -13,6 +13,8 @@
 #![forbid(unsafe_code)]
 
 mod exchanges;
+#[cfg(test)]
+mod frame;
 mod heads;
 mod message;
 mod meter;
@@ -20,9 +22,9 @@ mod pipe;
 mod priority;
 mod stream;
 
-pub use heads::Heads;
 #[cfg(test)]
-pub(crate) use meter::frame;
+pub(crate) use frame::frame;
+pub use heads::Heads;
 pub use meter::{Flood, PREFACE};
 pub use pipe::{Piece, Record, Segment};
 pub use stream::Upload;

@@ -357,12 +357,3 @@ pub fn request(method: &str, path: &str, fields: &[(&str, &str)]) -> String {
     }
     head + "\r\n"
 }
-
-/// A frame of HTTP/2 as its bytes.
-pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}

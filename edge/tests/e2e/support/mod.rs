@@ -5,6 +5,8 @@ pub mod answer;
 pub mod client;
 pub mod content;
 pub mod edge;
+#[path = "../../../src/proto/http2/frame.rs"]
+mod frame;
 pub mod nginx;
 pub mod origin;
 pub mod process;
@@ -12,8 +14,9 @@ pub mod tls;
 pub mod websocket;
 
 pub use answer::{Answer, Cut, Framing};
-pub use client::{Client, Fault, Response, frame, request};
+pub use client::{Client, Fault, Response, request};
 pub use edge::{Edge, HOST, Setup};
+pub use frame::frame;
 pub use origin::{Exchange, Gate, Origin, Seen};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
