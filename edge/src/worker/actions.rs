@@ -212,9 +212,7 @@ impl Node {
         mut given: Given<'_>,
     ) -> usize {
         let fresh = matches!(input, Input::Received(_) | Input::Head(_));
-        self.out.request.scheme = connection.scheme;
-        self.out.request.peer = connection.peer;
-        self.out.request.trusted = self.trusts(connection);
+        connection.introduce(&mut self.out.request, &self.trusted);
         self.fetched = None;
         self.out.clear();
         connection.session.on(input, self.now, &mut self.out);

@@ -78,13 +78,6 @@ impl Node {
         }
     }
 
-    /// Whether the other end of a connection is a proxy whose word on its clients counts.
-    #[inline]
-    pub(super) fn trusts(&self, connection: &Connection) -> bool {
-        let has = |address| self.trusted.iter().any(|proxies| proxies.contains(address));
-        !self.trusted.is_empty() && connection.peer.is_some_and(has)
-    }
-
     /// Counts what became of new bytes, by the actions they led to.
     pub(super) fn count(&mut self, connection: &mut Connection, lookup: Lookup) {
         if !lookup.done && self.fetched.is_none() {

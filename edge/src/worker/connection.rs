@@ -5,6 +5,7 @@ use super::clients::Place;
 use super::multiplex::Multiplex;
 use super::parts::Parts;
 use super::secure::Secure;
+use crate::config::Network;
 use crate::control::mailbox::StreamId;
 use crate::limits;
 use crate::proto::request::{RequestHead, Scheme};
@@ -174,6 +175,14 @@ impl Connection {
             peer_closed_told: false,
             requests: 0,
         }
+    }
+
+    /// Tells in a request whom it comes from. `trusted`: proxies whose word on their clients counts.
+    #[inline]
+    pub fn introduce(&self, request: &mut RequestHead, trusted: &[Network]) {
+        request.scheme = self.scheme;
+        request.peer = self.peer;
+        request.trusted = self.peer.is_some_and(|peer| trusted.iter().any(|proxies| proxies.contains(peer)));
     }
 
     /// Whether the session may be given bytes: it wants them, and what it may answer has room. The rest of a body whose

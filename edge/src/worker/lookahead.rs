@@ -77,8 +77,7 @@ impl Worker {
                 continue;
             }
             let next = &mut lookahead.parsed[lookahead.used];
-            next.request.scheme = connection.scheme;
-            next.request.trusted = node.trusts(connection);
+            connection.introduce(&mut next.request, &node.trusted);
             if let Ok(Some(bytes)) = next.request.parse(buffers.bytes(buffer, len)) {
                 (next.buffer, next.bytes) = (buffer, bytes);
                 node.out.queries.apply(&mut next.request);

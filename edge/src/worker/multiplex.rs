@@ -157,9 +157,7 @@ impl Node {
         };
         let mux = &mut *multiplex;
         let faults = fault::count();
-        self.out.request.scheme = connection.scheme;
-        self.out.request.peer = connection.peer;
-        self.out.request.trusted = self.trusts(connection);
+        connection.introduce(&mut self.out.request, &self.trusted);
         if self.draining || connection.secure.as_ref().is_some_and(|secure| secure.is_worn()) {
             mux.http2.drain();
         }
@@ -176,14 +174,13 @@ impl Node {
             // What was read counts as much as what is begun, but one request is begun in any turn.
             let read = mux.http2.frames() / limits::HTTP2_FRAMES_PER_REQUEST;
             let share = limits::HTTP2_REQUESTS_PER_TURN_MAX.saturating_sub(read).max(1);
-            mux.has_more = begun >= share;
-            while !mux.has_more
+            while begun < share
                 && let Some(id) = mux.http2.poll(self.now, &mut self.out)
             {
                 begun += 1;
-                mux.has_more = begun >= share;
                 self.begin_exchange(mux, slot, id);
             }
+            mux.has_more = begun >= share;
             self.drop_gone(mux, slot);
             self.bring_uploads(mux, slot);
             self.bring_bodies(mux, slot);
