@@ -266,13 +266,14 @@ async fn settle(world: &World) {
     assert!(ledger.wrong.is_none(), "{}", ledger.wrong.as_deref().unwrap_or_default());
 }
 
-fn run(seed: u64) -> Tally {
+/// Plays something to its end under virtual time.
+fn run<F: Future>(scene: F) -> F::Output {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime without descriptors");
-    LocalSet::new().block_on(&runtime, scenario(seed))
+    LocalSet::new().block_on(&runtime, scene)
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -280,7 +281,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 fn run_or_tell(seed: u64) -> Tally {
-    catch_unwind(AssertUnwindSafe(|| run(seed))).unwrap_or_else(|panic| {
+    catch_unwind(AssertUnwindSafe(|| run(scenario(seed)))).unwrap_or_else(|panic| {
         eprintln!("replay: {SEED}={seed} cargo test -p edge --lib control::tests::simulation -- --nocapture");
         resume_unwind(panic)
     })
@@ -291,7 +292,7 @@ fn by_seed() {
     if let Some(seed) = number(SEED) {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().init();
-        println!("{:?}", run(seed));
+        println!("{:?}", run(scenario(seed)));
         return;
     }
     let seeds = number(SEEDS).unwrap_or(RUNS);

@@ -1,6 +1,6 @@
 //! Single scenes under virtual time: what takes longer than a test may.
 
-use super::{START, Simulated, world};
+use super::{START, Simulated, run, world};
 use crate::clock;
 use crate::control::Origin;
 use crate::control::pool::{Connector, InMemory};
@@ -8,7 +8,7 @@ use crate::limits;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 const TIMEOUT: Duration = Duration::from_millis(limits::ORIGIN_BODY_TIMEOUT_MS);
@@ -61,15 +61,6 @@ async fn play<F: Future<Output = ()> + 'static>(
         take(&mut worker(), &mut received);
     }
     received
-}
-
-fn run<F: Future>(scene: F) -> F::Output {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime");
-    LocalSet::new().block_on(&runtime, scene)
 }
 
 const HEAD: &str = "POST /0 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
