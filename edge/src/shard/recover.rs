@@ -33,19 +33,20 @@ pub(super) fn open(
     segment_bytes: usize,
     index_entries: usize,
 ) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
-    open_at(options, Home::take(options)?, segment_bytes, index_entries)
+    open_at(options, (Home::take(options)?, 0), segment_bytes, index_entries)
 }
 
-/// Opens it where its files are, which are ours already.
+/// Opens it where its files are, which are ours already, for a run after this one: numbers that were given in it are still
+/// in use, whatever the file has become since.
 pub(super) fn open_at(
     options: &Options,
-    home: Home,
+    (home, run_known): (Home, u64),
     segment_bytes: usize,
     index_entries: usize,
 ) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
     let started_ms = clock::now().mono_ms;
     let file = ShardFile::prepare(options, home, segment_bytes)?;
-    let (writer, readers, mut opened) = file.serve(options, index_entries)?;
+    let (writer, readers, mut opened) = file.serve(options, run_known, index_entries)?;
     opened.took_ms = clock::now().mono_ms - started_ms;
     Ok((writer, readers, opened))
 }
@@ -55,6 +56,7 @@ impl ShardFile {
     fn serve(
         mut self,
         options: &Options,
+        run_known: u64,
         index_entries: usize,
     ) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
         let index = Index::new(index_entries, &Nodes::of(&options.cpus).numbers()).map_err(|error| {
@@ -72,7 +74,7 @@ impl ShardFile {
             return Err(failed(&options.path, "the disk does not give what was stored", "replace the disk"));
         }
         opened.lost_segments = scanned.iter().filter(|found| matches!(found, Found::Torn(_))).count() as u64;
-        let run = self.begin_run(scanned.iter().map(Found::run).max().unwrap_or(0))?;
+        let run = self.begin_run(scanned.iter().map(Found::run).fold(run_known, u64::max))?;
         let scanned: Vec<_> = scanned.into_iter().map(Found::life).collect();
         for (segment, life) in scanned.iter().enumerate() {
             life.iter().for_each(|life| self.mend(segment, life));
@@ -446,5 +448,5 @@ pub(super) fn open_simulated(disk: &Simulated<'_>) -> (Writer, Vec<Reader>, Open
     let home =
         Home { path: path.clone(), state: path, medium: Medium::Disk, instead: None, lock: map.directory() };
     let file = ShardFile { map, header, geometry, home, placed: Placed::default() };
-    file.serve(&options, disk.index_entries).expect("nothing can fail")
+    file.serve(&options, 0, disk.index_entries).expect("nothing can fail")
 }

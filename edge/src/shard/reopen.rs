@@ -17,8 +17,8 @@ pub struct Reopening {
     number: usize,
     options: Options,
     segment_bytes: usize,
-    /// Of one that failed while it was in use: where it lay, and what it has missed since.
-    left: Option<(Home, Missed)>,
+    /// Of one that failed while it was in use: where it lay, its run, and what it has missed since.
+    left: Option<(Home, u64, Missed)>,
 }
 
 /// What became of it.
@@ -42,13 +42,12 @@ impl Reopening {
         let entries = options.index_entries();
         let opened = match left {
             None => recover::open(&options, segment_bytes, entries),
-            Some((home, missed)) => rescue::open(&options, home, segment_bytes, entries).and_then(
-                |(mut writer, readers, mut opened)| {
+            Some((home, run, missed)) => rescue::open(&options, (home, run), segment_bytes, entries)
+                .and_then(|(mut writer, readers, mut opened)| {
                     writer.forget(&missed)?;
                     opened.objects = writer.counts.objects;
                     Ok((writer, readers, opened))
-                },
-            ),
+                }),
         };
         Reopened { number, opened }
     }
@@ -70,7 +69,7 @@ impl Writer {
         match writer.map.release() {
             Ok(()) => {
                 shard.missed = Some(Missed::since(shard.flushed, &self.changes, &writer.find.index));
-                shard.left = Some(writer.home.clone());
+                shard.left = Some((writer.home.clone(), writer.run));
             }
             // Its readers keep the file and its lock for as long as the process lives.
             Err(error) => {
@@ -124,7 +123,11 @@ impl Writer {
             number,
             options: shard.options.clone(),
             segment_bytes: (self.cut)(shard.options.size_bytes),
-            left: shard.left.clone().zip(shard.missed.clone()),
+            left: shard
+                .left
+                .clone()
+                .zip(shard.missed.clone())
+                .map(|((home, run), missed)| (home, run, missed)),
         })
     }
 

@@ -19,19 +19,19 @@ const STEP_BYTES: usize = 1 << 20;
 /// Bytes at the start of the file that say what it is.
 const FILE_PAGE_BYTES: u64 = 4096;
 
-/// As [`recover::open`]. Nobody has the file mapped.
+/// As [`recover::open`], in a later run than the one that has failed. Nobody has the file mapped.
 pub(super) fn open(
     options: &Options,
-    home: Home,
+    (home, failed_run): (Home, u64),
     segment_bytes: usize,
     index_entries: usize,
 ) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
     let path = home.file();
     let Some(file_segment_bytes) = look(&path) else {
         remove(&path)?;
-        return recover::open_at(options, home, segment_bytes, index_entries);
+        return recover::open_at(options, (home, failed_run), segment_bytes, index_entries);
     };
-    match recover::open_at(options, home.clone(), segment_bytes, index_entries) {
+    match recover::open_at(options, (home.clone(), failed_run), segment_bytes, index_entries) {
         Err(error) if error.of_disk => {
             let given_up = give_up_unreadable(&path, file_segment_bytes)
                 .map_err(|error| failed(&path, error, "replace the disk"))?;
@@ -39,7 +39,7 @@ pub(super) fn open(
                 return Err(error);
             }
             tracing::warn!(path = %path.display(), given_up, "segments that the disk cannot read are given up");
-            recover::open_at(options, home, segment_bytes, index_entries)
+            recover::open_at(options, (home, failed_run), segment_bytes, index_entries)
         }
         opened => opened,
     }

@@ -72,8 +72,8 @@ pub(super) struct Shard {
     pub(super) opened: Opened,
     /// Else why it is not in use.
     pub(super) writer: Result<store::Writer, String>,
-    /// Where one lay that failed while it was in use: still ours.
-    pub(super) left: Option<Home>,
+    /// Where one lay that failed while it was in use, which is still ours, and the number of its run.
+    pub(super) left: Option<(Home, u64)>,
     /// What such a one has missed.
     pub(super) missed: Option<Missed>,
     /// Whether it is being taken into use again.
@@ -226,10 +226,12 @@ impl Writer {
             let newest = self.live().map(|(_, writer)| writer.era().0).max().unwrap_or(0);
             let members = self.live().fold(0, |members, (_, writer)| members ^ writer.id);
             let same = self.live().all(|(_, writer)| writer.era() == (newest, members));
+            // Never one that a set of other shards has had, of which none is here.
+            let next = (newest + 1).max(clock::unix_ms());
             let mut refused = None;
             for (number, shard) in self.shards.iter_mut().enumerate().filter(|_| !same) {
                 if let Ok(writer) = &mut shard.writer
-                    && let Err(error) = writer.set_era((newest + 1, members))
+                    && let Err(error) = writer.set_era((next, members))
                 {
                     refused = Some((number, error));
                 }
@@ -260,11 +262,11 @@ impl Writer {
     }
 
     /// A number for the chunks of a new large object whose key has this hash, never used before, also across
-    /// restarts.
+    /// restarts. Of an object that has no shard it is no shard's, so that nothing is ever stored under it.
     pub fn new_object(&mut self, hash: u64) -> u64 {
         let number = self.homes.of(hash);
-        // Without a shard no chunk will be stored either.
-        self.shard(number).map_or(0, |shard| tagged(shard.new_object(), number))
+        let object = self.shard(number).map(|shard| tagged(shard.new_object(), number));
+        object.unwrap_or(tagged(0, NOWHERE.into()))
     }
 
     /// Stores an object and publishes it, replacing records of the same key for which `replaces(old meta)` holds, and

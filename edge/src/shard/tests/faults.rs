@@ -57,6 +57,22 @@ fn reopen(writer: &mut crate::shard::set::Writer, readers: &mut [crate::shard::s
     readers.iter_mut().zip(shards).for_each(|(reader, shard)| reader.take(shard));
 }
 
+#[test]
+fn a_shard_that_was_made_anew_gives_no_number_of_an_object_again() {
+    let scratch = Scratch::new("fault-numbers");
+    let all = shards(&scratch, &[16]);
+    let (mut writer, mut readers, _) = open(&all);
+    // A fill that goes on, whatever becomes of its shard.
+    let before = writer.new_object(hash(1));
+    cut(&all[0], 0);
+    assert!(writer.fail(0, "its file was cut short".into()));
+    reopen(&mut writer, &mut readers, 0);
+    let after: Vec<u64> = (0..10).map(|number| writer.new_object(hash(number))).collect();
+    assert!(!after.contains(&before), "{before:x} in {after:x?}");
+    writer.put_chunk(after[0], 7, &[Bytes::from_static(b"new")]).unwrap();
+    assert!(readers[0].chunk(before, 7).is_none());
+}
+
 /// Brings all to the disk, as control does.
 fn flush(writer: &mut crate::shard::set::Writer) {
     for (number, path) in writer.dirty() {

@@ -145,3 +145,63 @@ fn a_shard_whose_disk_fails_at_the_start_is_left_out_and_one_that_is_foreign_ref
     let gone = Options { path: all[1].path.join("shard-0"), ..all[1].clone() };
     assert!(set::open(&[gone], |_| SEGMENT).is_err());
 }
+
+#[test]
+fn without_its_shard_a_large_object_is_stored_nowhere() {
+    let scratch = Scratch::new("set-nowhere");
+    let (mut writer, readers, _) = open(&shards(&scratch, &[32, 32]));
+    // Nobody has noticed yet.
+    writer.shards[1].writer.as_ref().unwrap().map.fail();
+    let lost: Vec<u32> =
+        (0..OBJECTS).filter(|&number| put(&mut writer, number, 1) == Err(PutError::NoShard)).collect();
+    let [one, other] = [0, 1].map(|at| writer.new_object(hash(lost[at])));
+    for round in 0..2 {
+        for (number, bytes) in [(one, b"one"), (other, b"two")] {
+            let put = writer.put_chunk(number, 0, &[Bytes::from_static(bytes)]);
+            assert_eq!(put, Err(PutError::NoShard), "{number:x}");
+            let found = readers[0].chunk(number, 0).map(|chunk| chunk.body().to_vec());
+            assert_eq!(found, None, "of whatever object it is");
+            let key = key(lost[0]);
+            let label = Label::new(hash(lost[0]), &key, &[0; 32], b"");
+            let put = writer.put(&label, Body::Chunks { object: number, bytes: 3 }, |_| true);
+            assert_eq!(put, Err(PutError::NoShard));
+        }
+        // Now all keys are the other shard's; those objects stay nobody's.
+        assert_eq!(writer.watch(), 1 - round);
+    }
+}
+
+#[test]
+fn a_shard_that_was_away_while_another_set_began_is_not_believed() {
+    let scratch = Scratch::new("set-new-era");
+    let all = shards(&scratch, &[32, 32]);
+    let away = scratch.path().join("away");
+    for live in [true, false] {
+        let (mut writer, readers, _) = open(&all);
+        (0..OBJECTS).for_each(|number| put(&mut writer, number, 1).unwrap());
+        drop((writer, readers));
+        // One disk was replaced, and the other cannot be reached at the start.
+        std::fs::remove_dir_all(&all[0].path).unwrap();
+        std::fs::rename(&all[1].path, &away).unwrap();
+        std::fs::write(&all[1].path, b"no directory").unwrap();
+        let (mut writer, mut readers, opened) = open(&all);
+        assert_eq!(opened.objects, 0);
+        (0..OBJECTS).for_each(|number| put(&mut writer, number, 2).unwrap());
+        (0..OBJECTS).for_each(|number| assert_eq!(writer.remove(hash(number), &key(number)), 1));
+        put(&mut writer, 1, 3).unwrap();
+        // It comes back, at once or at the next start.
+        std::fs::remove_file(&all[1].path).unwrap();
+        std::fs::rename(&away, &all[1].path).unwrap();
+        if live {
+            let shards = writer.reopen(1).unwrap();
+            readers.iter_mut().zip(shards).for_each(|(reader, shard)| reader.take(shard));
+        } else {
+            drop((writer, readers));
+            (writer, readers, _) = open(&all);
+        }
+        let back: Vec<u32> = (0..OBJECTS).filter(|&number| version(&readers[0], number) == Some(1)).collect();
+        assert_eq!(back, [0; 0], "removed while it was away; live: {live}");
+        drop((writer, readers));
+        all.iter().for_each(|options| std::fs::remove_dir_all(&options.path).unwrap());
+    }
+}
