@@ -8,7 +8,7 @@ use crate::clock;
 use crate::limits;
 use crate::proto::reuse;
 use crate::proto::stored::Meta;
-use crate::shard::{self, Reopened};
+use crate::shard::{self, Reopened, ToFlush};
 use crate::stats::Counter;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,11 @@ use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio_uring::buf::BoundedBuf;
 use tokio_uring::fs::File;
+
+/// Bytes that the ring is given to write at once. It takes lengths of 32 bits, and a checkpoint may be longer.
+pub(super) const WRITE_BYTES: usize = 16 << 20;
 
 /// Flushes every `FLUSH_INTERVAL_MS` what was stored since, so that a power loss costs little.
 pub(super) async fn flush_forever(node: &Node) {
@@ -38,22 +42,40 @@ pub(super) async fn watch_forever(node: &Node) {
 /// Flushes what was stored and removed. A shard that cannot be flushed is out of use: after a failed flush the kernel
 /// takes its pages for clean, and what is read there later may be what was there before.
 pub(super) async fn flush(node: &Node) {
-    let dirty = node.writer.borrow_mut().dirty();
-    for (number, path) in dirty {
-        match sync(&path).await {
+    // What could not be flushed is out of use, and said to be.
+    let _ = flush_each(node, shard::Writer::dirty).await;
+}
+
+/// Brings all that was changed in the store so far to the disk.
+///
+/// # Errors
+/// Not all of it; what could not be flushed is out of use.
+pub(super) async fn settle(node: &Node) -> io::Result<()> {
+    flush_each(node, shard::Writer::files).await
+}
+
+async fn flush_each(node: &Node, which: fn(&mut shard::Writer) -> Vec<ToFlush>) -> io::Result<()> {
+    // One after the other: who finds nothing that was written since takes it for being on the disk.
+    let _alone = node.flushing.lock().await;
+    let files = which(&mut node.writer.borrow_mut());
+    let mut result = Ok(());
+    for shard in files {
+        match sync(&shard).await {
             Ok(()) => {
                 node.cells.add(Counter::Flushes, 1);
-                node.writer.borrow_mut().flushed(number);
+                node.writer.borrow_mut().flushed(shard.number);
             }
             Err(error) => {
                 node.cells.add(Counter::FlushErrors, 1);
                 let why =
                     format!("could not be flushed: {error}: see whether its disk has failed or is full");
-                let news = node.writer.borrow_mut().fail(number, why);
+                let news = node.writer.borrow_mut().fail(shard.number, why);
                 node.cells.add(Counter::ShardsFailed, u64::from(news));
+                result = Err(error);
             }
         }
     }
+    result
 }
 
 /// Takes a shard into use again that is out of use. Its file is scanned on a thread of its own. Goes on if whoever waits
@@ -110,45 +132,45 @@ fn is_worth_keeping(meta: &[u8]) -> bool {
     meta.has_validator() || reuse::current_age(&meta, clock::now().unix_s) < useful_s
 }
 
-async fn sync(path: &Path) -> io::Result<()> {
-    let file = File::open(path).await?;
+async fn sync(shard: &ToFlush) -> io::Result<()> {
+    // So that it is noticed where it is gone.
+    File::open(&shard.path).await?.close().await?;
+    let file = File::from_std(shard.file.try_clone()?);
     let synced = file.sync_data().await;
     file.close().await?;
     synced
 }
 
-/// Flushes, then writes the checkpoints. Nothing may be stored afterwards.
+/// Flushes, then writes the checkpoints. Nothing may be stored afterwards. The error is that of the last one that could
+/// not be written.
 pub(super) async fn close(node: &Node) -> io::Result<()> {
     flush(node).await;
     let checkpoints = node.writer.borrow_mut().checkpoints();
+    let mut result = Ok(());
     for (path, bytes) in checkpoints {
-        replace(&path, bytes).await.map_err(|error| {
+        if let Err(error) = replace(&path, bytes).await {
             let what = format!(
                 "{}: {error}: the next start scans the store; check its access rights",
                 path.display()
             );
-            io::Error::new(error.kind(), what)
-        })?;
+            result = Err(io::Error::new(error.kind(), what));
+        }
     }
-    Ok(())
-}
-
-/// Brings all that was changed in the store so far to the disk.
-pub(super) async fn settle(node: &Node) -> io::Result<()> {
-    let files = node.writer().files();
-    for path in files {
-        sync(&path).await?;
-    }
-    Ok(())
+    result
 }
 
 /// Writes a file so that after a crash either the old or the new one is there, whole.
-pub(super) async fn replace(path: &Path, bytes: Vec<u8>) -> io::Result<()> {
+pub(super) async fn replace(path: &Path, mut bytes: Vec<u8>) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     let temporary = PathBuf::from(temporary);
     let file = File::create(&temporary).await?;
-    let (written, _) = file.write_all_at(bytes, 0).await;
+    let (mut written, mut at) = (Ok(()), 0);
+    while written.is_ok() && at < bytes.len() {
+        let end = bytes.len().min(at + WRITE_BYTES);
+        let (done, piece) = file.write_all_at(bytes.slice(at..end), at as u64).await;
+        (written, at, bytes) = (done, end, piece.into_inner());
+    }
     let synced = match written {
         Ok(()) => file.sync_all().await,
         Err(error) => Err(error),

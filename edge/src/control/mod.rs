@@ -160,6 +160,8 @@ struct Node {
     bounds: Bounds,
     certificates: RefCell<Certificates>,
     writer: RefCell<shard::Writer>,
+    /// Held by the one flush that runs.
+    flushing: tokio::sync::Mutex<()>,
     opened: shard::Opened,
     outboxes: Vec<Outbox>,
     worker_cells: Vec<Arc<Cells>>,
@@ -214,6 +216,7 @@ impl Node {
             reasons: RefCell::new(reasons),
             certificates: RefCell::new(start.certificates),
             writer: RefCell::new(with_meaning(start.writer)),
+            flushing: tokio::sync::Mutex::default(),
             opened: start.opened,
             outboxes: start.mailboxes.into_iter().map(Outbox::new).collect(),
             worker_cells: start.worker_cells,

@@ -23,7 +23,7 @@ use super::reasons::Reason;
 use super::{Node, disk, why};
 use crate::clock;
 use crate::limits;
-use crate::proto::generations::{Table, Verdict};
+use crate::proto::generations::{SEQUENCE_MAX, Table, Verdict};
 use crate::proto::key;
 use crate::proto::purge::{Class, Subject, Tags};
 use crate::proto::stored::Meta;
@@ -44,6 +44,9 @@ use tokio_uring::fs::{File, OpenOptions};
 /// The log's name, among the written files of each shard.
 pub const FILE_NAME: &str = "purges";
 
+/// More than there are between two starts, if one waits for each. A 1/256 of all numbers there are.
+const PURGES_OF_A_RUN: u64 = 1 << 34;
+
 /// Where a log lies, and beside which shard.
 type Place = (PathBuf, Owner);
 
@@ -60,7 +63,7 @@ impl Opened {
     /// No purge yet, and a log that is never written.
     #[cfg(test)]
     pub(super) fn nowhere() -> Self {
-        Opened { table: Arc::default(), places: Vec::new(), id: 1, end: 0, replayed: first() }
+        Opened { table: Arc::default(), places: Vec::new(), id: 1, end: 0, replayed: first(&[]) }
     }
 
     /// The purges in force, for workers.
@@ -90,7 +93,7 @@ pub fn open(writer: &mut shard::Writer) -> io::Result<Opened> {
     }
     let furthest = logs.into_iter().max_by_key(|(_, replayed)| replayed.sequence);
     let (table, mut replayed) = furthest.unwrap_or_else(|| match writer.usage().objects {
-        0 => (Table::default(), first()),
+        0 => (Table::default(), first(&places)),
         _ => distrust(&places, &why),
     });
     for purge in &replayed.removals {
@@ -98,7 +101,8 @@ pub fn open(writer: &mut shard::Writer) -> io::Result<Opened> {
     }
     let excess = replayed.history.len().saturating_sub(limits::PURGES_REMEMBERED);
     replayed.history.drain(..excess);
-    let id = clock::unix_ms();
+    // Later than all before it, and not below a number that was given out, whatever the clock says.
+    let id = clock::unix_ms().max(last_log(&places) + 1).max(replayed.sequence);
     let mut end = 0;
     for (path, owner) in &places {
         let bytes = whole_log((id, *owner), replayed.sequence, &table, &replayed.history, &replayed.removals);
@@ -138,15 +142,23 @@ fn distrust(places: &[Place], why: &str) -> (Table, Replayed) {
         ?places,
         "purge log: {why}: what was purged is not known, so nothing stored before is served"
     );
-    let (table, replayed) = (Table::default(), first());
+    let (table, replayed) = (Table::default(), first(places));
     table.apply_to_everything(replayed.sequence);
     (table, replayed)
 }
 
 /// A log that begins now. Its first number is the time in milliseconds: higher than any of a log before it, for nobody
-/// purges a thousand times a second for years.
-fn first() -> Replayed {
-    Replayed { sequence: clock::unix_ms(), ..Replayed::default() }
+/// purges a thousand times a second for years. Where the clock was set back, it is higher than what the log before began
+/// with by more than was purged since.
+fn first(places: &[Place]) -> Replayed {
+    let (now, last) = (clock::unix_ms(), last_log(places));
+    Replayed { sequence: if now > last { now } else { last + PURGES_OF_A_RUN }, ..Replayed::default() }
+}
+
+/// The highest number of a log that the shards name; what cannot be one is damage.
+fn last_log(places: &[Place]) -> u64 {
+    let logs = places.iter().map(|(_, owner)| owner.log);
+    logs.filter(|&log| log <= SEQUENCE_MAX - SEQUENCE_MAX / 4).max().unwrap_or(0)
 }
 
 fn remove(writer: &mut shard::Writer, purge: &Purge) -> u64 {

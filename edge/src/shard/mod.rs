@@ -48,7 +48,7 @@ pub use append::{Body, Label};
 pub use medium::free_huge_pages;
 pub use place::{Hold, Placed};
 pub use reopen::{Reopened, Reopening};
-pub use set::{Reader, ShardReader, Writer};
+pub use set::{Reader, ShardReader, ToFlush, Writer};
 pub use shadow::{Estimate, Estimates, Seen};
 
 use crate::limits;

@@ -93,7 +93,7 @@ impl ShardFile {
             pins.into_iter().map(|pins| Find { index: Arc::clone(&index), pins, geometry: self.geometry });
         let readers = finds.by_ref().take(options.readers).map(Reader::new).collect();
         let find = finds.next().expect("one more than readers");
-        let mut writer = Writer::new(map, find, (self.home, self.placed), self.header.id, run);
+        let mut writer = Writer::new(map, find, (self.home, self.flusher, self.placed), self.header.id, run);
         match checkpoint {
             Some(checkpoint) => restore(&mut writer, checkpoint),
             None => rebuild(&mut writer, scanned, &mut opened),
@@ -129,6 +129,9 @@ struct ShardFile {
     header: FileHeader,
     geometry: Geometry,
     home: Home,
+    /// The file once more. A kernel tells each that has a file open once what it could not write, and who opens it later
+    /// only if nobody was told before.
+    flusher: File,
     placed: Placed,
 }
 
@@ -175,6 +178,7 @@ impl ShardFile {
         let mut how = File::options();
         how.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = how.open(&path).map_err(|error| failed(&path, error, ACCESS))?;
+        let flusher = File::open(&path).map_err(|error| failed(&path, error, ACCESS))?;
         let found =
             read_header(&file).map_err(|error| failed(&path, error, "check the disk, or remove the file"))?;
         let (new, segment_bytes) = (segment_bytes, kept_segment_bytes(found, segment_bytes));
@@ -220,7 +224,7 @@ impl ShardFile {
         // promises segments that are not there.
         store_words(&map, &header.encode());
         file.set_len(bytes).map_err(|error| failed(&path, error, "check the disk, or remove the file"))?;
-        Ok(ShardFile { map, header, geometry, home, placed })
+        Ok(ShardFile { map, header, geometry, home, flusher, placed })
     }
 
     /// The checkpoint of the stop before, if there is one that holds for this file as it is.
@@ -447,6 +451,7 @@ pub(super) fn open_simulated(disk: &Simulated<'_>) -> (Writer, Vec<Reader>, Open
     };
     let home =
         Home { path: path.clone(), state: path, medium: Medium::Disk, instead: None, lock: map.directory() };
-    let file = ShardFile { map, header, geometry, home, placed: Placed::default() };
+    let flusher = File::open("/dev/null").expect("it can always be opened");
+    let file = ShardFile { map, header, geometry, home, flusher, placed: Placed::default() };
     file.serve(&options, 0, disk.index_entries).expect("nothing can fail")
 }

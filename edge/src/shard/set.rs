@@ -28,6 +28,7 @@ use crate::sys::mapping::Window;
 use crate::{clock, limits};
 use bytes::Bytes;
 use std::fmt;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -101,6 +102,17 @@ impl fmt::Debug for ShardReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ShardReader").field("number", &self.number).finish_non_exhaustive()
     }
+}
+
+/// A shard that is to be flushed.
+pub struct ToFlush {
+    /// Its number.
+    pub number: usize,
+    /// Where its file should be.
+    pub path: PathBuf,
+    /// Its file, opened when the shard was: so it is told of every failure to write since, also of one that others were
+    /// told of meanwhile.
+    pub file: Arc<File>,
 }
 
 /// Bytes of a segment of a new shard, by the bytes of the shard.
@@ -346,11 +358,6 @@ impl Writer {
         self.live_mut().map(|writer| writer.remove_if(hash, key, &wanted)).sum()
     }
 
-    /// The files of the shards in use, to bring all that is in them to the disk.
-    pub fn files(&self) -> Vec<PathBuf> {
-        self.live().map(|(_, writer)| writer.path.clone()).collect()
-    }
-
     /// The directories of the shards in use in which files can be written, and whose purge log is to be there.
     pub fn states(&self) -> Vec<(PathBuf, Owner)> {
         self.live().map(|(_, writer)| (writer.home.state.clone(), writer.owner())).collect()
@@ -442,20 +449,30 @@ impl Writer {
         })
     }
 
-    /// The shards written since the last call, by number, and their files, for flushing them; each that was is to be told to
-    /// [`Writer::flushed`].
-    pub fn dirty(&mut self) -> Vec<(usize, PathBuf)> {
+    /// The shards written since the last call, for flushing them; each that was is to be told to [`Writer::flushed`], before
+    /// this is called again.
+    pub fn dirty(&mut self) -> Vec<ToFlush> {
+        self.to_flush(false)
+    }
+
+    /// The same of all shards in use, to bring all that is in them to the disk.
+    pub fn files(&mut self) -> Vec<ToFlush> {
+        self.to_flush(true)
+    }
+
+    fn to_flush(&mut self, all: bool) -> Vec<ToFlush> {
         let changes = self.changes.count();
-        let dirty = |shard: &mut Shard| {
-            let dirty = shard.writer.as_mut().ok()?.dirty();
+        let one = |(number, shard): (usize, &mut Shard)| {
+            let writer = shard.writer.as_mut().ok()?;
+            let dirty = writer.dirty();
             shard.flushing = changes;
             if dirty.is_none() {
                 shard.flushed = changes;
             }
-            dirty
+            let (path, file) = (writer.path.clone(), Arc::clone(&writer.flusher));
+            (all || dirty.is_some()).then_some(ToFlush { number, path, file })
         };
-        let numbered = self.shards.iter_mut().enumerate();
-        numbered.filter_map(|(number, shard)| Some((number, dirty(shard)?.0))).collect()
+        self.shards.iter_mut().enumerate().filter_map(one).collect()
     }
 
     /// The checkpoints of a clean stop: where to write each and its bytes. Nothing may be stored afterwards.

@@ -38,6 +38,7 @@ pub struct Writer {
     pub(super) find: Find,
     pub(super) geometry: Geometry,
     pub(super) path: PathBuf,
+    pub(super) flusher: Arc<File>,
     pub(super) home: Home,
     pub(super) placed: Placed,
     pub(super) id: u64,
@@ -63,7 +64,13 @@ pub(super) struct Place {
 }
 
 impl Writer {
-    pub(super) fn new(map: Appender, find: Find, (home, placed): (Home, Placed), id: u64, run: u64) -> Self {
+    pub(super) fn new(
+        map: Appender,
+        find: Find,
+        (home, flusher, placed): (Home, File, Placed),
+        id: u64,
+        run: u64,
+    ) -> Self {
         let capacity = find.geometry.file_bytes();
         Writer {
             policy: Policy::new(capacity, find.index.entries_max()),
@@ -73,6 +80,7 @@ impl Writer {
             map,
             find,
             path: home.file(),
+            flusher: Arc::new(flusher),
             home,
             placed,
             id,
@@ -240,9 +248,9 @@ impl Writer {
         }
     }
 
-    /// The shard file, for flushing it, and the range of bytes written since the last call.
-    pub fn dirty(&mut self) -> Option<(PathBuf, Range<u64>)> {
-        self.dirty.take().map(|range| (self.path.clone(), range))
+    /// The range of bytes of the shard file written since the last call, which are to be flushed.
+    pub fn dirty(&mut self) -> Option<Range<u64>> {
+        self.dirty.take()
     }
 
     /// The checkpoint of a clean stop: where to write it and its bytes. Nothing may be stored afterwards.

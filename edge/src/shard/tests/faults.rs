@@ -75,9 +75,9 @@ fn a_shard_that_was_made_anew_gives_no_number_of_an_object_again() {
 
 /// Brings all to the disk, as control does.
 fn flush(writer: &mut crate::shard::set::Writer) {
-    for (number, path) in writer.dirty() {
-        File::open(path).unwrap().sync_data().unwrap();
-        writer.flushed(number);
+    for shard in writer.dirty() {
+        shard.file.sync_data().unwrap();
+        writer.flushed(shard.number);
     }
 }
 
