@@ -125,6 +125,12 @@ impl Filling {
         result
     }
 
+    /// The stream goes on, and is not stored any more.
+    fn stop_sealing(&mut self, node: &Node) {
+        node.writer.borrow_mut().give_up(self.stream.object());
+        self.stream.stop_sealing(node);
+    }
+
     /// Puts the bytes that were kept into the shard. If that fails, the stream is not stored any more.
     fn seal(&mut self, node: &Node) -> Result<(), PutError> {
         let object = self.stream.object();
@@ -134,7 +140,7 @@ impl Filling {
                 self.chunks += 1;
                 self.stream.sealed(node);
             }
-            Err(_) => self.stream.stop_sealing(node),
+            Err(_) => self.stop_sealing(node),
         }
         put
     }
@@ -197,6 +203,7 @@ pub(super) async fn run(node: &Rc<Node>, fill: &Rc<Fill>, request: &RequestHead,
         overtaken = purged || !fill.publishes();
         let publishes = filling.stream.joinable() && !overtaken;
         let stored = publishes.then(|| filling.publish(node, fill, request));
+        node.writer.borrow_mut().give_up(filling.stream.object());
         filling.stream.end(node);
         stored
     });
@@ -252,7 +259,11 @@ impl Resumed {
 
 /// Ends a fill that is not over as broken.
 pub(super) fn break_off(node: &Node, fill: &Fill) {
-    let streaming = with(fill, |filling| filling.stream.broken(node)).is_some();
+    let broken = |filling: &mut Filling| {
+        node.writer.borrow_mut().give_up(filling.stream.object());
+        filling.stream.broken(node);
+    };
+    let streaming = with(fill, broken).is_some();
     if streaming {
         fill.state.replace(State::Done);
         node.cells.add(Counter::FillsBroken, 1);
@@ -269,7 +280,7 @@ fn stop_sealing(node: &Node, fill: &Fill, reason: &str) {
     with(fill, |filling| {
         if filling.stream.joinable() {
             tracing::debug!(reason, "object goes on without being stored");
-            filling.stream.stop_sealing(node);
+            filling.stop_sealing(node);
         }
     });
 }

@@ -73,11 +73,14 @@ impl Slices {
     pub(super) fn readers(&self) -> usize {
         self.readers.get()
     }
+}
 
-    fn settle(&self, object: &Object) {
-        if object.readers.get() == 0 && object.runs.borrow().is_empty() {
-            self.objects.borrow_mut().remove(&object.number);
-        }
+/// Forgets an object that nobody reads and nothing brings any more.
+fn settle(node: &Node, object: &Object) {
+    if object.readers.get() == 0 && object.runs.borrow().is_empty() {
+        node.slices.objects.borrow_mut().remove(&object.number);
+        // Where its head was purged meanwhile.
+        node.writer.borrow_mut().give_up(object.number);
     }
 }
 
@@ -140,7 +143,7 @@ impl Drop for Reading {
         slices.readers.set(slices.readers.get() - 1);
         self.object.readers.set(self.object.readers.get() - 1);
         self.object.runs.borrow().iter().for_each(|run| run.asked.notify_one());
-        slices.settle(&self.object);
+        settle(&self.node, &self.object);
     }
 }
 
@@ -259,7 +262,7 @@ fn start(
         if node.writer().complete(object.number, object.complete_bytes) {
             rules::complete(&node, &request, object.number);
         }
-        node.slices.settle(&object);
+        settle(&node, &object);
     });
     run
 }

@@ -61,8 +61,7 @@ pub(super) struct Draft<'a> {
 }
 
 impl Writer {
-    /// Notes that an object without a head is being stored. More than [`limits::FETCHES_RUNNING_MAX`] do not run at once,
-    /// so what is forgotten was given up.
+    /// Notes that an object without a head is being stored. More than [`limits::FETCHES_RUNNING_MAX`] do not run at once.
     pub(super) fn note_fill(&mut self, object: u64) {
         if self.heads.contains_key(&object) || self.fills.contains(&object) {
             return;
@@ -71,6 +70,12 @@ impl Writer {
             self.fills.pop_front();
         }
         self.fills.push_back(object);
+    }
+
+    /// An object whose chunks were being stored gets no head: from now on they are nothing worth keeping. Of one that has
+    /// a head nothing changes.
+    pub fn give_up(&mut self, object: u64) {
+        self.fills.retain(|&fill| fill != object);
     }
 
     /// The log for a record of this key: that of what it replaces, else what the policy says.

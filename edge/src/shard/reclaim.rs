@@ -49,7 +49,7 @@ pub(super) struct Segments {
 /// How far a segment is emptied.
 #[derive(Clone, Copy)]
 pub(super) struct Drain {
-    segment: usize,
+    pub(super) segment: usize,
     log: Log,
     at: usize,
 }

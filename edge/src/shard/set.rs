@@ -312,6 +312,14 @@ impl Writer {
         self.shard(number).ok_or(PutError::NoShard)?.put_chunk(object, chunk, pieces)
     }
 
+    /// A large object of which chunks may be stored gets no head, and no more of them: they are nothing worth keeping.
+    pub fn give_up(&mut self, object: u64) {
+        let (number, object) = untagged(object);
+        if let Some(shard) = self.shard(number) {
+            shard.give_up(object);
+        }
+    }
+
     /// Whether this chunk of a large object is there.
     pub fn has_chunk(&self, object: u64, chunk: u32) -> bool {
         self.of(object).is_some_and(|(shard, object)| shard.has_chunk(object, chunk))

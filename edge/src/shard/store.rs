@@ -126,7 +126,7 @@ impl Writer {
         let old = self.replaced(label, replaces);
         let slot = self.slot_for(label.hash, &old);
         if matches!(body, Body::Chunks { .. }) {
-            self.fills.retain(|&fill| fill != object);
+            self.give_up(object);
             // Asked last: making room for the record and for its entry may have cost a chunk.
             if !self.complete(object, position) {
                 self.mark_dead(location);

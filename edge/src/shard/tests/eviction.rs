@@ -223,3 +223,20 @@ fn the_smallest_store_holds_large_objects_and_small_ones_beside_them() {
     println!("hits of small objects beside large ones that pass: {share:.3}");
     assert!(share > 0.9, "{share:.3}");
 }
+
+#[test]
+fn what_a_fill_that_was_given_up_has_stored_leaves() {
+    let scratch = Scratch::new("eviction-given-up");
+    let (mut writer, readers, _) = open(&options(&scratch, 24));
+    let [given_up, runs] = [(); 2].map(|()| writer.new_object());
+    for chunk in 0..24 {
+        for object in [given_up, runs] {
+            writer.put_chunk(object, chunk, &[Bytes::from(vec![chunk as u8; 8_000])]).unwrap();
+        }
+    }
+    writer.give_up(given_up);
+    let mut next = 100;
+    flood(&mut writer, &mut next, 60, |_| {});
+    let there = |object| (0..24).filter(|&chunk| readers[0].chunk(object, chunk).is_some()).count();
+    assert_eq!((there(given_up), there(runs)), (0, 24));
+}

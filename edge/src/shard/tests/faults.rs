@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
-fn cut(options: &Options, bytes: u64) {
+pub(super) fn cut(options: &Options, bytes: u64) {
     File::options().write(true).open(options.path.join("shard-0")).unwrap().set_len(bytes).unwrap();
 }
 
@@ -52,7 +52,11 @@ fn a_file_cut_short_costs_its_shard_which_comes_back_empty_without_a_restart() {
 }
 
 /// Takes a shard into use again, for all readers.
-fn reopen(writer: &mut crate::shard::set::Writer, readers: &mut [crate::shard::set::Reader], number: usize) {
+pub(super) fn reopen(
+    writer: &mut crate::shard::set::Writer,
+    readers: &mut [crate::shard::set::Reader],
+    number: usize,
+) {
     let shards = writer.reopen(number).unwrap();
     readers.iter_mut().zip(shards).for_each(|(reader, shard)| reader.take(shard));
 }

@@ -1,6 +1,7 @@
 //! Tests of the store as a whole, on small segments. Here: contents that can be checked byte by byte, and what
 //! a caller sees step by step. The long ones are beside: against a model, killed, on a torn disk, with threads.
 
+mod accounts;
 mod basics;
 mod crashes;
 mod eviction;
