@@ -460,15 +460,15 @@ impl Writer {
     /// The shards written since the last call, for flushing them; each that was is to be told to [`Writer::flushed`], before
     /// this is called again.
     pub fn dirty(&mut self) -> Vec<ToFlush> {
-        self.to_flush(false)
+        self.those_to_flush(false)
     }
 
     /// The same of all shards in use, to bring all that is in them to the disk.
     pub fn files(&mut self) -> Vec<ToFlush> {
-        self.to_flush(true)
+        self.those_to_flush(true)
     }
 
-    fn to_flush(&mut self, all: bool) -> Vec<ToFlush> {
+    fn those_to_flush(&mut self, all: bool) -> Vec<ToFlush> {
         let changes = self.changes.count();
         let one = |(number, shard): (usize, &mut Shard)| {
             let writer = shard.writer.as_mut().ok()?;

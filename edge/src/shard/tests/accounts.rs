@@ -236,5 +236,5 @@ fn accounts_are_what_is_counted_after_anything_that_can_happen() {
             most = most.max(run.writer.usage().reclaimed_segments);
         }
     }
-    assert!(most > 20, "too little happened: {most} segments reclaimed between two starts");
+    assert!(most > 10, "too little happened: {most} segments reclaimed between two starts");
 }
