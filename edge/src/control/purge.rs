@@ -16,7 +16,8 @@
 //! words of the table, the last purges, and removals that the store's own file may not have on disk yet. Where the
 //! log cannot be read, or is not there although the store holds something, nothing stored before is served: what
 //! was purged is not known. Of several shards each has the whole log beside it, so that it is there whichever disk
-//! fails; at the start the one that goes furthest counts, of those that are of this store and of its last run.
+//! fails; at the start the one that goes furthest counts, of those that are of this store and of its last run. A shard whose
+//! log could not be written says so until it can: without the others' it counts as one whose log is missing.
 #![forbid(unsafe_code)]
 
 use super::reasons::Reason;
@@ -28,7 +29,7 @@ use crate::proto::key;
 use crate::proto::purge::{Class, Subject, Tags};
 use crate::proto::stored::Meta;
 use crate::shard;
-use crate::shard::purge_log::{self, Cause, Item, Owner, Purge, Replayed};
+use crate::shard::purge_log::{self, Cause, Item, LACKS, Owner, Purge, Replayed};
 use crate::stats::Counter;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -157,7 +158,7 @@ fn first(places: &[Place]) -> Replayed {
 
 /// The highest number of a log that the shards name; what cannot be one is damage.
 fn last_log(places: &[Place]) -> u64 {
-    let logs = places.iter().map(|(_, owner)| owner.log);
+    let logs = places.iter().map(|(_, owner)| owner.log & !LACKS);
     logs.filter(|&log| log <= SEQUENCE_MAX - SEQUENCE_MAX / 4).max().unwrap_or(0)
 }
 
@@ -419,18 +420,25 @@ pub(super) async fn keep_log(node: &Rc<Node>) {
 /// Brings a batch to every disk that takes it. The error is that of the last one if none does.
 async fn write(node: &Node, files: &mut [LogFile], items: &[Item]) -> io::Result<()> {
     let anew = node.purges.rewrite.take();
-    let mut result = Err(io::Error::other("there is no log"));
+    let (mut result, mut lacking) = (Err(io::Error::other("there is no log")), Vec::new());
     for log in files {
         if anew {
             log.end = 0;
         }
         match write_one(node, log, items).await {
-            Err(error) if result.is_ok() => tracing::warn!(%error, "one of several purge logs not written"),
             Ok(()) => result = Ok(()),
-            Err(error) => result = Err(error),
+            Err(error) => {
+                tracing::warn!(%error, path = %log.path.display(), "purge log not written");
+                lacking.push(log.owner.shard);
+                result = result.or(Err(error));
+            }
         }
     }
-    result
+    // A shard whose log lacks what is acknowledged now must not be believed by that log, should the others be lost.
+    let mut writer = node.writer.borrow_mut();
+    result.and_then(|()| {
+        lacking.into_iter().try_for_each(|shard| writer.set_log(shard, node.purges.id | LACKS))
+    })
 }
 
 /// Writes a batch behind the others, or everything in a new file.

@@ -27,6 +27,8 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 const MAGIC: u64 = u64::from_le_bytes(*b"edgeprgs");
 const VERSION: u64 = 2;
 const FRAME_MAGIC: [u8; 4] = *b"EPRG";
+/// A bit in the name that a shard's header has for its log: that log lacks purges, and so does not count. No id has it.
+pub const LACKS: u64 = 1 << 63;
 /// Bytes of the header.
 pub const HEADER_BYTES: usize = 48;
 const FRAME_BYTES: usize = 16;

@@ -214,22 +214,53 @@ fn without_a_log_that_can_be_trusted_nothing_is_served() {
     }
 }
 
+/// A store of two shards, and where they lie.
+fn two_shards(directory: &Scratch, origin: &Origin) -> (Config, [PathBuf; 2]) {
+    let mut config = config(directory.path(), &[origin.url()]);
+    let paths = ["first", "second"].map(|name| directory.path().join(name));
+    let shard = |path: &PathBuf| Shard {
+        path: path.clone(),
+        size_bytes: 64 << 20,
+        object_bytes: limits::OBJECT_BYTES,
+        state: None,
+        hold: Default::default(),
+    };
+    config.store = paths.iter().map(shard).collect();
+    (config, paths)
+}
+
+#[test]
+fn a_shard_whose_log_lacks_a_purge_is_not_believed_without_one_that_has_it() {
+    let origin = origin();
+    let directory = Arc::new(Scratch::new());
+    let (config, [first, second]) = two_shards(&directory, &origin);
+    let (node, mut workers) = start_in(1, config.clone(), directory.clone());
+    let urls: Vec<String> = (0..40).map(|number| format!("http://a/{number}")).collect();
+    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+    fill(&node, &mut workers[0], &urls);
+    // The second disk takes the log no more, until after the purge.
+    let [log, new] = ["purges", "purges.new"].map(|name| second.join(name));
+    let aside = second.join("aside");
+    std::fs::rename(&log, &aside).unwrap();
+    [&log, &new].iter().for_each(|path| std::fs::create_dir(path).unwrap());
+    purge(&node, json!({ "host": "a" }));
+    node.handle.stop().unwrap();
+    drop(workers);
+    [&log, &new].iter().for_each(|path| std::fs::remove_dir(path).unwrap());
+    std::fs::rename(&aside, &log).unwrap();
+    // The first one is replaced.
+    std::fs::remove_dir_all(&first).unwrap();
+    let (node, mut workers) = start_in(1, config, directory.clone());
+    check(&workers[0], &[], &urls);
+    fill(&node, &mut workers[0], &urls[..5]);
+    node.handle.stop().unwrap();
+}
+
 #[test]
 fn of_several_shards_each_has_the_log_and_one_is_enough() {
     let origin = origin();
     let directory = Arc::new(Scratch::new());
-    let mut config = config(directory.path(), &[origin.url()]);
-    let paths = ["first", "second"].map(|name| directory.path().join(name));
-    config.store = paths
-        .iter()
-        .map(|path| Shard {
-            path: path.clone(),
-            size_bytes: 64 << 20,
-            object_bytes: crate::limits::OBJECT_BYTES,
-            state: None,
-            hold: Default::default(),
-        })
-        .collect();
+    let (config, paths) = two_shards(&directory, &origin);
     let (node, mut workers) = start_in(1, config.clone(), directory.clone());
     fill(&node, &mut workers[0], &URLS);
     purge(&node, json!({ "prefix": "http://a/" }));

@@ -10,22 +10,33 @@ use std::path::{Path, PathBuf};
 pub struct LockedDirectory {
     pub(super) path: PathBuf,
     pub(super) lock: File,
+    /// The directory itself, for a lock file may be taken for a left-over and removed. `None`: it cannot be locked there.
+    directory: Option<File>,
     with: Option<Box<LockedDirectory>>,
 }
 
 impl LockedDirectory {
-    /// Takes the lock file `lock` in `path`. `Ok(None)`: somebody else has it.
+    /// Takes `path` and the lock file `lock` in it. `Ok(None)`: somebody else has it.
     pub fn lock(path: &Path) -> io::Result<Option<Self>> {
         let lock = OpenOptions::new().write(true).create(true).truncate(false).open(path.join("lock"))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Some(LockedDirectory::new(path.to_path_buf(), lock))),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error),
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
         }
+        let mut locked = LockedDirectory::new(path.to_path_buf(), lock);
+        let directory = File::open(path)?;
+        match directory.try_lock() {
+            Ok(()) => locked.directory = Some(directory),
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            // Not all network file systems do.
+            Err(TryLockError::Error(_)) => {}
+        }
+        Ok(Some(locked))
     }
 
     pub(super) fn new(path: PathBuf, lock: File) -> Self {
-        LockedDirectory { path, lock, with: None }
+        LockedDirectory { path, lock, directory: None, with: None }
     }
 
     /// Takes another one along.
@@ -45,5 +56,8 @@ impl Drop for LockedDirectory {
         // Said outright: a child process between fork and exec still has the file open. Cannot fail for a lock we have,
         // and closing the file would be the next best.
         let _ = self.lock.unlock();
+        if let Some(directory) = &self.directory {
+            let _ = directory.unlock();
+        }
     }
 }

@@ -559,6 +559,21 @@ mod tests {
     }
 
     #[test]
+    fn who_removes_the_lock_file_does_not_get_the_directory() {
+        let scratch = Scratch::new("mapping-removed");
+        let directory = LockedDirectory::lock(scratch.path()).unwrap().unwrap();
+        std::fs::remove_file(scratch.path().join("lock")).unwrap();
+        assert!(LockedDirectory::lock(scratch.path()).unwrap().is_none());
+        // Nor under another name.
+        let link = scratch.path().with_extension("link");
+        std::os::unix::fs::symlink(scratch.path(), &link).unwrap();
+        assert!(LockedDirectory::lock(&link).unwrap().is_none());
+        std::fs::remove_file(&link).unwrap();
+        drop(directory);
+        assert!(LockedDirectory::lock(scratch.path()).unwrap().is_some());
+    }
+
+    #[test]
     fn a_duplicate_of_the_lock_file_does_not_keep_the_lock() {
         let scratch = Scratch::new("mapping-duplicate");
         let directory = LockedDirectory::lock(scratch.path()).unwrap().unwrap();
