@@ -147,18 +147,19 @@ impl Server {
         None
     }
 
-    /// Opens a connection.
+    /// Opens a connection, or waits for another request to do so where one is enough: within this limit in all.
     pub(super) async fn open(&self, connector: &Connector, limit: Duration) -> Result<Sender, ConnectError> {
-        let turn = match self.speaks_http2.get() {
-            true => Some(self.opening.lock().await),
-            false => None,
-        };
-        if turn.is_some()
-            && let Some(sender) = self.reuse()
-        {
-            return Ok(sender);
-        }
-        self.dial(connector, false, limit).await
+        within(limit, async {
+            let turn = match self.speaks_http2.get() {
+                true => Some(self.opening.lock().await),
+                false => None,
+            };
+            match turn.as_ref().and_then(|_| self.reuse()) {
+                Some(sender) => Ok(sender),
+                None => self.connect(connector, false).await,
+            }
+        })
+        .await
     }
 
     /// Opens a connection that speaks HTTP/1.1, whatever the server would choose.
@@ -167,19 +168,7 @@ impl Server {
         connector: &Connector,
         limit: Duration,
     ) -> Result<Sender, ConnectError> {
-        self.dial(connector, true, limit).await
-    }
-
-    async fn dial(
-        &self,
-        connector: &Connector,
-        http1: bool,
-        limit: Duration,
-    ) -> Result<Sender, ConnectError> {
-        match timeout(limit, self.connect(connector, http1)).await {
-            Ok(connected) => connected.map_err(ConnectError::Failed),
-            Err(_) => Err(ConnectError::Timeout),
-        }
+        within(limit, self.connect(connector, true)).await
     }
 
     async fn connect(&self, connector: &Connector, only_http1: bool) -> Result<Sender, String> {
@@ -251,6 +240,16 @@ impl Server {
     }
 }
 
+async fn within(
+    limit: Duration,
+    connecting: impl Future<Output = Result<Sender, String>>,
+) -> Result<Sender, ConnectError> {
+    match timeout(limit, connecting).await {
+        Ok(connected) => connected.map_err(ConnectError::Failed),
+        Err(_) => Err(ConnectError::Timeout),
+    }
+}
+
 /// A connector for HTTP/1.1 and HTTP/2 (by ALPN), trusting the public authorities or only those of `ca_file`.
 pub(super) fn connector(ca_file: Option<&Path>) -> Result<Connector, String> {
     let mut http = HttpConnector::new();
@@ -309,5 +308,33 @@ where
 {
     fn execute(&self, future: F) {
         tokio::task::spawn_local(future);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::pending;
+
+    /// Who waits while another opens the one connection waits no longer than for one of its own.
+    #[test]
+    fn a_dead_server_is_waited_for_once_however_many_wait() {
+        const LIMIT: Duration = Duration::from_secs(5);
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let server = Rc::new(Server::new(Uri::from_static("https://origin.test")));
+        server.speaks_http2.set(true);
+        let ask = |server: &Rc<Server>| {
+            let (server, dead) = (server.clone(), Rc::new(|_: &Uri| -> InMemory { Box::pin(pending()) }));
+            tokio::task::spawn_local(async move { server.open(&Connector::Memory(dead), LIMIT).await })
+        };
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let began = Instant::now();
+            let waiting: Vec<_> = (0..10).map(|_| ask(&server)).collect();
+            for ended in waiting {
+                assert!(matches!(ended.await.unwrap(), Err(ConnectError::Timeout)));
+            }
+            assert!(began.elapsed() < LIMIT + LIMIT / 10, "{:?}", began.elapsed());
+        });
     }
 }
