@@ -377,6 +377,7 @@ pub const HTTP2_CONNECTION_BYTES: usize = HTTP2_CONNECTION_WINDOW_BYTES as usize
 
 const _: () = assert!(HTTP2_FRAMES_PER_TURN_MAX >= HTTP2_REQUESTS_PER_TURN_MAX * HTTP2_FRAMES_PER_REQUEST);
 const _: () = assert!(HTTP2_RESETS_PER_SECOND_MAX >= HTTP2_STREAMS_MAX);
+const _: () = assert!(GIVEN_UP_PER_CLIENT_MAX > HTTP2_GIVEN_UP_MAX);
 const _: () = assert!(FETCHES_PER_CLIENT_MAX as usize * 4 <= FETCHES_RUNNING_MAX + FETCHES_WAITING_MAX);
 const _: () = assert!(FETCHES_PER_CLIENT_MAX as usize * 4 <= TO_CONTROL_MESSAGES_MAX);
 /// Bytes of a configuration file.
@@ -417,6 +418,12 @@ pub const GIVEN_UP_PER_CLIENT_MAX: u32 = 1024;
 /// Of these, as many are forgiven in a second: at some 0.2 ms each, what a client can make control do for nothing is
 /// 2.5 % of a CPU.
 pub const GIVEN_UP_PER_SECOND: u32 = 125;
+/// HTTP/2 connections that were cut off for floods, by RFC 9113 section 10.5 or by requests given up, that may stand for one
+/// client: no browser has even one. With as many it is met with HTTP/1.1 alone, which most clients speak as well.
+pub const HTTP2_CUT_OFF_PER_CLIENT_MAX: u32 = 8;
+/// Seconds after which one of them is forgiven: what one such connection costs, some 30 ms of CPU at most, is then 0.3 % of
+/// one.
+pub const HTTP2_CUT_OFF_FORGIVEN_S: u64 = 10;
 /// Networks whose clients may have more; each is compared with each new connection.
 pub const UNLIMITED_CLIENTS_MAX: usize = 64;
 /// Networks of proxies in front of the node; each is compared with the peer of each request that goes to an origin.

@@ -26,6 +26,8 @@ edge_ebpf::table! {
     Http2Refused "http2_connections_refused";
     /// HTTP/2 connections cut off because they sent too much of what moves no request.
     Http2Floods "http2_floods";
+    /// Connections on which HTTP/2 was not offered, or refused, because their client was cut off too often.
+    Http2HeldBack "http2_connections_refused_per_client";
     /// Requests of HTTP/2 connections.
     Http2Requests "http2_requests";
     /// Requests with a complete head.

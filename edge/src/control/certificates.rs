@@ -217,7 +217,8 @@ fn read(
             name: &address.to_string(),
             clock: Arc::new(clock::Wall),
         };
-        policies.addresses.push(rules.build(secrets).map_err(|error| format!("{address}: {error}"))?);
+        let built = rules.build(secrets).map_err(|error| format!("{address}: {error}"))?;
+        policies.addresses.push(built.into());
     }
     loaded.policies = Arc::new(policies);
     Ok(loaded)

@@ -54,6 +54,27 @@ pub fn client_authorities(pem: &[u8]) -> Result<RootCertStore, String> {
     if roots.is_empty() { Err("holds no certificate".into()) } else { Ok(roots) }
 }
 
+/// By ALPN, as we prefer them (RFC 7301).
+const HTTP2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
+
+/// How clients of one address are met.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// Those that may speak any version of HTTP.
+    pub any: Arc<ServerConfig>,
+    /// Those that are held to HTTP/1.1. What else is agreed on, sessions included, is the same.
+    pub http1: Arc<ServerConfig>,
+}
+
+impl From<Arc<ServerConfig>> for Policy {
+    fn from(any: Arc<ServerConfig>) -> Policy {
+        let mut http1 = ServerConfig::clone(&any);
+        http1.alpn_protocols.retain(|protocol| protocol != HTTP2);
+        Policy { any, http1: Arc::new(http1) }
+    }
+}
+
 /// What one address is served with.
 pub struct Rules<'a> {
     /// At least one; the first is for clients that name no host.
@@ -94,7 +115,7 @@ impl Rules<'_> {
         };
         let names = Names::new(self.certificates).ok_or("no certificate")?;
         let mut config = builder.with_cert_resolver(Arc::new(names));
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
         // A store of sessions would be behind a lock that all workers share; tickets need none.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         let policy = [self.name.as_bytes(), self.client_ca.unwrap_or_default()].join(&0);

@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 use super::kernel_tls::CryptoInfo;
+use super::policy::Policy;
 use super::records::{
     Keys, Kind, OVERHEAD_BYTES_MAX, PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX, Refused, whole_record,
 };
@@ -43,7 +44,7 @@ const UNRECOGNIZED_NAME: u8 = 112;
 #[derive(Clone, Debug, Default)]
 pub struct Policies {
     /// One for each address, in the order their listeners are numbered.
-    pub addresses: Vec<Arc<ServerConfig>>,
+    pub addresses: Vec<Policy>,
     /// Handshakes that a worker begins within a second at most; `None`: all that come.
     pub handshakes_per_second: Option<u32>,
 }

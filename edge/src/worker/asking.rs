@@ -166,6 +166,7 @@ mod tests {
     const SETTINGS: u8 = 4;
     const GOAWAY: u8 = 7;
     const ENHANCE_YOUR_CALM: u8 = 11;
+    const HTTP_1_1_REQUIRED: u8 = 13;
 
     fn get(stream: u32) -> Vec<u8> {
         let mut block = b"\x82\x87\x04\x08".to_vec();
@@ -296,18 +297,30 @@ mod tests {
     /// One client comes again and again, and leaves what it has asked for; another one has its share.
     #[test]
     fn connections_that_ask_and_leave_are_held_back_and_others_are_not() {
+        const PAGE: u32 = 100;
         let mut bench = Bench::new();
-        let mut sum = 0;
-        for _ in 0..100 {
-            let slot = bench.connect(1);
-            bench.worker.receive(slot, &streams(100).flat_map(get).collect::<Vec<_>>());
+        let ask_and_leave = |bench: &mut Bench, slot| {
+            bench.worker.receive(slot, &streams(PAGE).flat_map(get).collect::<Vec<_>>());
             bench.worker.reset(slot);
             let (left, gone) = bench.asked();
             assert_eq!(left, 0);
-            sum += gone;
+            gone
+        };
+        // One after the other: HTTP/2 is spoken as long as what one connection may give up has room.
+        let mut sum = 0;
+        for _ in 0..100 {
+            let slot = bench.connect(1);
+            sum += ask_and_leave(&mut bench, slot);
         }
         let most = limits::GIVEN_UP_PER_CLIENT_MAX as usize;
-        assert!((most..most + 200).contains(&sum), "{sum}");
+        let held = most - limits::HTTP2_GIVEN_UP_MAX as usize;
+        assert!((held..=held + PAGE as usize).contains(&sum), "{sum}");
+        let slot = bench.connect(1);
+        assert_eq!(bench.goaway(slot), Some(HTTP_1_1_REQUIRED));
+        // All of them there before the first leaves.
+        let slots: Vec<u32> = (0..100).map(|_| bench.connect(3)).collect();
+        let sum: usize = slots.into_iter().map(|slot| ask_and_leave(&mut bench, slot)).sum();
+        assert!((most..most + 2 * PAGE as usize).contains(&sum), "{sum}");
         let slot = bench.connect(2);
         bench.worker.receive(slot, &streams(100).flat_map(get).collect::<Vec<_>>());
         assert_eq!(bench.asked(), (100, 0));

@@ -11,6 +11,9 @@
 //! leaves, by a reset of the stream or of the connection, can ask as fast as it can send. So each has at most so many
 //! requests at control at once, and one that gives up more than it is allowed to has to wait before it may ask again.
 //! That outlasts its connections, until another client takes its place in the table.
+//!
+//! HTTP/2 makes such floods cheap for who sends them, and each connection that is cut off for one has cost something before.
+//! A client that comes again and again is met with HTTP/1.1 alone for a while: others behind its address are served on.
 #![forbid(unsafe_code)]
 
 use crate::config::Network;
@@ -30,6 +33,11 @@ const PLACES_PER_CONNECTION: usize = 2;
 /// Milliseconds after which one request that was given up is forgiven, and those that may stand at once.
 const GIVEN_UP_MS: u64 = 1000 / limits::GIVEN_UP_PER_SECOND as u64;
 const GIVEN_UP_MAX_MS: u64 = limits::GIVEN_UP_PER_CLIENT_MAX as u64 * GIVEN_UP_MS;
+/// The same that may stand while HTTP/2 is spoken: then there is room for what one connection may give up.
+const GIVEN_UP_HTTP2_MS: u64 = GIVEN_UP_MAX_MS - limits::HTTP2_GIVEN_UP_MAX as u64 * GIVEN_UP_MS;
+/// Milliseconds after which one connection that was cut off is forgiven, and those at which HTTP/2 is spoken no more.
+const CUT_OFF_MS: u64 = 1000 * limits::HTTP2_CUT_OFF_FORGIVEN_S;
+const CUT_OFF_MAX_MS: u64 = (limits::HTTP2_CUT_OFF_PER_CLIENT_MAX as u64 - 1) * CUT_OFF_MS;
 
 const _: () = assert!(limits::CONNECTIONS_PER_CLIENT_MAX <= COUNT as u32);
 
@@ -48,6 +56,8 @@ pub struct Clients {
 struct Work {
     /// Monotonic milliseconds at which all that the client gave up is forgiven.
     forgiven_ms: AtomicU64,
+    /// The same of its connections that were cut off.
+    calm_ms: AtomicU64,
     /// Its requests at control.
     under_way: AtomicU32,
 }
@@ -125,6 +135,7 @@ impl Clients {
         let entered = self.replace(at, seen, own | 1)?;
         // Another client's, whose connections have all ended, and so its requests.
         self.work[at].forgiven_ms.store(0, Relaxed);
+        self.work[at].calm_ms.store(0, Relaxed);
         Some(entered)
     }
 
@@ -172,11 +183,31 @@ impl Clients {
         let before = work.under_way.fetch_sub(1, Relaxed);
         debug_assert!(before > 0, "each request is over once");
         if given_up {
-            let later = |until_ms: u64| Some(until_ms.max(now_ms) + GIVEN_UP_MS);
-            // It always has a value.
-            let _ = work.forgiven_ms.fetch_update(Relaxed, Relaxed, later);
+            add(&work.forgiven_ms, GIVEN_UP_MS, now_ms);
         }
     }
+
+    /// A connection of this client was cut off for a flood.
+    pub fn cut_off(&self, place: Place, now_ms: u64) {
+        if let Some(work) = self.work.get(place.0 as usize) {
+            add(&work.calm_ms, CUT_OFF_MS, now_ms);
+        }
+    }
+
+    /// Whether HTTP/2 may be spoken on another connection of this client.
+    pub fn may_multiplex(&self, place: Place, now_ms: u64) -> bool {
+        self.work.get(place.0 as usize).is_none_or(|work| {
+            work.calm_ms.load(Relaxed) <= now_ms + CUT_OFF_MAX_MS
+                && work.forgiven_ms.load(Relaxed) <= now_ms + GIVEN_UP_HTTP2_MS
+        })
+    }
+}
+
+/// One more that is to be forgiven, after those that stand.
+fn add(until_ms: &AtomicU64, forgiven_after_ms: u64, now_ms: u64) {
+    let later = |until_ms: u64| Some(until_ms.max(now_ms) + forgiven_after_ms);
+    // It always has a value.
+    let _ = until_ms.fetch_update(Relaxed, Relaxed, later);
 }
 
 /// What connections of one client have in common.
@@ -287,6 +318,46 @@ mod tests {
             }
         }
         assert_eq!(asked, limits::GIVEN_UP_PER_CLIENT_MAX + 1 + 5 * limits::GIVEN_UP_PER_SECOND);
+    }
+
+    #[test]
+    fn who_is_cut_off_again_and_again_speaks_http1() {
+        let clients = Clients::new(100, 9, Vec::new());
+        let (mut now_ms, mut cut_off) = (1_000_000, 0);
+        let place = clients.enter(v4(1)).unwrap();
+        // In steps of half of what one is forgiven in: of as many as it likes, and of as many as it may.
+        for step in 0..100 {
+            while clients.may_multiplex(clients.enter(v4(1)).unwrap(), now_ms) {
+                clients.cut_off(place, now_ms);
+                cut_off += 1;
+                clients.leave(place);
+            }
+            clients.leave(place);
+            assert_eq!(cut_off, limits::HTTP2_CUT_OFF_PER_CLIENT_MAX + step / 2, "{step}");
+            now_ms += CUT_OFF_MS / 2;
+        }
+        let other = clients.enter(v4(2)).unwrap();
+        assert!(clients.may_multiplex(other, now_ms) && clients.may_multiplex(Place::NONE, now_ms));
+    }
+
+    /// As a connection that is left before it is cut off counts for nothing else.
+    #[test]
+    fn who_gives_up_too_much_speaks_http1_until_a_page_is_forgiven() {
+        let clients = Clients::new(100, 9, Vec::new());
+        let mut now_ms = 1_000_000;
+        let place = clients.enter(v4(1)).unwrap();
+        let give_up = |count: u32, now_ms| {
+            for _ in 0..count {
+                clients.ask(place, now_ms).unwrap();
+                clients.asked(place, true, now_ms);
+            }
+            clients.may_multiplex(place, now_ms)
+        };
+        let most = limits::GIVEN_UP_PER_CLIENT_MAX - limits::HTTP2_GIVEN_UP_MAX;
+        assert!(give_up(most, now_ms));
+        assert!(!give_up(limits::HTTP2_GIVEN_UP_MAX, now_ms));
+        now_ms += u64::from(limits::HTTP2_GIVEN_UP_MAX - 1) * GIVEN_UP_MS;
+        assert!(!give_up(0, now_ms) && give_up(0, now_ms + GIVEN_UP_MS));
     }
 
     /// Nobody has more than its share (twice that, where workers met), and all that enter leave.

@@ -83,10 +83,11 @@ impl Worker {
         connection.peer = peer;
         connection.place = place;
         connection.undecided = self.http2_cleartext;
-        if let Some(config) = self.listeners[number as usize / limits::ACCEPTS_PER_LISTENER]
+        if let Some(policy) = self.listeners[number as usize / limits::ACCEPTS_PER_LISTENER]
             .policy
             .and_then(|at| self.secure.policies.addresses.get(at))
         {
+            let config = if self.node.may_multiplex(place) { &policy.any } else { &policy.http1 };
             let deadline_ms = connection.session.deadline_ms();
             let kernel = !self.secure.kernel.is_empty();
             connection.secure = Some(Box::new(Secure::new(config.clone(), deadline_ms, kernel)));

@@ -10,7 +10,7 @@ use super::populate::Waiter;
 use super::waiting::Lookup;
 use crate::control::mailbox::StreamId;
 use crate::limits;
-use crate::proto::http2::{Http2, PREFACE, Piece, Record, Segment};
+use crate::proto::http2::{HTTP1_REQUIRED, Http2, PREFACE, Piece, Record, Segment};
 use crate::proto::request::{BodyLength, RequestHead};
 use crate::proto::session::{Action, Again, Input};
 use crate::shard::{Cold, Pinned};
@@ -121,11 +121,24 @@ impl Node {
         }
     }
 
+    /// Whether HTTP/2 may be spoken on another connection of the client that is counted at this place.
+    pub(super) fn may_multiplex(&self, place: Place) -> bool {
+        let may = self.clients.may_multiplex(place, self.now.mono_ms);
+        self.cells.add(Counter::Http2HeldBack, u64::from(!may));
+        may
+    }
+
     /// The connection speaks HTTP/2 from its first byte on.
     pub(super) fn begin_multiplex(&mut self, connection: &mut Connection) {
         if self.multiplexes >= limits::HTTP2_CONNECTIONS_MAX {
             self.cells.add(Counter::Http2Refused, 1);
             connection.phase = Phase::Aborted;
+            return;
+        }
+        if !self.may_multiplex(connection.place) {
+            outbox(&mut self.outboxes, connection).push_copy(HTTP1_REQUIRED);
+            connection.phase = Phase::Finishing;
+            connection.stash = Vec::new();
             return;
         }
         self.multiplexes += 1;
@@ -204,6 +217,7 @@ impl Node {
         self.frames_left = self.frames_left.saturating_sub(frames);
         if let Some(flood) = mux.http2.take_flood() {
             self.cells.add(Counter::Http2Floods, 1);
+            self.clients.cut_off(mux.place, self.now.mono_ms);
             tracing::debug!("HTTP/2 client cut off: too many {flood}");
         }
         self.check_faults(connection, faults);

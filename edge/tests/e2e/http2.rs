@@ -4,7 +4,7 @@ use crate::support::{Answer, Client, Edge, Gate, Origin, Setup, alone, content, 
 use crate::support::{edge::directory, process, request, tls::Site, tls::TlsClient};
 use nix::sys::signal::Signal;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -239,15 +239,19 @@ const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 const ENHANCE_YOUR_CALM: u32 = 11;
+const HTTP_1_1_REQUIRED: u32 = 13;
 
 /// A client that writes frames by hand.
 struct Raw<S = TcpStream>(S);
 
 impl Raw {
     fn connect(edge: &Edge) -> Raw {
-        let mut stream = TcpStream::connect(edge.http()).expect("connected");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+        Raw::connect_from(Ipv4Addr::LOCALHOST, edge)
+    }
+
+    fn connect_from(source: Ipv4Addr, edge: &Edge) -> Raw {
+        let client = Client::connect_from(source, edge.http()).expect("connected");
+        let mut stream = client.stream().try_clone().expect("a descriptor");
         stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, b"")].concat()).expect("sent");
         Raw(stream)
     }
@@ -274,6 +278,11 @@ impl<S: Read> Raw<S> {
                 return Some(payload);
             }
         }
+    }
+
+    /// The code of the next GOAWAY.
+    fn goodbye(&mut self) -> Option<u32> {
+        self.until(GOAWAY).map(|payload| u32::from_be_bytes(payload[4..8].try_into().unwrap()))
     }
 }
 
@@ -333,8 +342,7 @@ fn floods_are_cut_off() {
         let mut raw = Raw::connect(&edge);
         // The node may close before all is written.
         let _ = raw.0.write_all(&bytes);
-        let goaway = raw.until(GOAWAY);
-        let code = goaway.map(|payload| u32::from_be_bytes(payload[4..8].try_into().unwrap()));
+        let code = raw.goodbye();
         // What is too large is a fault of its own.
         assert!(large.contains(&name) || code == Some(ENHANCE_YOUR_CALM), "{name}: {code:?}");
         assert!(code.is_some(), "{name}: it is told why");
@@ -367,25 +375,72 @@ fn an_origin_is_not_asked_for_a_client_that_never_waits() {
     };
     let ids = || (0..PAGE).map(|number| 2 * number + 1);
     let began = std::time::Instant::now();
-    for page in 0..60 {
-        let from = std::net::Ipv4Addr::new(127, 0, 0, 77);
-        let client = Client::connect_from(from, edge.http()).expect("connected");
-        let mut stream = client.stream();
-        let asked = ids().flat_map(|id| get(page, id));
-        let bytes = [PREFACE, &frame(SETTINGS, 0, 0, b""), &asked.collect::<Vec<u8>>()].concat();
-        stream.write_all(&bytes).expect("sent");
+    let from = Ipv4Addr::new(127, 0, 0, 77);
+    // All are there before the first gives something up: who comes later is held to HTTP/1.1.
+    let mut clients: Vec<Raw> = (0..60).map(|_| Raw::connect_from(from, &edge)).collect();
+    clients.iter_mut().for_each(|client| assert!(client.until(SETTINGS).is_some()));
+    for (page, mut client) in clients.into_iter().enumerate() {
+        let asked = ids().flat_map(|id| get(page as u32, id));
+        client.0.write_all(&asked.collect::<Vec<u8>>()).expect("sent");
         std::thread::sleep(Duration::from_millis(10));
         if page % 2 == 0 {
             let resets = ids().flat_map(|id| frame(RST_STREAM, 0, id, &[0, 0, 0, 8]));
-            stream.write_all(&resets.collect::<Vec<u8>>()).expect("sent");
+            client.0.write_all(&resets.collect::<Vec<u8>>()).expect("sent");
         }
     }
     run(&edge, &["EDGE/other"]);
     eventually("held back", || edge.metric("edge_requests_refused_per_client_total") > 0.0);
+    assert_eq!(edge.metric(HELD_TO_HTTP1), 0.0);
+    assert_eq!(Raw::connect_from(from, &edge).goodbye(), Some(HTTP_1_1_REQUIRED));
     let forgiven = 125 * (began.elapsed().as_secs() as usize + 1);
     let most = 1024 + PAGE as usize + forgiven + 1;
     assert!(origin.count_all() <= most, "{} of {} asked", origin.count_all(), 60 * PAGE);
     assert_eq!(origin.count("/other"), 1);
+}
+
+const HELD_TO_HTTP1: &str = "edge_http2_connections_refused_per_client_total";
+
+/// Who comes again and again with floods is met with HTTP/1.1 alone, over which it is served; others are not concerned.
+#[test]
+fn a_client_that_was_cut_off_too_often_speaks_http1() {
+    const MOST: usize = 8;
+    let origin = Origin::start();
+    origin.cacheable("/flood", 1000);
+    let site = Site::new(&["edge.test"]);
+    let setup = Setup {
+        listen_lines: format!("http2_cleartext = true\n{}", site.section()),
+        limit_lines: "unlimited_clients = []".into(),
+        ..Default::default()
+    };
+    let edge = Edge::start_with(origin.address(), setup);
+    edge.get_hit("/flood");
+    let (flooder, other) = (Ipv4Addr::new(127, 0, 0, 66), "127.0.0.67");
+    let version_over_tls = |from: &str| {
+        let format = ["--http2", "--interface", from, "-w", "%{stderr}%{http_version}"];
+        let output = site.curl("edge.test", "/flood", &format);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    for number in 0..MOST {
+        assert_eq!(version_over_tls(&flooder.to_string()), "2", "cut off {number} times");
+        let mut raw = Raw::connect_from(flooder, &edge);
+        let _ = raw.0.write_all(&frame(PING, 0, 0, &[7; 8]).repeat(5000));
+        assert_eq!(raw.goodbye(), Some(ENHANCE_YOUR_CALM), "{number}");
+    }
+    assert_eq!(edge.metric(HELD_TO_HTTP1), 0.0);
+    let mut raw = Raw::connect_from(flooder, &edge);
+    let _ = raw.0.write_all(&frame(HEADERS, 0x5, 1, &get()));
+    assert_eq!(raw.frame(), (SETTINGS, vec![]), "what a server says first");
+    assert_eq!(raw.goodbye(), Some(HTTP_1_1_REQUIRED));
+    assert!(raw.try_frame().is_none(), "closed");
+    assert_eq!(edge.metric(HELD_TO_HTTP1), 1.0);
+    assert_eq!(version_over_tls(&flooder.to_string()), "1.1");
+    assert_eq!(edge.metric(HELD_TO_HTTP1), 2.0);
+    let mut client = Client::connect_from(flooder, edge.http()).expect("connected");
+    assert!(client.get("/flood").head.is_hit(), "over HTTP/1.1 without TLS");
+    assert_eq!(version_over_tls(other), "2");
+    run(&edge, &["--interface", other, "EDGE/flood"]);
+    assert_eq!((edge.metric(HELD_TO_HTTP1), edge.metric("edge_http2_floods_total")), (2.0, MOST as f64));
 }
 
 /// Over TLS, too, a client that still sends learns why the connection ends, however much of it is under way.
@@ -408,9 +463,7 @@ fn the_reason_for_the_end_arrives_over_tls() {
             let _ = client.write_all(&acknowledgement()).and_then(|()| client.flush());
         }
         let _ = client.write_all(&pings);
-        let goaway = Raw(client).until(GOAWAY);
-        let code = goaway.map(|payload| u32::from_be_bytes(payload[4..8].try_into().unwrap()));
-        assert_eq!(code, Some(ENHANCE_YOUR_CALM), "after {times}");
+        assert_eq!(Raw(client).goodbye(), Some(ENHANCE_YOUR_CALM), "after {times}");
     }
     assert!(edge.metric("edge_http2_floods_total") >= 3.0);
 }

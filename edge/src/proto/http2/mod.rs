@@ -44,6 +44,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use stream::{Stream, Turn};
 
+/// What a client is told that should speak HTTP/1.1 instead: our preface, an empty SETTINGS frame, and GOAWAY with
+/// HTTP_1_1_REQUIRED, before any stream (RFC 9113 sections 3.4, 6.8 and 7).
+pub const HTTP1_REQUIRED: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0d";
+
 /// Bytes handed to the `h2` crate before it is made to write them: what it holds is in the order of an earlier choice.
 const UNWRITTEN_BYTES_MAX: usize = 128 * 1024;
 /// Priorities kept for streams that have not begun (RFC 9218 section 7.1).
