@@ -7,9 +7,9 @@ use super::Tally;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, bind, connect, socket};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, SocketAddrV4, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Bytes of frames offered on one connection; far more than any bound lets pass.
@@ -18,8 +18,8 @@ const BYTES: usize = 100_000;
 const PAUSE: Duration = Duration::from_millis(2);
 /// How long a flood may go on before the node must have ended it.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Where attackers come from, so that what counts by the client's address tells them from others.
-pub const FROM: SocketAddrV4 = SocketAddrV4::new(std::net::Ipv4Addr::new(127, 0, 0, 2), 0);
+/// The first address that attackers come from, so that what counts by the client's address tells them from others.
+pub const FROM: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 2), 0);
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
@@ -43,6 +43,8 @@ pub struct Flood {
     pub name: &'static str,
     /// What is sent one after the other, with [`PAUSE`] between.
     parts: Vec<Vec<u8>>,
+    /// Connections so far.
+    connections: AtomicU32,
 }
 
 /// All kinds.
@@ -64,10 +66,11 @@ pub fn all() -> Vec<Flood> {
     // A long field in the dynamic table (RFC 7541 section 6.2.1), named again and again: 12 KiB become 32 MiB.
     let mut bomb = [GET, b"\x40\x01x\x7f\xa1\x1e", &[b'a'; 4000]].concat();
     bomb.extend([0xbe; 8000]);
-    let flood = |name, bytes| Flood { name, parts: vec![bytes] };
+    let in_parts = |name, parts| Flood { name, parts, connections: AtomicU32::new(0) };
+    let flood = |name, bytes| in_parts(name, vec![bytes]);
     vec![
         flood("rapid reset", streams(&|id| [ask(id), reset(id)].concat())),
-        Flood { name: "rapid reset, late", parts: pages.collect() },
+        in_parts("rapid reset, late", pages.collect()),
         flood(
             "CONTINUATION",
             [frame(HEADERS, 0, 1, GET), repeated(frame(CONTINUATION, 0, 1, &[0x82; 64]))].concat(),
@@ -83,12 +86,21 @@ pub fn all() -> Vec<Flood> {
 }
 
 impl Flood {
-    /// Lets attackers come, each anew after this pause, until `stop`.
-    pub fn run(&self, to: SocketAddr, attackers: usize, pause: Duration, stop: &AtomicBool) -> Result<Tally> {
+    /// Lets attackers come, from so many addresses by turns and each anew after this pause, until `stop`.
+    pub fn run(
+        &self,
+        to: SocketAddr,
+        (attackers, addresses): (usize, u32),
+        pause: Duration,
+        stop: &AtomicBool,
+    ) -> Result<Tally> {
         let attack = || -> Result<Tally> {
             let mut tally = Tally::default();
             while !stop.load(Ordering::Relaxed) {
-                tally.add(self.once(to).with_context(|| format!("{} flood", self.name))?);
+                let address =
+                    FROM.ip().to_bits() + self.connections.fetch_add(1, Ordering::Relaxed) % addresses;
+                let from = SocketAddrV4::new(Ipv4Addr::from_bits(address), 0);
+                tally.add(self.once(from, to).with_context(|| format!("{} flood", self.name))?);
                 std::thread::sleep(pause);
             }
             Ok(tally)
@@ -104,8 +116,8 @@ impl Flood {
     }
 
     /// One connection, to its end.
-    fn once(&self, to: SocketAddr) -> Result<Tally> {
-        let mut stream = connect_from(FROM, to)?;
+    fn once(&self, from: SocketAddrV4, to: SocketAddr) -> Result<Tally> {
+        let mut stream = connect_from(from, to)?;
         let began = Instant::now();
         let first = [PREFACE, &frame(SETTINGS, 0, 0, b"")].concat();
         // Either may find that the node has ended the connection: that is what is waited for.

@@ -69,6 +69,9 @@ pub struct Options {
     /// Attackers of a flood.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=100))]
     attackers: u32,
+    /// Addresses that they come from, by turns: what a node bounds by address does nothing where each is another one.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    addresses: u32,
     /// Milliseconds after which an attacker that was cut off comes again.
     #[arg(long, default_value_t = 100)]
     again_ms: u64,
@@ -194,7 +197,9 @@ fn others(options: &Options, to: SocketAddr) -> Result<Vec<Load<'_>>> {
             name: flood.name,
             counted: ("connections cut off", "with GOAWAY"),
             bound: OTHERS_MAX,
-            run: Box::new(move |stop| flood.run(to, options.attackers as usize, pause, stop)),
+            run: Box::new(move |stop| {
+                flood.run(to, (options.attackers as usize, options.addresses), pause, stop)
+            }),
         });
     }
     Ok(loads)
