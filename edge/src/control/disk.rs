@@ -141,12 +141,11 @@ async fn sync(shard: &ToFlush) -> io::Result<()> {
     synced
 }
 
-/// Flushes, then writes the checkpoints. Nothing may be stored afterwards. The error is that of the last one that could
-/// not be written.
+/// Flushes, then writes the checkpoints. Nothing may be stored afterwards. The error is that of the last shard that has
+/// none now.
 pub(super) async fn close(node: &Node) -> io::Result<()> {
-    flush(node).await;
+    let mut result = flush_each(node, shard::Writer::dirty).await;
     let checkpoints = node.writer.borrow_mut().checkpoints();
-    let mut result = Ok(());
     for (path, bytes) in checkpoints {
         if let Err(error) = replace(&path, bytes).await {
             let what = format!(

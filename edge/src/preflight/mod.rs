@@ -140,8 +140,8 @@ pub fn judge(machine: &Machine, config: &Config) -> Vec<Finding> {
 /// take none of the process; but the kernel bounds each ring's table by the same limit.
 pub fn nofile_needed(workers: usize, clients: &Clients) -> u64 {
     let each_worker = limits::LISTENERS_MAX + 8;
-    // Shards, logs, maps and programs, admin connections.
-    const OTHERS: usize = 256;
+    // Of each shard its locks, its file, and its log; maps and programs, admin connections.
+    const OTHERS: usize = 8 * limits::SHARDS_MAX + 192;
     let process = workers * each_worker + limits::FETCHES_RUNNING_MAX + clients.tunnels_max + OTHERS;
     process.max(clients.connections_max) as u64
 }

@@ -180,6 +180,54 @@ fn versions_are_never_mixed() {
     assert!(range(0, 2 * MIB).expect("a part").body == of(3, 0, 2 * MIB));
 }
 
+/// An origin that pays no heed to If-Range, with every answer that gives another version away.
+#[test]
+fn versions_are_not_mixed_where_if_range_is_ignored() {
+    const BYTES: u64 = 8 * MIB;
+    const PATHS: [&str; 5] = ["/other", "/weak", "/without", "/longer", "/beside"];
+    let origin = Origin::start();
+    for path in PATHS {
+        origin.script(path, move |exchange| {
+            let range = exchange.request.field("range").and_then(|value| value.strip_prefix("bytes="));
+            let (first, last) = range.and_then(|range| range.split_once('-')).expect("a range");
+            let (mut from, mut to) = (first.parse().unwrap(), last.parse::<u64>().unwrap() + 1);
+            let version = if exchange.earlier == 0 { 1 } else { 2 };
+            let (tag, complete) = match (version, path) {
+                (2, "/other") => (Some("\"v2\""), BYTES),
+                (2, "/weak") => (Some("W/\"v1\""), BYTES),
+                (2, "/without") => (None, BYTES),
+                (2, "/longer") => (Some("\"v1\""), BYTES + 1),
+                (2, "/beside") => {
+                    (from, to) = (from + 1, to + 1);
+                    (Some("\"v1\""), BYTES)
+                }
+                _ => (Some("\"v1\""), BYTES),
+            };
+            let field = format!("bytes {from}-{}/{complete}", to - 1);
+            let answer = Answer::new(206).field("Cache-Control", "max-age=60").field("Content-Range", &field);
+            let answer = tag.iter().fold(answer, |answer, tag| answer.field("ETag", tag));
+            exchange.answer(&answer.part(&format!("{path}{version}"), from, to))
+        });
+    }
+    let edge = Edge::start(origin.address());
+    for path in PATHS {
+        let range = |from: u64, to: u64| {
+            let mut client = edge.client();
+            let field = format!("bytes={from}-{}", to - 1);
+            client.send(request("GET", path, &[("Range", &field)]).as_bytes());
+            client.response("GET")
+        };
+        let of = |version: u64, from: u64, to: u64| {
+            content::part(content::seed(&format!("{path}{version}")), from, to)
+        };
+        assert!(range(0, 100).expect("a part").body == of(1, 0, 100), "{path}");
+        assert_eq!(range(MIB - 10, MIB + 10).err(), Some(Fault::Broken), "{path}");
+        // Nothing of the first version answers any more; what was not asked for is passed on as it comes.
+        let (from, to) = if path == "/beside" { (1, MIB + 1) } else { (0, 100) };
+        assert!(range(0, 100).expect("a part").body == of(2, from, to), "{path}");
+    }
+}
+
 #[test]
 fn without_a_strong_validator_parts_are_not_kept() {
     const BYTES: u64 = 8 * MIB;

@@ -94,7 +94,7 @@ impl Drop for Full {
 
 #[test]
 fn a_failure_to_write_costs_the_shard_whoever_was_told_of_it_first() {
-    for told_first in ["nobody", "another process", "who shortens the log of purges"] {
+    for told_first in ["nobody", "another process", "who shortens the log of purges", "who stops the node"] {
         let directory = Scratch::new();
         let full = Full::new(directory.path());
         with_node(&small(&directory.path().join("disk")), |node| async move {
@@ -103,6 +103,7 @@ fn a_failure_to_write_costs_the_shard_whoever_was_told_of_it_first() {
             (0..500).for_each(|number: u32| put(&node, &number.to_le_bytes()));
             match told_first {
                 "nobody" => {}
+                "who stops the node" => assert!(disk::close(&node).await.is_err()),
                 "another process" => {
                     let file = std::fs::File::open(full.0.join("disk/shard-0")).unwrap();
                     let told = (0..1_000).position(|_| file.sync_data().is_ok());
