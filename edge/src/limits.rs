@@ -362,9 +362,12 @@ pub const HTTP2_GIVEN_UP_PER_SECOND: u32 = HTTP2_STREAMS_MAX / 4;
 pub const HTTP2_HEADS_KEPT: usize = 256;
 /// Bytes of the lines of one of them at most; longer ones are made each time.
 pub const HTTP2_HEAD_KEPT_BYTES_MAX: usize = 1024;
-/// Bytes of one of them at most: its lines, and for each field, of which the shortest has 4 bytes, its name and value.
+/// Bytes of our own lines that are kept with one of them: an age and how it was found, which is far less.
+pub const HTTP2_OWN_KEPT_BYTES_MAX: usize = 256;
+/// Bytes of one of them at most: its lines, ours twice, and for each field, of which the shortest has 4 bytes, its name
+/// and value.
 pub const HTTP2_HEAD_KEPT_BYTES: usize =
-    HTTP2_HEAD_KEPT_BYTES_MAX + (HTTP2_HEAD_KEPT_BYTES_MAX / 4 + 2) * 128;
+    HTTP2_HEAD_KEPT_BYTES_MAX + 2 * HTTP2_OWN_KEPT_BYTES_MAX + (HTTP2_HEAD_KEPT_BYTES_MAX / 4 + 2) * 128;
 /// CONTINUATION frames of one field section, which fits one frame of the usual size.
 pub const HTTP2_CONTINUATIONS_MAX: u32 = 8;
 /// Bytes of one HTTP/2 connection at most: the windows for bodies, unread frames, the crate's read and write buffers

@@ -225,6 +225,11 @@ impl<'a> Answer<'a> {
         matches!(self.fields, Fields::Stored { .. })
     }
 
+    /// Whether it is a stored response as it is, of which only that is said anew.
+    pub(super) fn is_whole(&self) -> bool {
+        matches!(self.fields, Fields::Stored { part: Part::Whole, .. }) && self.length == Length::Stored
+    }
+
     /// Writes the text of [`Body::Text`].
     pub(super) fn push_text(&self, out: &mut Vec<u8>) {
         response::push_text(out, self.status);

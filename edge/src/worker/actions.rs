@@ -212,7 +212,7 @@ impl Node {
         mut given: Given<'_>,
     ) -> usize {
         let fresh = matches!(input, Input::Received(_) | Input::Head(_));
-        connection.introduce(&mut self.out.request, &self.trusted);
+        connection.introduce(&mut self.out.request);
         self.fetched = None;
         self.out.clear();
         connection.session.on(input, self.now, &mut self.out);

@@ -115,6 +115,8 @@ pub struct Connection {
     pub scheme: Scheme,
     /// The address it came from.
     pub peer: Option<IpAddr>,
+    /// It is a proxy whose word on its clients counts.
+    pub trusted: bool,
     /// Where it is counted among those of its client.
     pub place: Place,
     /// The connection speaks HTTP/2; its streams have what `source` and `fetch` are for the session.
@@ -159,6 +161,7 @@ impl Connection {
             sealed_here: false,
             scheme: Scheme::Http,
             peer: None,
+            trusted: false,
             place: Place::NONE,
             multiplex: None,
             undecided: false,
@@ -177,12 +180,17 @@ impl Connection {
         }
     }
 
-    /// Tells in a request whom it comes from. `trusted`: proxies whose word on their clients counts.
+    /// Tells in a request whom it comes from.
     #[inline]
-    pub fn introduce(&self, request: &mut RequestHead, trusted: &[Network]) {
+    pub fn introduce(&self, request: &mut RequestHead) {
         request.scheme = self.scheme;
         request.peer = self.peer;
-        request.trusted = self.peer.is_some_and(|peer| trusted.iter().any(|proxies| proxies.contains(peer)));
+        request.trusted = self.trusted;
+    }
+
+    /// Finds out whether it comes from one of these proxies, whose word on their clients counts.
+    pub fn judge(&mut self, trusted: &[Network]) {
+        self.trusted = self.peer.is_some_and(|peer| trusted.iter().any(|proxies| proxies.contains(peer)));
     }
 
     /// Whether the session may be given bytes: it wants them, and what it may answer has room. The rest of a body whose

@@ -81,6 +81,7 @@ impl Worker {
         connection.generation = generation;
         connection.phase = Phase::Open;
         connection.peer = peer;
+        connection.judge(&self.node.trusted);
         connection.place = place;
         connection.undecided = self.http2_cleartext;
         if let Some(policy) = self.listeners[number as usize / limits::ACCEPTS_PER_LISTENER]

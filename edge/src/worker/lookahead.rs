@@ -77,7 +77,7 @@ impl Worker {
                 continue;
             }
             let next = &mut lookahead.parsed[lookahead.used];
-            connection.introduce(&mut next.request, &node.trusted);
+            connection.introduce(&mut next.request);
             if let Ok(Some(bytes)) = next.request.parse(buffers.bytes(buffer, len)) {
                 (next.buffer, next.bytes) = (buffer, bytes);
                 node.out.queries.apply(&mut next.request);

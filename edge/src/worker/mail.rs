@@ -168,7 +168,11 @@ pub(super) trait Desk {
                 self.advance(ticket.slot);
             }
             ToWorker::Queries(queries) => node.out.queries = queries,
-            ToWorker::Trusted(proxies) => node.trusted = proxies,
+            ToWorker::Trusted(proxies) => {
+                let connections = table.iter_mut().filter(|connection| connection.phase != Phase::Free);
+                connections.for_each(|connection| connection.judge(&proxies));
+                node.trusted = proxies;
+            }
             ToWorker::Policies(policies) => self.take_policies(policies),
             ToWorker::BodyCredit { ticket, bytes } => {
                 let Some(connection) = waiting(table, ticket) else {

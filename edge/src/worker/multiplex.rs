@@ -170,7 +170,7 @@ impl Node {
         };
         let mux = &mut *multiplex;
         let faults = fault::count();
-        connection.introduce(&mut self.out.request, &self.trusted);
+        connection.introduce(&mut self.out.request);
         if self.draining || connection.secure.as_ref().is_some_and(|secure| secure.is_worn()) {
             mux.http2.drain();
         }

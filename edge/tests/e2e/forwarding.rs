@@ -82,9 +82,13 @@ fn the_scheme_of_the_key_is_the_clients_as_a_trusted_proxy_tells_it() {
     let get = |proto: &str| edge.client().request("GET", "/proto", &[("X-Forwarded-Proto", proto)]);
     // Nobody is trusted: what clients claim is in no key, and the origin does not hear of it.
     assert_eq!((get("https").body, origin.count("/proto")), (b"http".to_vec(), 1));
+    let mut kept = edge.client();
+    assert_eq!(kept.request("GET", "/proto", &[("X-Forwarded-Proto", "https")]).body, b"http");
     edge.write_config(&edge.config().replace("[listen]", "[listen]\ntrusted_proxies = [\"127.0.0.0/8\"]"));
     edge.signal(Signal::SIGHUP);
     eventually("the proxy is trusted", || get("https").body == b"https");
+    let again = kept.request("GET", "/proto", &[("X-Forwarded-Proto", "https")]);
+    assert_eq!(again.body, b"https", "on a connection that it had before");
     assert_eq!(get("http").body, b"http", "what was stored for http before");
     let asked = origin.count("/proto");
     for proto in ["https", "http", "https", "HTTPS", "http, https"] {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::Http2;
+use super::heads;
 use super::message::{self, Bad};
 use super::pipe::{Body, Piece, Record};
 use super::priority::Priority;
@@ -56,7 +57,7 @@ impl<R: Record> Http2<R> {
             }
             Err(Bad::Malformed) => return None,
         };
-        self.streams.push(stream);
+        self.streams.push_back(stream);
         self.carry_on(at, next, &[], out);
         Some(id)
     }
@@ -103,9 +104,13 @@ impl<R: Record> Http2<R> {
         if answer.refresh {
             out.actions.push(Action::Refresh);
         }
-        let Some(head) = message::response(answer, stored, out) else {
+        let Some(mut head) = message::response(answer, stored, out) else {
             return self.carry_on(at, Next::Broken, &[], out);
         };
+        let key_hash = out.request.key_hash;
+        if std::mem::replace(&mut self.answered, key_hash) != key_hash {
+            heads::keep_out(head.headers_mut());
+        }
         let (body, text) = match &answer.body {
             Content::None if is_whole => (Outgoing::Owed(0), None),
             Content::None => (Outgoing::Silent, None),

@@ -13,7 +13,6 @@ use crate::proto::answer::{Answer, Length};
 use crate::proto::framing::{self, Refused, Rules};
 use crate::proto::io::{Interim, Out};
 use crate::proto::request::{BodyLength, Marks, Method, RequestHead};
-use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
@@ -151,12 +150,12 @@ pub(super) fn response(answer: &Answer<'_>, stored: &[u8], out: &mut Out) -> Opt
         scratch.extend_from_slice(b"\r\n");
     }
     let stored = stored.get(answer.stored.clone()).unwrap_or_default();
-    let kept = if answer.is_stored() { heads.fields(request.key_hash, stored) } else { None };
+    let kept = match answer.is_stored() {
+        true => heads.fields(request.key_hash, stored, scratch, answer.is_whole()),
+        false => None,
+    };
     let fields = match kept {
-        Some(mut fields) => {
-            heads::say(&mut fields, &Bytes::copy_from_slice(scratch), true)?;
-            fields
-        }
+        Some(fields) => fields,
         None => {
             scratch.extend_from_slice(stored);
             heads::read(scratch)?

@@ -38,6 +38,7 @@ use http::Request;
 use meter::{Cut, Meter};
 use pipe::{Body, Pipe};
 use priority::{Priority, Turns};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -82,9 +83,11 @@ pub struct Http2<R: Record> {
     link: Link<R>,
     pipe: Pipe<R>,
     meter: Meter,
-    /// By number.
-    streams: Vec<Stream<R>>,
+    /// By number. Most end in that order, and the first leaves without the others moving up.
+    streams: VecDeque<Stream<R>>,
     gone: Vec<u32>,
+    /// Whose request was answered last: the hash of its key.
+    answered: u64,
     turns: Turns,
     early: Vec<(u32, Priority)>,
     unwritten_bytes: usize,
@@ -118,8 +121,9 @@ impl<R: Record> Http2<R> {
             link: Link::Shaking(Box::new(builder.handshake(pipe.clone()))),
             pipe,
             meter: Meter::new(),
-            streams: Vec::new(),
+            streams: VecDeque::new(),
             gone: Vec::new(),
+            answered: 0,
             turns: Turns::default(),
             early: Vec::new(),
             unwritten_bytes: 0,
@@ -416,8 +420,9 @@ impl<R: Record> Http2<R> {
     }
 
     fn remove(&mut self, at: usize) {
-        let stream = self.streams.remove(at);
-        self.gone.push(stream.id);
+        if let Some(stream) = self.streams.remove(at) {
+            self.gone.push(stream.id);
+        }
         self.idle_since_ms = self.now_ms;
     }
 
