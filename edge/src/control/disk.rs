@@ -22,8 +22,16 @@ use tokio_uring::fs::File;
 /// Bytes that the ring is given to write at once. It takes lengths of 32 bits, and a checkpoint may be longer.
 pub(super) const WRITE_BYTES: usize = 16 << 20;
 
+/// Begins what goes on for as long as the thread runs.
+pub(super) fn begin(node: &Rc<Node>) {
+    let [flusher, watcher, player] = [(); 3].map(|()| node.clone());
+    tokio_uring::spawn(async move { flush_forever(&flusher).await });
+    tokio_uring::spawn(async move { watch_forever(&watcher).await });
+    tokio_uring::spawn(async move { replay_forever(&player).await });
+}
+
 /// Flushes every `FLUSH_INTERVAL_MS` what was stored since, so that a power loss costs little.
-pub(super) async fn flush_forever(node: &Node) {
+async fn flush_forever(node: &Node) {
     loop {
         tokio::time::sleep(Duration::from_millis(limits::FLUSH_INTERVAL_MS)).await;
         flush(node).await;
@@ -31,7 +39,7 @@ pub(super) async fn flush_forever(node: &Node) {
 }
 
 /// Takes shards out of use that have failed, soon after they did.
-pub(super) async fn watch_forever(node: &Node) {
+async fn watch_forever(node: &Node) {
     loop {
         tokio::time::sleep(Duration::from_millis(limits::STORE_WATCH_MS)).await;
         let failed = node.writer.borrow_mut().watch();
@@ -107,7 +115,7 @@ pub(super) async fn reopen(node: &Rc<Node>, number: usize) -> Result<(), String>
 }
 
 /// Has the sampled requests played in stores of other sizes.
-pub(super) async fn replay_forever(node: &Node) {
+async fn replay_forever(node: &Node) {
     loop {
         tokio::time::sleep(Duration::from_millis(limits::SHADOW_REPLAY_MS)).await;
         let sum = |counter| node.worker_cells.iter().map(|cells| cells.get(counter)).sum::<u64>();

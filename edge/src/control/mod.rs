@@ -405,12 +405,7 @@ fn begin(start: Start, admin: Option<admin_listener::Socket>) -> io::Result<Rc<N
         let pump = node.clone();
         tokio_uring::spawn(async move { pump.outboxes[worker].pump().await });
     }
-    let flusher = node.clone();
-    tokio_uring::spawn(async move { disk::flush_forever(&flusher).await });
-    let watcher = node.clone();
-    tokio_uring::spawn(async move { disk::watch_forever(&watcher).await });
-    let player = node.clone();
-    tokio_uring::spawn(async move { disk::replay_forever(&player).await });
+    disk::begin(&node);
     let keeper = node.clone();
     tokio_uring::spawn(async move { purge::keep_log(&keeper).await });
     let reaper = node.clone();

@@ -16,6 +16,7 @@ mod accounts;
 mod append;
 mod checkpoint;
 pub mod evict;
+mod flush;
 mod home;
 pub mod index;
 pub mod inspect;
@@ -45,10 +46,11 @@ pub use read::{Cold, Pinned};
 
 pub use accounts::{Ages, ShardStatus};
 pub use append::{Body, Label};
+pub use flush::ToFlush;
 pub use medium::free_huge_pages;
 pub use place::{Hold, Placed};
 pub use reopen::{Reopened, Reopening};
-pub use set::{Reader, ShardReader, ToFlush, Writer};
+pub use set::{Reader, ShardReader, Writer};
 pub use shadow::{Estimate, Estimates, Seen};
 
 use crate::limits;

@@ -97,13 +97,6 @@ impl Writer {
         failed.into_iter().map(|number| u64::from(self.fail(number, why.into()))).sum()
     }
 
-    /// The file of a shard was flushed, as [`Writer::dirty`] had asked.
-    pub fn flushed(&mut self, number: usize) {
-        if let Some(shard) = self.shards.get_mut(number) {
-            shard.flushed = shard.flushing;
-        }
-    }
-
     /// Begins to take a shard into use again that is out of use. What is returned is to be run on another thread, and its
     /// result to be given to [`Writer::end_reopening`].
     ///

@@ -28,7 +28,6 @@ use crate::sys::mapping::Window;
 use crate::{clock, limits};
 use bytes::Bytes;
 use std::fmt;
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -102,17 +101,6 @@ impl fmt::Debug for ShardReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ShardReader").field("number", &self.number).finish_non_exhaustive()
     }
-}
-
-/// A shard that is to be flushed.
-pub struct ToFlush {
-    /// Its number.
-    pub number: usize,
-    /// Where its file should be.
-    pub path: PathBuf,
-    /// Its file, opened when the shard was: so it is told of every failure to write since, also of one that others were
-    /// told of meanwhile.
-    pub file: Arc<File>,
 }
 
 /// Bytes of a segment of a new shard, by the bytes of the shard.
@@ -455,32 +443,6 @@ impl Writer {
             placed: shard.writer.as_ref().map(|writer| writer.placed.clone()).unwrap_or_default(),
             state: shard.writer.as_ref().map(store::Writer::usage).map_err(String::clone),
         })
-    }
-
-    /// The shards written since the last call, for flushing them; each that was is to be told to [`Writer::flushed`], before
-    /// this is called again.
-    pub fn dirty(&mut self) -> Vec<ToFlush> {
-        self.those_to_flush(false)
-    }
-
-    /// The same of all shards in use, to bring all that is in them to the disk.
-    pub fn files(&mut self) -> Vec<ToFlush> {
-        self.those_to_flush(true)
-    }
-
-    fn those_to_flush(&mut self, all: bool) -> Vec<ToFlush> {
-        let changes = self.changes.count();
-        let one = |(number, shard): (usize, &mut Shard)| {
-            let writer = shard.writer.as_mut().ok()?;
-            let dirty = writer.dirty();
-            shard.flushing = changes;
-            if dirty.is_none() {
-                shard.flushed = changes;
-            }
-            let (path, file) = (writer.path.clone(), Arc::clone(&writer.flusher));
-            (all || dirty.is_some()).then_some(ToFlush { number, path, file })
-        };
-        self.shards.iter_mut().enumerate().filter_map(one).collect()
     }
 
     /// The checkpoints of a clean stop: where to write each and its bytes. Nothing may be stored afterwards.

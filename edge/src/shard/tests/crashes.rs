@@ -22,8 +22,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// The smallest segment: 3.5 KiB of records.
 const SMALL_SEGMENT: usize = 8192;
-/// The fewest there can be, so that they are reclaimed often.
-const SEGMENTS: usize = 4;
+/// The fewest there can be, so that they are reclaimed often; and the fewest with two logs.
+const SEGMENTS: [usize; 2] = [4, 8];
 const SECTOR: usize = 512;
 const KEYS: u32 = 12;
 const RUNS: u64 = 100_000;
@@ -91,8 +91,8 @@ struct Run {
 }
 
 fn open_image(image: &[u8]) -> (Writer, Reader, Opened) {
-    let disk =
-        Simulated { image, segment_bytes: SMALL_SEGMENT, segments: SEGMENTS, index_entries: 128, readers: 1 };
+    let segments = image.len() / SMALL_SEGMENT;
+    let disk = Simulated { image, segment_bytes: SMALL_SEGMENT, segments, index_entries: 128, readers: 1 };
     let (writer, mut readers, opened) = open_simulated(&disk);
     (writer, readers.remove(0), opened)
 }
@@ -100,7 +100,8 @@ fn open_image(image: &[u8]) -> (Writer, Reader, Opened) {
 impl Run {
     fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
-        let disk = Disk { image: vec![0; SMALL_SEGMENT * SEGMENTS], tears: dice.roll(2) == 0 };
+        let tears = dice.roll(2) == 0;
+        let disk = Disk { image: vec![0; SMALL_SEGMENT * SEGMENTS[dice.roll(2)]], tears };
         let (writer, reader, _) = open_image(&disk.image);
         let (removed, removing, durable) = Default::default();
         let mut run = Run { dice, disk, writer, reader, version: 0, removed, removing, durable };
@@ -116,7 +117,8 @@ impl Run {
 
     fn step(&mut self) {
         match self.dice.roll(20) {
-            0..13 => self.put(),
+            0..12 => self.put(),
+            12 => self.refresh(),
             13..16 => self.remove(),
             16 => self.flush(),
             17..19 => {
@@ -134,8 +136,29 @@ impl Run {
             if large { (self.dice.roll(2500), 800) } else { (self.dice.roll(700), 0) };
         let key = self.dice.roll(KEYS as usize) as u32;
         let object = Object { key, variant: 0, version: self.version, body_bytes, chunk_bytes };
-        object.put(&mut self.writer).expect("nothing is pinned, and all fits");
+        let put = match chunk_bytes > 0 && self.dice.roll(3) == 0 {
+            true => object.put_part(&mut self.writer, self.dice.0),
+            false => object.put(&mut self.writer),
+        };
+        put.expect("nothing is pinned, and all fits");
         self.durable.remove(&key);
+    }
+
+    /// A large object gets a new head, as one that was validated does.
+    fn refresh(&mut self) {
+        let number = self.dice.roll(KEYS as usize) as u32;
+        let Some(record) = self.reader.lookup(hash(number), &key(number), |_| true) else { return };
+        let Some(object) = record.chunked() else { return };
+        let (bytes, is_part) = (record.object_bytes(), record.partial());
+        drop(record);
+        let found = self.reader.lookup(hash(number), &key(number), |_| true).expect("it was there");
+        let (key, meta, head) = (key(number), found.meta().to_vec(), found.head().to_vec());
+        drop(found);
+        let body = if is_part { Body::Partial { object, bytes } } else { Body::Chunks { object, bytes } };
+        let put = self.writer.put(&Label::new(hash(number), &key, &meta, &head), body, |_| false);
+        // The room for it may have cost a chunk.
+        assert!(matches!(put, Ok(()) | Err(PutError::TooLarge)), "{put:?}");
+        self.durable.remove(&number);
     }
 
     fn remove(&mut self) {
@@ -214,7 +237,8 @@ impl Run {
 fn run(seed: u64) {
     let mut run = Run::new(seed);
     for _ in 0..1 + run.dice.roll(3) {
-        for _ in 0..run.dice.roll(30) {
+        // As many as it takes to write all segments about once.
+        for _ in 0..run.dice.roll(8 * run.writer.geometry.segments) {
             run.step();
         }
         run.crash();
