@@ -10,7 +10,8 @@ use crate::proto::reuse;
 use crate::proto::stored::Meta;
 use crate::shard::{self, Reopened, ToFlush};
 use crate::stats::Counter;
-use std::io;
+use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::thread;
@@ -189,4 +190,14 @@ pub(super) async fn replace(path: &Path, mut bytes: Vec<u8>) -> io::Result<()> {
     let synced = directory.sync_all().await;
     directory.close().await?;
     synced
+}
+
+/// As [`replace`], before there is a ring. Blocks.
+pub(super) fn replace_now(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = fs::File::create(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }

@@ -24,7 +24,7 @@ use super::reasons::Reason;
 use super::{Node, disk, why};
 use crate::clock;
 use crate::limits;
-use crate::proto::generations::{SEQUENCE_MAX, Table, Verdict};
+use crate::proto::generations::{Table, Verdict};
 use crate::proto::key;
 use crate::proto::purge::{Class, Subject, Tags};
 use crate::proto::stored::Meta;
@@ -34,7 +34,7 @@ use crate::stats::Counter;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -44,9 +44,6 @@ use tokio_uring::fs::{File, OpenOptions};
 
 /// The log's name, among the written files of each shard.
 pub const FILE_NAME: &str = "purges";
-
-/// More than there are between two starts, if one waits for each. A 1/256 of all numbers there are.
-const PURGES_OF_A_RUN: u64 = 1 << 34;
 
 /// Where a log lies, and beside which shard.
 type Place = (PathBuf, Owner);
@@ -108,7 +105,7 @@ pub fn open(writer: &mut shard::Writer) -> io::Result<Opened> {
     for (path, owner) in &places {
         let bytes = whole_log((id, *owner), replayed.sequence, &table, &replayed.history, &replayed.removals);
         end = bytes.len() as u64;
-        let written = replace(path, &bytes).and_then(|()| writer.set_log(owner.shard, id));
+        let written = disk::replace_now(path, &bytes).and_then(|()| writer.set_log(owner.shard, id));
         written.map_err(|error| explain(path, &error))?;
     }
     Ok(Opened { table: Arc::new(table), id, end, replayed, places })
@@ -148,18 +145,14 @@ fn distrust(places: &[Place], why: &str) -> (Table, Replayed) {
     (table, replayed)
 }
 
-/// A log that begins now. Its first number is the time in milliseconds: higher than any of a log before it, for nobody
-/// purges a thousand times a second for years. Where the clock was set back, it is higher than what the log before began
-/// with by more than was purged since.
+/// A log that begins now.
 fn first(places: &[Place]) -> Replayed {
-    let (now, last) = (clock::unix_ms(), last_log(places));
-    Replayed { sequence: if now > last { now } else { last + PURGES_OF_A_RUN }, ..Replayed::default() }
+    let sequence = purge_log::first_sequence(clock::unix_ms(), last_log(places));
+    Replayed { sequence, ..Replayed::default() }
 }
 
-/// The highest number of a log that the shards name; what cannot be one is damage.
 fn last_log(places: &[Place]) -> u64 {
-    let logs = places.iter().map(|(_, owner)| owner.log & !LACKS);
-    logs.filter(|&log| log <= SEQUENCE_MAX - SEQUENCE_MAX / 4).max().unwrap_or(0)
+    purge_log::last_id(places.iter().map(|(_, owner)| owner.log))
 }
 
 fn remove(writer: &mut shard::Writer, purge: &Purge) -> u64 {
@@ -183,16 +176,6 @@ fn whole_log<'a>(
     let mut bytes = purge_log::header(id, owner).to_vec();
     bytes.extend(purge_log::frame(id, bytes.len() as u64, &items));
     bytes
-}
-
-/// As `disk::replace`, before there is a ring.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = fs::File::create(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// A purge that waits for the log. The error says what went wrong.

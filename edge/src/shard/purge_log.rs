@@ -80,6 +80,21 @@ pub struct Owner {
     pub log: u64,
 }
 
+/// More purges than there are between two starts, if each waits for the one before. A 256th of all numbers there are.
+const PURGES_OF_A_RUN: u64 = 1 << 34;
+
+/// The highest id among the names that shards have for their logs; what cannot be one is damage.
+pub fn last_id(names: impl Iterator<Item = u64>) -> u64 {
+    names.map(|name| name & !LACKS).filter(|&id| id <= SEQUENCE_MAX - SEQUENCE_MAX / 4).max().unwrap_or(0)
+}
+
+/// The first number of a log that begins now, at this time in Unix milliseconds: the time, which is higher than any number of
+/// a log before, for nobody purges a thousand times a second for years. Where the clock was set back, it is higher than
+/// the id of the last log by more than was purged since; and no log's id is below the number it begins with.
+pub fn first_sequence(now_ms: u64, last_id: u64) -> u64 {
+    if now_ms > last_id { now_ms } else { last_id + PURGES_OF_A_RUN }
+}
+
 /// The header of a log with this id, for this shard as it is before the log is there.
 pub fn header(id: u64, owner: Owner) -> [u8; HEADER_BYTES] {
     let mut bytes = [0; HEADER_BYTES];
