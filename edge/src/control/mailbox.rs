@@ -14,6 +14,7 @@ use crate::proto::query::Rules;
 use crate::proto::request::RequestHead;
 use crate::proto::response::OriginHead;
 use crate::proto::session::{Again, FetchKind, Interim};
+use crate::proto::strict_transport;
 use crate::proto::tls::Policies;
 use crate::shard::ShardReader;
 use bytes::Bytes;
@@ -177,6 +178,8 @@ pub enum ToWorker {
     Policies(Arc<Policies>),
     /// From now on these arguments of a query count for keys.
     Queries(Arc<Rules>),
+    /// What its own answers say of TLS from now on.
+    StrictTransport(Arc<strict_transport::Policies>),
     /// From now on these proxies' word on their clients counts.
     Trusted(Arc<[Network]>),
     /// Control has taken this much of the request's body.

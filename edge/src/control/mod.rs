@@ -398,6 +398,7 @@ async fn run(
 fn begin(start: Start, admin: Option<admin_listener::Socket>) -> io::Result<Rc<Node>> {
     let latency = metrics::latency();
     let node = Node::begin(start, latency.clone()).map_err(io::Error::other)?;
+    transport::tell_workers(&node, &node.config.borrow());
     for worker in 0..node.workers() {
         let event = Event::new(node.outboxes[worker].mailbox().to_control.event())?;
         let receiver = node.clone();
@@ -452,6 +453,7 @@ async fn obey(node: &Node, mut inbox: mpsc::Receiver<Command>) {
             take_queries(node, config.queries());
             take_trusted(node, &config.trusted_proxies);
             *node.routes.borrow_mut() = routes::Routes::of(&config);
+            transport::tell_workers(node, &config);
             admin_listener::take_token(node, &config);
             *node.origins.borrow_mut() = origins;
             *node.config.borrow_mut() = config;

@@ -80,6 +80,8 @@ pub(super) struct Answer<'a> {
     pub(super) body: Body,
     /// The response was stale, and the origin has to be asked for a fresh one meanwhile.
     pub(super) refresh: bool,
+    /// It is ours, to the request at hand, and control knows nothing of it.
+    pub(super) of_route: bool,
     fields: Fields<'a>,
 }
 
@@ -144,7 +146,15 @@ impl<'a> Answer<'a> {
                     let parts = Multipart::new(&request.key, lines, &parts, complete_bytes, now);
                     let fields = Fields::Stored { source, age_s, lifetime_s, part: Part::Several { lines } };
                     let (length, body) = (Length::Bytes(parts.bytes()), Body::Parts(Box::new(parts)));
-                    return Answer { status: 206, length, stored: 0..0, body, refresh, fields };
+                    return Answer {
+                        status: 206,
+                        length,
+                        stored: 0..0,
+                        body,
+                        refresh,
+                        of_route: false,
+                        fields,
+                    };
                 }
                 Selected::Whole => {
                     let range = whole_body(request.method, meta);
@@ -154,7 +164,7 @@ impl<'a> Answer<'a> {
         };
         let body = if range.is_empty() { Body::None } else { Body::Stored(range) };
         let fields = Fields::Stored { source, age_s, lifetime_s, part };
-        Answer { status, length, stored, body, refresh, fields }
+        Answer { status, length, stored, body, refresh, of_route: false, fields }
     }
 
     /// The head of a fetched response, its body to follow.
@@ -170,7 +180,7 @@ impl<'a> Answer<'a> {
         };
         let body = if has_body && !head_only { Body::Streamed } else { Body::None };
         let fields = Fields::Origin { head, fetched };
-        Answer { status: head.status, length, stored: 0..0, body, refresh: false, fields }
+        Answer { status: head.status, length, stored: 0..0, body, refresh: false, of_route: false, fields }
     }
 
     /// An answer of our own, which tells these field lines too. `forwarded`: the origin was asked, for this reason.
@@ -184,7 +194,12 @@ impl<'a> Answer<'a> {
         let body = if head_only { Body::None } else { Body::Text };
         let length = Length::Bytes(response::text_bytes(status));
         let fields = Fields::Own { lines, forwarded, unix_s: now.unix_s };
-        Answer { status, length, stored: 0..0, body, refresh: false, fields }
+        Answer { status, length, stored: 0..0, body, refresh: false, of_route: false, fields }
+    }
+
+    /// The same to a request that control was not asked for.
+    pub(super) fn unasked(status: u16, head_only: bool, now: Now) -> Answer<'static> {
+        Answer { of_route: true, ..Answer::error(status, b"", None, head_only, now) }
     }
 
     /// Whether pieces of a body follow.

@@ -45,6 +45,9 @@ pub(super) fn push_answer(answer: &Answer<'_>, framing: Framing, persistence: Pe
     let bytes = &mut out.bytes;
     push_status(bytes, answer.status);
     answer.push_fields(bytes);
+    if answer.of_route {
+        out.strict_transport.push(&out.request, bytes);
+    }
     match framing {
         Framing::Tunnel => bytes.extend_from_slice(b"Connection: upgrade\r\nUpgrade: websocket\r\n"),
         _ => push_persistence(bytes, persistence),

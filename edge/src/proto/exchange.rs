@@ -205,7 +205,7 @@ impl Exchange {
     ) -> Next<'static> {
         match reuse::fetch_kind(request, validator) {
             Some(kind) => self.fetch(kind, forwarded),
-            None => self.error(504, b"", None, now),
+            None => self.unasked(now),
         }
     }
 
@@ -215,7 +215,7 @@ impl Exchange {
         match reuse::missing_kind(request) {
             Some(_) if missing == Missing::Ranges => self.fetch(FetchKind::Pass, Forwarded::Partial),
             Some(kind) => self.fetch(kind, Forwarded::Partial),
-            None => self.error(504, b"", None, now),
+            None => self.unasked(now),
         }
     }
 
@@ -316,6 +316,12 @@ impl Exchange {
         // 404 (no route) and 503 (no room) were never forwarded.
         let forwarded = matches!(status, 502 | 504).then_some(self.forwarded);
         self.error(status, lines, forwarded, now)
+    }
+
+    /// The client wants what is stored or nothing (RFC 9111 section 5.2.1.7).
+    fn unasked(&mut self, now: Now) -> Next<'static> {
+        self.stage = Stage::Over;
+        Next::Answer(Answer::unasked(504, self.head_only, now))
     }
 
     fn error<'a>(

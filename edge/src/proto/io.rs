@@ -246,6 +246,8 @@ pub struct Out {
     pub timeouts: Timeouts,
     /// Which arguments of a query count for keys.
     pub queries: Arc<Rules>,
+    /// What answers of our own say of TLS.
+    pub strict_transport: Arc<super::strict_transport::Policies>,
     /// The node stops: responses say that their connection carries no further one.
     pub draining: bool,
     /// Heads of HTTP/2 responses.
@@ -262,6 +264,7 @@ impl Out {
             request: RequestHead::default(),
             timeouts,
             queries,
+            strict_transport: Arc::default(),
             draining: false,
             heads: Default::default(),
         }

@@ -34,6 +34,7 @@ pub mod reuse;
 pub mod route;
 pub mod session;
 pub mod stored;
+pub mod strict_transport;
 pub mod targeted;
 pub mod tickets;
 pub mod tls;

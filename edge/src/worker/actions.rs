@@ -232,12 +232,14 @@ impl Node {
         on: impl FnOnce(Input<'_>, Now, &mut Out),
     ) -> Result<Option<Pinned>, Cold> {
         let mut found = None;
+        let mut lines = Vec::new();
         let has;
         let input = match answer {
             Answer::None => return Ok(None),
             Answer::Refused(status) => {
                 self.cells.add(Counter::Overflows, 1);
-                Input::Refused(status, b"")
+                self.out.strict_transport.push(&self.out.request, &mut lines);
+                Input::Refused(status, &lines)
             }
             Answer::Lookup => {
                 lookup.done = true;

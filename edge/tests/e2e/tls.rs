@@ -400,10 +400,15 @@ fn a_route_sends_clients_to_tls_and_keeps_them_there() {
     // The node's own answers in place of the origin's say it too, over both versions of HTTP.
     origin.script("/silent", |exchange| exchange.raw(b"this is not HTTP\r\n\r\n"));
     for version in ["--http1.1", "--http2"] {
-        let output = site.curl("edge.test", "/silent", &["-D", "-", "-o", "/dev/null", version]);
-        let head = String::from_utf8_lossy(&output.stdout).to_ascii_lowercase();
-        let line = format!("strict-transport-security: {}\r\n", hsts.to_ascii_lowercase());
-        assert!(head.contains(" 502") && head.matches(&line).count() == 1, "{version}: {head}");
+        // One of control's, and one of a worker's.
+        for (path, cache_control, status) in [("/silent", "x", " 502"), ("/none", "only-if-cached", " 504")] {
+            let field = format!("Cache-Control: {cache_control}");
+            let arguments = ["-D", "-", "-o", "/dev/null", "-H", &field, version];
+            let output = site.curl("edge.test", path, &arguments);
+            let head = String::from_utf8_lossy(&output.stdout).to_ascii_lowercase();
+            let line = format!("strict-transport-security: {}\r\n", hsts.to_ascii_lowercase());
+            assert!(head.contains(status) && head.matches(&line).count() == 1, "{version}: {head}");
+        }
     }
 }
 
