@@ -20,6 +20,7 @@ mod refreshes;
 mod secure;
 mod streams;
 mod token;
+mod versions;
 mod waiting;
 mod wheel;
 

@@ -10,7 +10,7 @@ use super::populate::Waiter;
 use super::waiting::Lookup;
 use crate::control::mailbox::StreamId;
 use crate::limits;
-use crate::proto::http2::{HTTP1_REQUIRED, Http2, PREFACE, Piece, Record, Segment};
+use crate::proto::http2::{Http2, Piece, Record, Segment};
 use crate::proto::request::{BodyLength, RequestHead};
 use crate::proto::session::{Action, Again, Input};
 use crate::shard::{Cold, Pinned};
@@ -52,6 +52,11 @@ impl Record for Pinned {
 }
 
 impl Multiplex {
+    /// Of this life of a slot, and of a client counted there.
+    pub(super) fn new(http2: Http2<Pinned>, generation: u32, place: Place) -> Self {
+        Multiplex { http2, generation, place, listed: false, has_more: false, supplies: Vec::new() }
+    }
+
     /// When the connection has to be looked at next, monotonic milliseconds.
     pub fn deadline_ms(&self) -> u64 {
         let parked = self.supplies.iter().filter_map(|supply| supply.parked.as_ref());
@@ -107,54 +112,6 @@ impl Multiplex {
 }
 
 impl Node {
-    /// The first bytes of a connection that may speak either: HTTP/2 if they are its preface
-    /// (RFC 9113 section 3.3).
-    pub(super) fn decide(&mut self, connection: &mut Connection, slot: u32, data: &[u8]) {
-        connection.stash.extend_from_slice(data);
-        let seen = connection.stash.len().min(PREFACE.len());
-        if connection.stash[..seen] != PREFACE[..seen] {
-            connection.undecided = false;
-            self.feed_stash(connection, slot);
-        } else if seen == PREFACE.len() {
-            connection.undecided = false;
-            self.begin_multiplex(connection);
-        }
-    }
-
-    /// Whether HTTP/2 may be spoken on another connection of the client that is counted at this place.
-    pub(super) fn may_multiplex(&self, place: Place) -> bool {
-        let may = self.clients.may_multiplex(place, self.now.mono_ms);
-        self.cells.add(Counter::Http2HeldBack, u64::from(!may));
-        may
-    }
-
-    /// The connection speaks HTTP/2 from its first byte on.
-    pub(super) fn begin_multiplex(&mut self, connection: &mut Connection) {
-        if self.multiplexes >= limits::HTTP2_CONNECTIONS_MAX {
-            self.cells.add(Counter::Http2Refused, 1);
-            connection.phase = Phase::Aborted;
-            return;
-        }
-        if !self.may_multiplex(connection.place) {
-            outbox(&mut self.outboxes, connection).push_copy(HTTP1_REQUIRED);
-            connection.phase = Phase::Finishing;
-            connection.stash = Vec::new();
-            return;
-        }
-        self.multiplexes += 1;
-        self.cells.add(Counter::Http2Connections, 1);
-        let http2 = Http2::new(self.now, &self.timeouts());
-        let Connection { generation, place, .. } = *connection;
-        connection.multiplex = Some(Box::new(Multiplex {
-            http2,
-            generation,
-            place,
-            listed: false,
-            has_more: false,
-            supplies: Vec::new(),
-        }));
-    }
-
     /// Has a connection moved on at the end of the turn.
     pub(super) fn list(&mut self, mux: &mut Multiplex, slot: u32) {
         if !std::mem::replace(&mut mux.listed, true) {
