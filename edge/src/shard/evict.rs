@@ -13,12 +13,16 @@
 //! - The main log is a CLOCK: what was read since its last round is appended again, its count lowered by one.
 //! - *Ghosts* remember the hashes of what left. Who comes back in time starts in the main log.
 //!
-//! Four things are different here, each because plain S3-FIFO loses badly somewhere (see the tests of `simulate`):
+//! Five things are different here, each because plain S3-FIFO loses badly somewhere (see the tests of `simulate`):
 //!
 //! - **The share of the small log adapts**, as in ARC (Megiddo, Modha: *ARC*, FAST 2003). A ghost that comes back shortly
 //!   after it left would have been a hit, had its log been a little longer. So it lengthens that log; the sooner it is
 //!   back, the more. Both logs then have about the same gain from a further byte, which is what a best split is. Without
 //!   this, objects that are read again after a pause longer than the small log miss twice each, where LRU has a hit.
+//! - **What a read is worth follows from that share.** Where the small log has become long, what was read lately is what
+//!   is read again, and what was read often may well be out of date: no read counts for more than one round, and the
+//!   store is nearly an LRU. Where it is short, frequency tells more: each read counts for a round; and since two reads in
+//!   so short a time are often one demand, a place in the main log wants one more.
 //! - **Size counts**, as in GDSF (Cherkasova: *Improving WWW proxies performance with Greedy-Dual-Size-Frequency*, HP Labs
 //!   1998): what is kept is worth its reads *per byte*. Objects larger than the mean must have been read more often
 //!   to stay, and pay more for a round; those below the mean get one round in the main log also unread. One huge object can
@@ -31,6 +35,8 @@
 //! Objects that are dead (replaced, purged) or can never be served again are not judged at all: the caller lets them go
 //! with their segment. They cost nothing and leave first.
 #![forbid(unsafe_code)]
+
+use super::index::FREQUENCY_MAX;
 
 /// The two logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,8 +90,12 @@ pub enum Verdict {
 
 /// Share of the small log at the start, and the least and the most it may become.
 const SMALL_START: f64 = 0.10;
-const SMALL_LEAST: f64 = 0.05;
-const SMALL_MOST: f64 = 0.90;
+const SMALL_LEAST: f64 = 0.01;
+const SMALL_MOST: f64 = 0.97;
+/// Below this share of the small log an object must have been read there once more to move to the main log.
+const SMALL_SHORT: f64 = 0.08;
+/// From this share of the small log on, an object of the main log carries no reads on to its next round.
+const SMALL_LONG: f64 = 0.30;
 /// What a ghost that is back at once changes the small log's share by, in objects of mean size.
 const STEP_OBJECTS: f64 = 8.0;
 /// It is never more than this part of the store: in a small one a few ghosts are no evidence.
@@ -155,13 +165,17 @@ impl Policy {
     pub fn judge(&self, candidate: &Candidate, now: &Occupancy) -> Verdict {
         let mean = now.mean_bytes();
         let surplus = u64::from(candidate.bytes > LARGE * mean) + u64::from(candidate.bytes > HUGE * mean);
+        let share = self.small_target / self.capacity as f64;
+        // Never more than can be counted.
+        let surplus_in_small = (surplus + u64::from(share < SMALL_SHORT)).min(FREQUENCY_MAX - 1);
         // Below two thirds of the mean: objects of one size are none of them small.
         let is_small = candidate.bytes * 3 < mean * 2;
         match candidate.log {
             Log::Small if is_small => Verdict::Keep(candidate.frequency),
-            _ if candidate.frequency <= surplus => Verdict::Evict,
-            Log::Small => Verdict::Keep(0),
-            Log::Main => Verdict::Keep(candidate.frequency - 1 - surplus),
+            Log::Small if candidate.frequency > surplus_in_small => Verdict::Keep(0),
+            Log::Main if candidate.frequency > surplus && share >= SMALL_LONG => Verdict::Keep(0),
+            Log::Main if candidate.frequency > surplus => Verdict::Keep(candidate.frequency - 1 - surplus),
+            _ => Verdict::Evict,
         }
     }
 
@@ -180,7 +194,7 @@ struct Ghost {
 
 const BUCKET: usize = 8;
 /// Ghosts are forgotten when so many capacities' worth of bytes have left after them.
-const HORIZON: f64 = 1.2;
+const HORIZON: f64 = 1.0;
 /// Into how many parts the horizon is cut.
 const HORIZON_STEPS: usize = 64;
 

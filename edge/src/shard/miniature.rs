@@ -13,6 +13,9 @@ use std::hash::{BuildHasherDefault, Hasher};
 const RESERVE: usize = 1;
 /// Below so many segments none is kept free: it would be too large a part of the whole.
 const RESERVE_FROM: usize = 16;
+/// Laps over all segments in which survivors are kept before one is free: as many as a count can be lowered. A large object
+/// whose last record, which lowers it, lies in the other log would go round for ever.
+const LAPS_MAX: usize = FREQUENCY_MAX as usize + 1;
 /// A segment holds at least so many of the largest records.
 const RECORDS_PER_SEGMENT: u64 = 8;
 /// An object may take this part (1/N) of the capacity.
@@ -31,6 +34,7 @@ pub struct Miniature {
     /// Segments that hold nothing.
     free: usize,
     reserve: usize,
+    segments: usize,
     objects: Objects,
     bytes: u64,
     lives: u32,
@@ -81,6 +85,7 @@ impl Miniature {
             logs: Default::default(),
             free: segments,
             reserve,
+            segments,
             objects: Objects::default(),
             bytes: 0,
             lives: 0,
@@ -157,10 +162,8 @@ impl Miniature {
     }
 
     fn put(&mut self, hash: u64, bytes: u64, note: u32) {
-        while self.objects.len() >= self.objects_max {
-            if !self.empty_one(Log::Small) {
-                return;
-            }
+        if !self.empty_while(Log::Small, |store| store.objects.len() >= store.objects_max) {
+            return;
         }
         let log = self.policy.admit(hash, &self.occupancy());
         self.lives = self.lives.wrapping_add(1);
@@ -173,7 +176,7 @@ impl Miniature {
             let record = Record { hash, life, bytes: rest.min(record_max), is_last: rest <= record_max };
             rest -= record.bytes;
             if !self.fits(log, record.bytes) {
-                self.make_room(log);
+                self.empty_while(log, |store| store.free <= store.reserve);
             }
             // What makes room may have cost this very object its first records.
             if !self.lives(&record) {
@@ -197,13 +200,21 @@ impl Miniature {
         self.objects.get(&record.hash).is_some_and(|object| object.life == record.life)
     }
 
-    /// Empties segments until one is free beyond the reserve. Each lap over the main log lowers all counts, so it ends.
-    fn make_room(&mut self, log: Log) {
-        while self.free <= self.reserve && self.empty_one(log) {}
+    /// Empties segments, for a record of this log, as long as there is need to. Each lap over the main log lowers the
+    /// counts of what is whole there; what still stays after [`LAPS_MAX`] leaves. `false`: there is none left.
+    fn empty_while(&mut self, log: Log, needs: impl Fn(&Self) -> bool) -> bool {
+        let mut keeping = LAPS_MAX * self.segments;
+        while needs(self) {
+            if !self.empty_one(log, keeping > 0) {
+                return false;
+            }
+            keeping = keeping.saturating_sub(1);
+        }
+        true
     }
 
-    /// Empties the segment whose turn it is, for a record of this log. `false`: there is none.
-    fn empty_one(&mut self, log: Log) -> bool {
+    /// Empties the segment whose turn it is. `false`: there is none.
+    fn empty_one(&mut self, log: Log, keep: bool) -> bool {
         self.filling = false;
         let now = self.occupancy();
         let wanted = self.policy.victim(&now);
@@ -224,13 +235,13 @@ impl Miniature {
         };
         self.free += 1;
         for record in segment.records {
-            self.judge(record, from);
+            self.judge(record, from, keep);
         }
         true
     }
 
     /// Settles what becomes of a record whose segment is emptied.
-    fn judge(&mut self, record: Record, log: Log) {
+    fn judge(&mut self, record: Record, log: Log, keep: bool) {
         let now = self.occupancy();
         let Some(object) = self.objects.get(&record.hash).filter(|object| object.life == record.life) else {
             return;
@@ -239,7 +250,7 @@ impl Miniature {
         let candidate = Candidate { hash: record.hash, bytes: object.bytes, frequency, log };
         let (hash, is_last) = (record.hash, record.is_last);
         match self.policy.judge(&candidate, &now) {
-            Verdict::Keep(frequency) if self.append(Log::Main, record) => {
+            Verdict::Keep(frequency) if keep && self.append(Log::Main, record) => {
                 if let Some(object) = self.objects.get_mut(&hash).filter(|_| is_last) {
                     object.frequency = frequency as u8;
                 }

@@ -104,7 +104,8 @@ impl Writer {
             objects: self.counts.objects,
             bytes: self.counts.object_bytes,
             small_bytes: (self.segments.of(Log::Small) * self.geometry.segment_bytes()) as u64,
-            filling: self.segments.free.len() > self.reserve(),
+            // Those given back are free for a moment too, but for them something had to leave.
+            filling: self.counts.reclaimed_segments == 0 && self.segments.free.len() > self.reserve(),
         }
     }
 
