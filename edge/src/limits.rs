@@ -282,8 +282,8 @@ pub const RING_ENTRIES: u32 = 4096;
 /// Reads of pages that are not in memory a worker has under way at once: what keeps a fast disk busy. Further ones wait,
 /// at most one for each connection.
 pub const POPULATES_MAX: usize = 64;
-/// Times one request waits for pages, one run of them after the other (the beginning of a record, the rest of it,
-/// another record of the same key), before the worker goes on whatever it costs.
+/// Times one request waits for pages, one run of them after the other (a record, another one of the same key, each once
+/// more if it left memory meanwhile), before the worker goes on whatever it costs.
 pub const POPULATES_PER_REQUEST_MAX: u8 = 8;
 /// Milliseconds a request waits for the disk before it is treated as a miss.
 pub const POPULATE_WAIT_MS: u64 = 5_000;
@@ -296,6 +296,9 @@ pub const SWEEP_PAGES_PER_STEP: usize = 64 * 1024;
 pub const SWEEP_STEP_MS: u64 = 1;
 /// Steps between two looks at how much memory was reclaimed.
 pub const SWEEP_STEPS_PER_LOOK: u64 = 20;
+/// Looks between two times at which the kernel's threads that read pages are made to give way to workers: more than once a
+/// second. They stay for five seconds without work.
+pub const LOOKS_PER_GIVING_WAY: u64 = 32;
 /// The same while there is no shard whose pages may leave memory.
 pub const SWEEP_IDLE_MS: u64 = 1_000;
 /// Messages from control handled in one turn, so that hits are not kept waiting.
@@ -387,6 +390,8 @@ const _: () = assert!(FETCHES_PER_CLIENT_MAX as usize * 4 <= TO_CONTROL_MESSAGES
 pub const CONFIG_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of the store: reclaim needs segments to choose from.
 pub const STORE_BYTES_MIN: u64 = SEGMENTS_WANTED * SEGMENT_BYTES_MIN as u64;
+/// Bytes of one shard: what an entry of its index can name.
+pub const SHARD_BYTES_MAX: u64 = 64 << 40;
 /// Bytes of a segment of a new shard of this size.
 pub fn segment_bytes(shard_bytes: u64) -> usize {
     let most = usize::try_from(shard_bytes / SEGMENTS_WANTED).unwrap_or(usize::MAX);

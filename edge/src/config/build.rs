@@ -248,6 +248,13 @@ fn shard(section: &Section<'_>, object_bytes: Option<u64>, hold: Option<Hold>) -
             ));
             return None;
         }
+        if bytes > limits::SHARD_BYTES_MAX {
+            let max = limits::SHARD_BYTES_MAX >> 40;
+            item.report(&format!(
+                "{bytes} bytes are more than one index can name; write at most \"{max}TiB\", and several [[store.shards]]"
+            ));
+            return None;
+        }
         Some(bytes)
     });
     Some(Shard { path: path?, size_bytes: size?, object_bytes: object_bytes?, state: state?, hold: hold? })

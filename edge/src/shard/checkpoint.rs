@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub const FILE_NAME: &str = "checkpoint";
 
 const MAGIC: u64 = u64::from_le_bytes(*b"edgeckpt");
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 const NONE: u64 = u64::MAX;
 
 /// What a checkpoint says.

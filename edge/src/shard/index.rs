@@ -4,9 +4,11 @@
 //! A hash has two candidate buckets of one cache line, eight entries each. An entry is one word:
 //!
 //! ```text
-//! 63      48 47 46 45                                       0
-//! |   tag   | freq |   location in units of 16 bytes; 0: empty |
+//! 63      48 47 46 45  42 41                                0
+//! |   tag   | freq | span | location in units of 16 bytes; 0: empty |
 //! ```
+//!
+//! The span says about how long the record is, so that one that has left memory can be brought in at once.
 //!
 //! One thread writes entries. Readers only raise `freq`, by a compare-and-swap that fails if the entry has changed
 //! since, so that they never bring back what the writer took out. Stores of the writer and [`Index::unchanged`] are
@@ -15,6 +17,8 @@
 //! the entry still is what it was, the segment was not emptied in between and will not be while it is held.
 #![forbid(unsafe_code)]
 
+use super::layout::RECORD_ALIGN;
+use crate::limits;
 use crate::sys::atomics::AtomicU64;
 use crate::sys::table::{LINE_WORDS, Table};
 use std::collections::HashSet;
@@ -22,8 +26,14 @@ use std::io;
 use std::sync::atomic::Ordering;
 
 const BUCKET_ENTRIES: usize = LINE_WORDS;
-const LOCATION_BITS: u32 = 46;
-const FREQUENCY_MASK: u64 = 3 << LOCATION_BITS;
+const LOCATION_BITS: u32 = 42;
+const SPAN_SHIFT: u32 = LOCATION_BITS;
+const FREQUENCY_SHIFT: u32 = 46;
+const FREQUENCY_MASK: u64 = 3 << FREQUENCY_SHIFT;
+/// Highest number of a span.
+const SPAN_MAX: u64 = 15;
+/// Beyond every span: what comes with a body of a round number of bytes.
+const SPAN_MORE_BYTES: usize = 1024;
 
 /// Entries looked at to find one that can be moved. In an index that is 99 % full some hundred do; in one without any free
 /// place but the last ones it takes all.
@@ -31,6 +41,9 @@ const WAYS_MAX: usize = 4096;
 
 /// Entries of the largest index: its buckets are numbered with 32 bits.
 pub const ENTRIES_MAX: usize = u32::MAX as usize * BUCKET_ENTRIES;
+
+/// Locations lie below this.
+pub const LOCATIONS: u64 = 1 << LOCATION_BITS;
 
 /// Highest frequency an entry counts.
 pub const FREQUENCY_MAX: u64 = 3;
@@ -40,21 +53,27 @@ pub const FREQUENCY_MAX: u64 = 3;
 pub struct Entry(u64);
 
 impl Entry {
-    /// For a record at `location` whose key has this hash.
-    pub fn new(hash: u64, location: u64, frequency: u64) -> Self {
-        assert!(location != 0 && location < 1 << LOCATION_BITS && frequency <= FREQUENCY_MAX);
-        Entry(tag(hash) << 48 | frequency << LOCATION_BITS | location)
+    /// For a record of so many bytes at `location` whose key has this hash.
+    pub fn new(hash: u64, (location, bytes): (u64, usize), frequency: u64) -> Self {
+        assert!(location != 0 && location < LOCATIONS && frequency <= FREQUENCY_MAX);
+        let span = (0..SPAN_MAX).find(|&span| span_bytes(span) >= bytes).unwrap_or(SPAN_MAX);
+        Entry(tag(hash) << 48 | frequency << FREQUENCY_SHIFT | span << SPAN_SHIFT | location)
     }
 
     /// Where the record is.
     #[inline]
     pub fn location(self) -> u64 {
-        self.0 & ((1 << LOCATION_BITS) - 1)
+        self.0 & (LOCATIONS - 1)
+    }
+
+    /// Bytes that hold the whole record, at most half of them too many; only of one beyond 1.5 MiB too few.
+    pub fn span_bytes(self) -> usize {
+        span_bytes(self.0 >> SPAN_SHIFT & SPAN_MAX)
     }
 
     /// How often it was read lately, 0 to 3.
     pub fn frequency(self) -> u64 {
-        (self.0 & FREQUENCY_MASK) >> LOCATION_BITS
+        (self.0 & FREQUENCY_MASK) >> FREQUENCY_SHIFT
     }
 
     #[inline]
@@ -62,6 +81,8 @@ impl Entry {
         (self.0 ^ other.0) & !FREQUENCY_MASK == 0
     }
 }
+
+const _: () = assert!(LOCATIONS as u128 * RECORD_ALIGN as u128 >= limits::SHARD_BYTES_MAX as u128);
 
 /// Number of a place for an entry.
 pub type Slot = usize;
@@ -156,7 +177,7 @@ impl Index {
     #[inline]
     pub fn bump(&self, slot: Slot, entry: Entry) {
         if entry.frequency() < FREQUENCY_MAX {
-            let more = entry.0 + (1 << LOCATION_BITS);
+            let more = entry.0 + (1 << FREQUENCY_SHIFT);
             // Failing means that another reader was first or that the record is gone: either way nothing is lost.
             let _ = self.word(slot).compare_exchange(entry.0, more, Ordering::Relaxed, Ordering::Relaxed);
         }
@@ -289,6 +310,12 @@ fn buckets_of(hash: u64, buckets: usize) -> [usize; 2] {
     [first as usize, second as usize]
 }
 
+/// 8 KiB, 12, 16, 24, 32 and so on, and a little.
+fn span_bytes(span: u64) -> usize {
+    let (octave, half) = (span / 2, span as usize % 2);
+    (4096 << octave) * (2 + half) + SPAN_MORE_BYTES
+}
+
 /// The tag comes from bits that choose no bucket.
 #[inline]
 fn tag(hash: u64) -> u64 {
@@ -308,7 +335,7 @@ mod tests {
         let index = Index::new(1 << 14, &[]).unwrap();
         let mut stored = 0;
         while let Ok(slot) = index.vacancy(hash(stored)) {
-            index.set(slot, Entry::new(hash(stored), stored + 1, 0));
+            index.set(slot, Entry::new(hash(stored), (stored + 1, 0), 0));
             stored += 1;
         }
         assert!(stored as usize * 3 > index.entries_max() * 2, "{stored} of {}", index.entries_max());
@@ -326,7 +353,7 @@ mod tests {
         loop {
             index.make_way(hash(stored), hash_of);
             let Ok(slot) = index.vacancy(hash(stored)) else { break };
-            index.set(slot, Entry::new(hash(stored), stored + 1, 0));
+            index.set(slot, Entry::new(hash(stored), (stored + 1, 0), 0));
             stored += 1;
         }
         assert!(stored as usize * 100 > index.entries_max() * 98, "{stored} of {}", index.entries_max());
@@ -342,7 +369,7 @@ mod tests {
         let index = Index::new(entries_max, &[]).unwrap();
         for n in 0..stored {
             let slot = index.vacancy(hash(n)).unwrap_or_else(|(slot, _)| slot);
-            index.set(slot, Entry::new(hash(n), n + 1, n % 4));
+            index.set(slot, Entry::new(hash(n), (n + 1, 0), n % 4));
         }
         let mut left: Vec<u64> = index.entries().map(|(_, entry)| entry.location() - 1).collect();
         left.sort_unstable();
@@ -352,7 +379,7 @@ mod tests {
             let has_place = again.make_way(hash(n), |entry| Some(hash(entry.location() - 1)));
             lost += usize::from(!has_place);
             let slot = again.vacancy(hash(n)).unwrap_or_else(|(slot, _)| slot);
-            again.set(slot, Entry::new(hash(n), n + 1, 0));
+            again.set(slot, Entry::new(hash(n), (n + 1, 0), 0));
         }
         (left.len(), lost)
     }
@@ -371,7 +398,7 @@ mod tests {
         let index = Index::new(16, &[]).unwrap();
         for n in 1..=16 {
             let slot = index.vacancy(0).unwrap();
-            index.set(slot, Entry::new(0, n, if n == 7 { 1 } else { 2 }));
+            index.set(slot, Entry::new(0, (n, 0), if n == 7 { 1 } else { 2 }));
         }
         let (slot, entry) = index.vacancy(0).unwrap_err();
         assert_eq!((entry.location(), index.locate(0, 7)), (7, Some(slot)));
@@ -380,19 +407,31 @@ mod tests {
     #[test]
     fn a_bump_does_not_bring_back_what_was_taken_out() {
         let index = Index::new(16, &[]).unwrap();
-        let entry = Entry::new(42, 9, 0);
+        let entry = Entry::new(42, (9, 0), 0);
         index.set(3, entry);
         index.bump(3, entry);
         index.bump(3, entry);
         let read: Vec<u64> = index.words().filter(|&word| word != 0).collect();
-        assert_eq!(read, [Entry::new(42, 9, 1).0], "the second bump was of a stale reading");
+        assert_eq!(read, [Entry::new(42, (9, 0), 1).0], "the second bump was of a stale reading");
         index.clear(3);
-        index.bump(3, Entry::new(42, 9, 1));
+        index.bump(3, Entry::new(42, (9, 0), 1));
         assert_eq!(index.words().filter(|&word| word != 0).count(), 0);
         assert_eq!(index.unchanged(3, entry), Err(None));
-        index.set(3, Entry::new(42, 10, 0));
-        assert_eq!(index.unchanged(3, entry), Err(Some(Entry::new(42, 10, 0))));
-        assert_eq!(index.unchanged(3, Entry::new(42, 10, 3)), Ok(()));
+        index.set(3, Entry::new(42, (10, 0), 0));
+        assert_eq!(index.unchanged(3, entry), Err(Some(Entry::new(42, (10, 0), 0))));
+        assert_eq!(index.unchanged(3, Entry::new(42, (10, 0), 3)), Ok(()));
+    }
+
+    #[test]
+    fn an_entry_says_about_how_long_its_record_is() {
+        for bytes in [64, 9 << 10, 66_000, 70_000, (1 << 20) + 64, 1 << 20, 1_500_000] {
+            let entry = Entry::new(7, (LOCATIONS - 1, bytes), FREQUENCY_MAX);
+            let (whole, most) = (bytes, (bytes + bytes / 2).max(9 << 10));
+            assert!((whole..=most).contains(&entry.span_bytes()), "{bytes}: {}", entry.span_bytes());
+            assert_eq!((entry.location(), entry.frequency()), (LOCATIONS - 1, FREQUENCY_MAX));
+        }
+        assert_eq!(Entry::new(7, (1, 66_000), 0).span_bytes(), 65 << 10);
+        assert!(Entry::new(7, (1, 8 << 20), 0).span_bytes() > 1 << 20, "the rest follows");
     }
 
     #[test]
@@ -400,7 +439,7 @@ mod tests {
         let index = Index::new(16, &[]).unwrap();
         assert_eq!(index.candidates(0).count(), 0);
         let slot = index.vacancy(0).unwrap();
-        index.set(slot, Entry::new(0, 1, 0));
+        index.set(slot, Entry::new(0, (1, 0), 0));
         assert_eq!(index.candidates(0).count(), 1);
     }
 }

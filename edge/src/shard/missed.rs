@@ -102,7 +102,7 @@ mod tests {
         let entries = 8_000;
         for n in 0..entries {
             let slot = index.vacancy(hash(n)).unwrap();
-            index.set(slot, Entry::new(hash(n), n + 1, 0));
+            index.set(slot, Entry::new(hash(n), (n + 1, 0), 0));
         }
         let mut changes = Changes::default();
         (0..500).for_each(|n| changes.note(hash(n)));
@@ -126,7 +126,7 @@ mod tests {
         assert_eq!(changes.since(1).unwrap().next(), Some(1));
         assert!(!Missed::since(1, &changes, &index).everything());
         let missed = Missed::since(0, &changes, &index);
-        assert!(missed.everything() && missed.may_hold(3, Entry::new(9, 9, 0)));
-        assert!(!Missed::since(changes.count(), &changes, &index).may_hold(3, Entry::new(9, 9, 0)));
+        assert!(missed.everything() && missed.may_hold(3, Entry::new(9, (9, 0), 0)));
+        assert!(!Missed::since(changes.count(), &changes, &index).may_hold(3, Entry::new(9, (9, 0), 0)));
     }
 }

@@ -7,7 +7,6 @@ use super::index::{Entry, Index, Slot};
 use super::layout::{self, Geometry, HEADER_BYTES, Header, Kind};
 use super::reclaim;
 use super::residency::Doubt;
-use crate::limits;
 use crate::sys::mapping::{Extent, Pin, Pins, Window};
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -17,10 +16,6 @@ use std::sync::Arc;
 /// How often a lookup follows one slot that changes under it. Each time the record it led to was replaced.
 const FOLLOWS_MAX: usize = 4;
 
-/// Bytes that are brought in where a record begins whose length is not known yet: most small ones whole.
-const BEGINNING_BYTES: usize = 8 * 1024;
-/// The same for a chunk, which is long.
-const CHUNK_BEGINNING_BYTES: usize = HEADER_BYTES + limits::CHUNK_BYTES;
 /// Bytes that are read of a record of common size before it is sent: its header, key and meta.
 const READ_BYTES: usize = 256;
 
@@ -163,7 +158,7 @@ impl Find {
         let wanted = |record: &Pinned| {
             record.header.kind != Kind::Chunk && record.key() == key && accept(record.meta())
         };
-        Ok(self.newest(hash, wanted, touch, BEGINNING_BYTES)?.map(|newest| self.read(newest)))
+        Ok(self.newest(hash, wanted, touch)?.map(|newest| self.read(newest)))
     }
 
     fn chunk(&self, object: u64, chunk: u32, touch: Touch) -> Result<Option<Pinned>, Cold> {
@@ -172,7 +167,7 @@ impl Find {
 
     fn newest_chunk(&self, object: u64, chunk: u32, touch: Touch) -> Result<Option<Newest>, Cold> {
         let wanted = |record: &Pinned| record.header.is_chunk(object, chunk);
-        self.newest(layout::chunk_hash(object, chunk), wanted, touch, CHUNK_BEGINNING_BYTES)
+        self.newest(layout::chunk_hash(object, chunk), wanted, touch)
     }
 
     /// Counts the read.
@@ -188,7 +183,6 @@ impl Find {
         hash: u64,
         mut wanted: impl FnMut(&Pinned) -> bool,
         touch: Touch,
-        beginning_bytes: usize,
     ) -> Result<Option<Newest>, Cold> {
         if self.pins.failed() {
             return Ok(None);
@@ -198,7 +192,7 @@ impl Find {
             let (record, entry) = match self.hold(slot, entry, touch) {
                 Ok(Some(held)) => held,
                 Ok(None) => continue,
-                Err(begins) => return Err(self.cold(begins.pin, begins.range, beginning_bytes)),
+                Err(untouched) => return Err(self.cold(untouched)),
             };
             if wanted(&record) && best.as_ref().is_none_or(|(other, ..)| other.age() < record.age()) {
                 best = Some((record, slot, entry));
@@ -216,7 +210,8 @@ impl Find {
             match self.index.unchanged(slot, entry) {
                 Ok(()) => {
                     let Some(pin) = pin else { return Ok(None) };
-                    return Ok(Pinned::new(pin, start, touch)?.map(|pinned| (pinned, entry)));
+                    let pinned = Pinned::new(pin, start..start + entry.span_bytes(), touch)?;
+                    return Ok(pinned.map(|pinned| (pinned, entry)));
                 }
                 Err(Some(now)) => entry = now,
                 Err(None) => return Ok(None),
@@ -226,9 +221,8 @@ impl Find {
     }
 
     #[cold]
-    fn cold(&self, pin: Pin, range: Range<usize>, beginning_bytes: usize) -> Cold {
-        let whole = range.start..range.end.max((range.start + beginning_bytes).min(pin.filled()));
-        let bytes = pin.in_file(whole);
+    fn cold(&self, Untouched { pin, range }: Untouched) -> Cold {
+        let bytes = pin.in_file(range);
         let doubt = pin.residency().doubt(bytes.clone());
         Cold { window: self.pins.window(), bytes, doubt }
     }
@@ -249,13 +243,16 @@ pub struct Pinned {
 }
 
 impl Pinned {
-    /// `None`: there is no whole record there. The parts before the body are then being used.
+    /// `None`: there is no whole record there. The parts before the body are then being used. `span`: what most likely
+    /// holds it, to be brought in at once.
     #[inline]
-    fn new(pin: Pin, start: usize, touch: Touch) -> Result<Option<Self>, Untouched> {
+    fn new(pin: Pin, span: Range<usize>, touch: Touch) -> Result<Option<Self>, Untouched> {
         let may_touch = |range| touch == Touch::All || pin.residency().believes(pin.in_file(range));
+        let start = span.start;
         let fixed = start..start + HEADER_BYTES;
         if fixed.end <= pin.filled() && !may_touch(fixed.clone()) {
-            return Err(Untouched { pin, range: fixed });
+            let range = start..span.end.min(pin.filled());
+            return Err(Untouched { pin, range });
         }
         let Some(header) = pin.bytes(fixed).and_then(Header::decode) else { return Ok(None) };
         let whole = start..start + header.body().end;

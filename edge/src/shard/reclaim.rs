@@ -288,7 +288,7 @@ impl Writer {
         self.map.copy(from, whole.start + HEADER_BYTES..whole.end, segment, start + HEADER_BYTES);
         self.map.write(segment, start, &moved);
         let new = self.written(segment, start, bytes);
-        self.find.index.set(slot, Entry::new(header.hash, new, frequency));
+        self.find.index.set(slot, Entry::new(header.hash, (new, bytes), frequency));
         if matches!(header.kind, Kind::Head | Kind::Partial) {
             self.heads.insert(header.object, Place { hash: header.hash, location: new });
         }

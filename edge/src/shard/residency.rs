@@ -23,6 +23,9 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 /// Epochs in which as much is reclaimed as the shard has in memory. The kernel's list of pages used only once is at
 /// least a thirteenth of the page cache up to 16 GiB, and two of these must be well below that.
 pub(super) const EPOCHS_PER_TURNOVER: u64 = 64;
+/// Epochs between the beginnings of two sweeps: so much of what is in memory may have left it before that is noted. What
+/// nobody used for two epochs is brought in first whether it is noted or not, so a sweep at each would only cost.
+pub(super) const EPOCHS_PER_SWEEP: u64 = 8;
 /// Epochs after which a sweep of all pages must have ended: numbers of epochs come back after 254.
 pub(super) const EPOCHS_PER_SWEEP_MAX: u64 = 200;
 

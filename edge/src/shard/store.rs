@@ -391,7 +391,7 @@ impl Writer {
         // Written a moment ago: it cannot be read only if the file has failed since, and then nothing is served from it.
         let Some((header, _)) = self.record(location) else { return };
         let frequency = old.first().map_or(0, |(_, entry)| entry.frequency());
-        self.find.index.set(slot, Entry::new(header.hash, location, frequency));
+        self.find.index.set(slot, Entry::new(header.hash, (location, header.record_bytes()), frequency));
         self.counts.entries += 1;
         if header.kind != Kind::Chunk {
             self.counts.objects += 1;

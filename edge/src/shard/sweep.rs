@@ -1,10 +1,12 @@
 //! The thread that finds out which pages of the shards the kernel has dropped: it reads how much memory was reclaimed,
 //! ends epochs by that, and asks for the pages that nobody has used for long. It touches no byte of a shard and no
-//! worker waits for it; if it stands still, pages are believed for too long and a worker may meet the disk.
+//! worker waits for it; if it stands still, pages are believed for too long and a worker may meet the disk. Where it
+//! shares a CPU with workers it gives way to them, and has the threads that read pages for them give way as well.
 #![forbid(unsafe_code)]
 
-use super::residency::{EPOCHS_PER_SWEEP_MAX, EPOCHS_PER_TURNOVER};
+use super::residency::{EPOCHS_PER_SWEEP, EPOCHS_PER_SWEEP_MAX, EPOCHS_PER_TURNOVER};
 use crate::limits;
+use crate::sys::cpu;
 use crate::sys::mapping::{Window, memory_page_bytes};
 use std::fs::File;
 use std::io;
@@ -41,7 +43,10 @@ pub(super) fn spawn(windows: Vec<Window>) -> io::Result<Sweeper> {
     let mut reclaim = Reclaim::open()?;
     let (stopped, added) = (stop.clone(), new.clone());
     let thread = std::thread::Builder::new().name("edge-sweep".into()).spawn(move || {
+        let nice = cpu::nice();
+        cpu::give_way();
         let mut calm_looks = 0;
+        let mut looks = 0_u64;
         let mut sweeps: Vec<Sweep> = Vec::new();
         while !stopped.load(Ordering::Relaxed) {
             let new = std::mem::take(&mut *added.lock().unwrap_or_else(PoisonError::into_inner));
@@ -51,6 +56,12 @@ pub(super) fn spawn(windows: Vec<Window>) -> io::Result<Sweeper> {
                 std::thread::park_timeout(Duration::from_millis(limits::SWEEP_IDLE_MS));
                 continue;
             }
+            if looks.is_multiple_of(limits::LOOKS_PER_GIVING_WAY)
+                && let Err(error) = cpu::ring_threads_give_way(nice)
+            {
+                tracing::debug!(%error, "threads that read pages do not give way to workers");
+            }
+            looks += 1;
             // Without a number nothing is believed for long.
             let reclaimed = reclaim.since_last().unwrap_or(Reclaimed::Everything);
             calm_looks = if reclaimed == Reclaimed::Pages(0) { calm_looks + 1 } else { 0 };
@@ -175,7 +186,11 @@ impl Sweep {
         self.end_epochs(reclaimed);
         self.calm = calm;
         let epochs = self.window.residency().epochs();
-        if self.at.is_none() && (epochs != self.began_epochs || (calm && !self.was_calm)) {
+        let is_due = match epochs - self.began_epochs {
+            0 => calm && !self.was_calm,
+            ended => calm || ended >= EPOCHS_PER_SWEEP,
+        };
+        if self.at.is_none() && is_due {
             (self.at, self.began_epochs, self.was_calm) = (Some(0), epochs, calm);
         }
     }
@@ -294,11 +309,27 @@ mod tests {
         let cold = reader.try_lookup(9, b"k", |_| true).err().expect("still in doubt");
         assert!(!cold.is_absent(), "but known to be there");
         cold.came();
-        let rest = reader.try_lookup(9, b"k", |_| true).err().expect("the rest");
-        rest.came();
-        assert!(is_believed(&reader));
+        assert!(is_believed(&reader), "all of it was brought in at once");
         sweep.begin(Reclaimed::Everything, false);
         assert!(!is_believed(&reader));
+    }
+
+    #[test]
+    fn a_sweep_begins_when_some_epochs_have_ended_or_nothing_is_reclaimed_any_more() {
+        let scratch = Scratch::new("sweep-begins");
+        let (writer, _reader) = store(&scratch);
+        let mut sweep = Sweep::new(writer.windows().remove(0));
+        whole_sweep(&mut sweep, false);
+        let epoch = |sweep: &mut Sweep, calm| {
+            let epoch = (sweep.present / EPOCHS_PER_TURNOVER).max(EPOCH_PAGES_MIN);
+            sweep.begin(Reclaimed::Pages(if calm { 0 } else { epoch }), calm);
+            sweep.at.is_some()
+        };
+        assert!((1..EPOCHS_PER_SWEEP).all(|_| !epoch(&mut sweep, false)) && epoch(&mut sweep, false));
+        whole_sweep(&mut sweep, false);
+        assert!(!epoch(&mut sweep, false) && epoch(&mut sweep, true), "one last time");
+        whole_sweep(&mut sweep, true);
+        assert!(!epoch(&mut sweep, true));
     }
 
     #[test]

@@ -57,6 +57,44 @@ pub fn give_way() {
     unsafe { libc::nice(NICER) };
 }
 
+/// The threads of the kernel that do for this process's rings what may wait for a disk.
+const RING_THREADS: &str = "iou-wrk";
+
+/// As [`give_way`], for [`RING_THREADS`]: each begins as nice as the thread whose ring it works for, which is a worker.
+/// `nice` is what workers are. New ones come and go, so this is done again and again. Says how many have changed.
+pub fn ring_threads_give_way(nice: i32) -> io::Result<usize> {
+    let mut changed = 0;
+    for thread in std::fs::read_dir("/proc/self/task")? {
+        let thread = thread?;
+        // One that has ended meanwhile has no file any more.
+        let Ok(name) = std::fs::read_to_string(thread.path().join("comm")) else { continue };
+        let id = thread.file_name().to_str().and_then(|id| id.parse::<libc::id_t>().ok());
+        let Some(id) = id.filter(|_| name.starts_with(RING_THREADS)) else { continue };
+        let wanted = (nice + NICER).min(NICE_MAX);
+        if nice_of(id) < wanted {
+            // SAFETY: integers only.
+            changed += usize::from(unsafe { libc::setpriority(libc::PRIO_PROCESS, id, wanted) } == 0);
+        }
+    }
+    Ok(changed)
+}
+
+const NICE_MAX: i32 = 19;
+
+/// How nice the calling thread is.
+pub fn nice() -> i32 {
+    nice_of(0)
+}
+
+/// Of thread `id`; 0: the calling one. Of one that has ended: most.
+fn nice_of(id: libc::id_t) -> i32 {
+    nix::errno::Errno::clear();
+    // SAFETY: integers only.
+    let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, id) };
+    // -1 is a priority, too.
+    if nice == -1 && nix::errno::Errno::last_raw() != 0 { NICE_MAX } else { nice }
+}
+
 /// These CPUs by the node of memory they are next to, nodes ascending, with the nodes' numbers. A machine whose nodes
 /// cannot be read has one.
 pub fn by_node(cpus: &[usize]) -> Vec<(usize, Vec<usize>)> {
@@ -128,18 +166,38 @@ mod tests {
 
     #[test]
     fn who_gives_way_is_nicer_and_others_are_not() {
-        let nice = || {
-            let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
-            // Of what follows the name in brackets the 17th (proc_pid_stat(5)).
-            stat.rsplit(')').next().unwrap().split_whitespace().nth(16).unwrap().parse::<i32>().unwrap()
-        };
         let before = nice();
         let inside = std::thread::spawn(move || {
             give_way();
             nice()
         });
-        assert_eq!(inside.join().unwrap(), (before + NICER).min(19));
+        assert_eq!(inside.join().unwrap(), (before + NICER).min(NICE_MAX));
         assert_eq!(nice(), before);
+    }
+
+    #[test]
+    fn threads_of_a_ring_give_way_once_and_whose_ring_it_is_does_not() {
+        std::thread::spawn(|| {
+            // What the kernel itself does in a thread of its own; the name is all that tells such a thread.
+            let (done, ended) = std::sync::mpsc::channel::<()>();
+            let (tell, told) = std::sync::mpsc::channel();
+            let ring = std::thread::Builder::new().name("iou-wrk-7".into()).spawn(move || {
+                tell.send(nix::unistd::gettid().as_raw() as libc::id_t).unwrap();
+                let _ = ended.recv();
+                nice()
+            });
+            let id = told.recv().unwrap();
+            let before = nice();
+            ring_threads_give_way(before).unwrap();
+            let wanted = (before + NICER).min(NICE_MAX);
+            assert_eq!((nice(), nice_of(id)), (before, wanted));
+            ring_threads_give_way(before).unwrap();
+            assert_eq!(nice_of(id), wanted, "not nicer each time");
+            drop(done);
+            ring.unwrap().join().unwrap();
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! kernel, not the load that shares the CPU with it.
 #![forbid(unsafe_code)]
 
-use super::stalls::{self, Stall};
+use super::stalls::{self, Seen, Stall};
 use crate::process;
 use anyhow::{Context, Result, ensure};
 use std::io::{Read, Write};
@@ -28,13 +28,15 @@ pub struct Answer {
 /// What a window showed, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Latency {
-    /// Half of them took at most so long, of those that met no stall.
+    /// Half of them took at most so long, of those that met no stall of the host's.
     pub p50: f64,
     /// 99 of 100 of them.
     pub p99: f64,
     /// 99 of 100 of all.
     pub p99_of_all: f64,
-    /// Share of them that met a stall.
+    /// 99 of 100 of those that met no stall at all.
+    pub p99_unstalled: f64,
+    /// Share of them that met a stall of the host's.
     pub disturbed: f64,
 }
 
@@ -108,30 +110,34 @@ pub fn run_first() -> Result<()> {
 }
 
 /// What a window's answers come to, beside what its CPUs did.
-pub fn summary(answers: &[Answer], stalls: &[Stall]) -> Latency {
-    let mut undisturbed = Vec::with_capacity(answers.len());
-    let mut disturbed = false;
-    for answer in answers {
-        // Who could not be asked in time because of a stall has met it as well.
-        let met = |stall: &Stall| stall.touched(answer.asked, answer.asked + answer.took);
-        disturbed = (disturbed && answer.late) || stalls.iter().any(met);
-        if !disturbed {
-            undisturbed.push(answer.took);
-        }
-    }
-    let mut all: Vec<Duration> = answers.iter().map(|answer| answer.took).collect();
-    undisturbed.sort_unstable();
-    all.sort_unstable();
-    let at = |times: &[Duration], share: f64| {
+pub fn summary(answers: &[Answer], seen: &Seen) -> Latency {
+    let mut undisturbed = without(answers, &[&seen.stolen_stalls]);
+    let mut unstalled = without(answers, &[&seen.stolen_stalls, &seen.own_stalls]);
+    let mut all = without(answers, &[]);
+    let at = |times: &mut Vec<Duration>, share: f64| {
+        times.sort_unstable();
         let place = ((times.len() as f64 * share) as usize).min(times.len().saturating_sub(1));
         times.get(place).map_or(0.0, |time| time.as_nanos() as f64 / 1e3)
     };
     Latency {
-        p50: at(&undisturbed, 0.5),
-        p99: at(&undisturbed, 0.99),
-        p99_of_all: at(&all, 0.99),
+        p50: at(&mut undisturbed, 0.5),
+        p99: at(&mut undisturbed, 0.99),
+        p99_of_all: at(&mut all, 0.99),
+        p99_unstalled: at(&mut unstalled, 0.99),
         disturbed: 1.0 - undisturbed.len() as f64 / all.len().max(1) as f64,
     }
+}
+
+/// How long those took that met none of these stalls.
+fn without(answers: &[Answer], stalls: &[&[Stall]]) -> Vec<Duration> {
+    let mut disturbed = false;
+    let took = answers.iter().filter_map(|answer| {
+        // Who could not be asked in time because of a stall has met it as well.
+        let met = |stall: &Stall| stall.touched(answer.asked, answer.asked + answer.took);
+        disturbed = (disturbed && answer.late) || stalls.iter().copied().flatten().any(met);
+        (!disturbed).then_some(answer.took)
+    });
+    took.collect()
 }
 
 #[cfg(test)]
@@ -150,17 +156,20 @@ mod tests {
 
     #[test]
     fn a_window_is_summed_up() {
-        let found = summary(&answers((1..=1000).rev()), &[]);
-        assert_eq!(found, Latency { p50: 501.0, p99: 991.0, p99_of_all: 991.0, disturbed: 0.0 });
-        assert_eq!(summary(&answers([7].into_iter()), &[]).p99, 7.0);
+        let found = summary(&answers((1..=1000).rev()), &Seen::default());
+        let (p50, p99) = (501.0, 991.0);
+        assert_eq!(found, Latency { p50, p99, p99_of_all: p99, p99_unstalled: p99, disturbed: 0.0 });
+        assert_eq!(summary(&answers([7].into_iter()), &Seen::default()).p99, 7.0);
     }
 
     #[test]
-    fn what_met_a_stall_is_left_out_and_what_was_late_after_it() {
+    fn what_met_a_stall_of_the_hosts_is_left_out_and_what_was_late_after_it() {
         let mut window = answers([5, 9000, 100, 100, 6].into_iter());
         (window[2].late, window[4].late) = (true, true);
         let stall = Stall { from: window[1].asked, until: window[1].asked + Duration::from_millis(1) };
-        let found = summary(&window, &[stall]);
+        let found = summary(&window, &Seen { stolen_stalls: vec![stall], ..Seen::default() });
         assert_eq!((found.p99, found.p99_of_all, found.disturbed), (100.0, 9000.0, 0.4));
+        let found = summary(&window, &Seen { own_stalls: vec![stall], ..Seen::default() });
+        assert_eq!((found.p99, found.p99_unstalled, found.disturbed), (9000.0, 100.0, 0.0), "ours count");
     }
 }

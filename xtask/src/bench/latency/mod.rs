@@ -1,7 +1,7 @@
 //! `cargo xtask bench latency`: how long hot hits of 1 KiB take alone, and beside what could slow them: hits from the
 //! disk, clients that trickle, floods over HTTP/2. Windows alone and beside follow each other within one run, and ratios
 //! are made between neighbours. The node has one CPU for all its threads; client and loads have another. Answers that met
-//! a CPU that stood still are left out, and so are pairs of windows in which too many did.
+//! a CPU while the host had taken it are left out, and so are pairs of windows in which too many did.
 #![forbid(unsafe_code)]
 
 mod cold;
@@ -37,7 +37,7 @@ const SETTLE: Duration = Duration::from_millis(200);
 const LIMITS: &str = "\n[limits]\nconnections_max = 4096\nunlimited_clients = [\"127.0.0.1\"]\n";
 /// Body of the hot object.
 const BYTES: usize = 1024;
-/// Share of a window's requests that may have met a CPU that stood still.
+/// Share of a window's requests that may have met a CPU that the host had taken.
 const DISTURBED_MAX: f64 = 0.25;
 /// Pairs of windows tried for each that is asked for.
 const ATTEMPTS: usize = 4;
@@ -288,7 +288,7 @@ fn window(
             let seen = watch.since(&mark)?;
             let cpu = (machine::cpu_us(pid)? - before) as f64 / time.as_micros() as f64;
             let work = counts.until(&Counts::now(pid, target.admin)?);
-            Ok((hot::summary(&answers, &seen.stalls), seen, cpu, machine::anonymous_bytes(pid)?, work))
+            Ok((hot::summary(&answers, &seen), seen, cpu, machine::anonymous_bytes(pid)?, work))
         });
         let measured: Result<_> = client.join().map_err(|_| anyhow::anyhow!("the hot client panicked"))?;
         stop.store(true, Ordering::Relaxed);
@@ -316,7 +316,7 @@ struct Row {
 impl Row {
     fn of(&self, value: impl Fn(&(Window, Window)) -> f64) -> Result<Spread> {
         Spread::of(self.pairs.iter().map(value)).with_context(|| {
-            format!("{}: each pair of windows met CPUs that stood still, so none can be judged; try again, or on another machine", self.name)
+            format!("{}: in each pair of windows the host took the CPUs, so none can be judged; try again, or on another machine", self.name)
         })
     }
 
@@ -397,21 +397,31 @@ impl Row {
             let beside = of.iter().map(|(_, beside)| what(beside)).collect();
             format!("{}, {}", percent(alone), percent(beside))
         };
+        let count = |what: fn(&Window) -> usize| {
+            let sum = self
+                .pairs
+                .iter()
+                .fold((0, 0), |sum, (alone, beside)| (sum.0 + what(alone), sum.1 + what(beside)));
+            format!("{}, {}", sum.0, sum.1)
+        };
         let p99 =
             |what: fn(&(Window, Window)) -> f64| self.of(what).map(|spread| format!("{:.0}", spread.median));
         Ok(format!(
-            "| {} | {}, {} | {} | {} | {} | {} | {} | {} | {}, {} |",
+            "| {} | {}, {} | {} | {} | {} | {} | {} | {} | {} | {} | {}, {} | {:.2} |",
             self.name,
             self.pairs.len(),
             self.disturbed.len(),
             both(&self.pairs, |window| window.latency.disturbed),
             both(&self.disturbed, |window| window.latency.disturbed),
+            count(|window| window.seen.stolen_stalls.len()),
+            count(|window| window.seen.own_stalls.len()),
             both(&self.pairs, |window| window.seen.stalled[0]),
             both(&self.pairs, |window| window.seen.stolen[0]),
             both(&self.pairs, |window| window.seen.stalled[1]),
             both(&self.pairs, |window| window.seen.stolen[1]),
             p99(|(alone, _)| alone.latency.p99_of_all)?,
             p99(|(_, beside)| beside.latency.p99_of_all)?,
+            self.of(|(alone, beside)| beside.latency.p99_unstalled / alone.latency.p99_unstalled)?.median,
         ))
     }
 }
@@ -445,11 +455,11 @@ fn report(options: &Options, (cpu, client): (usize, usize), rows: &[Row]) -> Res
         println!("{}", row.worker_line()?);
     }
     println!(
-        "\nThe machine (medians of %, alone and beside). Requests that met a CPU that stood still are left out above, and pairs with more than {:.0} % of them. Where a CPU stood still for longer than the host has stolen it, the kernel itself held it.\n",
+        "\nThe machine (medians of %, alone and beside). Requests that met a CPU while the host had taken it are left out above, and pairs with more than {:.0} % of them: of the times a CPU stood still the longest, as many as /proc/stat counts as stolen from it in the window. Where it stood still for longer than that, our own kernel held it, and requests that met that count.\n",
         100.0 * DISTURBED_MAX
     );
     println!(
-        "| beside | pairs judged, left out | requests left out | in pairs left out | node's CPU stood still | was stolen | client's CPU stood still | was stolen | p99 µs with all requests |\n|---|---|---|---|---|---|---|---|---|"
+        "| beside | pairs judged, left out | requests left out | in pairs left out | stalls of the host | our own | node's CPU stood still | was stolen | client's CPU stood still | was stolen | p99 µs with all requests | p99 × without any that met a stall |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
     );
     for row in rows {
         println!("{}", row.machine_line()?);

@@ -1,6 +1,7 @@
 //! When a CPU stood still under a window. The host of a virtual machine takes its CPUs away for milliseconds, and what
 //! hits take then says nothing about the node. On each CPU a thread before all others sleeps for a moment, again and
-//! again: where it wakes late, nobody ran there. Knows nothing of requests.
+//! again: where it wakes late, nobody ran there, or the kernel let nobody else run. Only what the kernel counts as stolen
+//! by the host is the host's; a CPU that stood still without that was held by ourselves. Knows nothing of requests.
 #![forbid(unsafe_code)]
 
 use crate::{machine, process};
@@ -37,8 +38,10 @@ impl Stall {
 /// What happened to the CPUs in a window.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    /// Of all CPUs.
-    pub stalls: Vec<Stall>,
+    /// Of all CPUs, those that the host made.
+    pub stolen_stalls: Vec<Stall>,
+    /// The others.
+    pub own_stalls: Vec<Stall>,
     /// Share of the window for which each CPU stood still, as the threads saw it.
     pub stalled: Vec<f64>,
     /// Share of the window that the host took, as the kernel counts it, in ticks of 10 ms.
@@ -95,9 +98,12 @@ impl Watch {
         for (cpu, (before, after)) in self.cpus.iter().zip(mark.steal.iter().zip(self.steal()?)) {
             let stalls = cpu.take();
             let stalled: Duration = stalls.iter().map(|stall| stall.until - stall.from).sum();
-            seen.stalls.extend(stalls);
+            let stolen = after.saturating_sub(*before);
+            let (stolen_stalls, own_stalls) = split(stalls, stolen);
+            seen.stolen_stalls.extend(stolen_stalls);
+            seen.own_stalls.extend(own_stalls);
             seen.stalled.push(stalled.as_secs_f64() / time);
-            seen.stolen.push(after.saturating_sub(*before).as_secs_f64() / time);
+            seen.stolen.push(stolen.as_secs_f64() / time);
         }
         Ok(seen)
     }
@@ -125,6 +131,18 @@ impl Watched {
     fn take(&self) -> Vec<Stall> {
         std::mem::take(&mut *self.stalls.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Which stalls of a CPU the host made, of whom is known how much it took in all: the longest, for the kernel holds a CPU
+/// for less than a millisecond; the rest were made here.
+fn split(mut stalls: Vec<Stall>, stolen: Duration) -> (Vec<Stall>, Vec<Stall>) {
+    stalls.sort_unstable_by_key(|stall| std::cmp::Reverse(stall.until - stall.from));
+    let mut left = stolen;
+    stalls.into_iter().partition(|stall| {
+        let rest = left.checked_sub(stall.until - stall.from);
+        left = rest.unwrap_or(left);
+        rest.is_some()
+    })
 }
 
 fn nap(cpu: usize, stop: &AtomicBool, stalls: &Mutex<Vec<Stall>>) -> Result<()> {
@@ -164,6 +182,17 @@ pub fn schedule(how: &[&str]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_host_made_as_much_of_the_stalls_as_it_has_stolen_and_no_more() {
+        let began = Instant::now();
+        let stall = |ms| Stall { from: began, until: began + Duration::from_millis(ms) };
+        let stalls = || vec![stall(1), stall(7), stall(2), stall(9)];
+        let split = |stolen| split(stalls(), Duration::from_millis(stolen));
+        assert_eq!(split(0), (vec![], vec![stall(9), stall(7), stall(2), stall(1)]));
+        assert_eq!(split(10), (vec![stall(9), stall(1)], vec![stall(7), stall(2)]));
+        assert_eq!(split(30).1, []);
+    }
 
     #[test]
     fn a_stall_touches_what_ran_through_it_or_piled_up_behind_it() {
