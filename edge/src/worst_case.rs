@@ -122,6 +122,8 @@ pub fn worst_case(shape: &Shape) -> Vec<Row> {
         row("table of purges", 1, crate::proto::generations::Table::BYTES),
         row("request that waits for the disk", connections, shape.parked_bytes + request),
         Row { what: "store index", count: 1, bytes_each: shape.index_bytes },
+        // Made or read as a whole.
+        Row { what: "checkpoint, while the node starts or stops", count: 1, bytes_each: shape.index_bytes },
         row("changed keys, for shards that fail", CHANGES_REMEMBERED, size_of::<u64>()),
         // Four bits for each entry; once more while it is scanned.
         Row { what: "what shards out of use have missed", count: 2, bytes_each: shape.index_bytes / 16 },
@@ -169,7 +171,7 @@ mod tests {
         assert_eq!(sum(&Shape { clients_bytes: 32_003, ..shape }) - base, 3);
         let tunnel = sum(&Shape { tunnels_max: 11, ..shape }) - base;
         assert!(tunnel > (TUNNEL_WINDOW_BYTES + REQUEST_BODY_WINDOW_BYTES) as u64, "{tunnel}");
-        assert_eq!(sum(&Shape { index_bytes: (1 << 24) + 32, ..shape }) - base, 32 + 2 * 2);
+        assert_eq!(sum(&Shape { index_bytes: (1 << 24) + 32, ..shape }) - base, 2 * 32 + 2 * 2);
         assert_eq!(sum(&Shape { policy_bytes: (1 << 24) + 7, ..shape }) - base, 7);
         let more = sum(&Shape { shards: 2, ..shape }) - base;
         assert_eq!(more, (LEFT_REMEMBERED * LEFT_BYTES) as u64);

@@ -8,6 +8,8 @@
 use super::index::Index;
 use super::layout::{FileHeader, Geometry};
 use super::store::{Place, Writer};
+use std::iter::Map;
+use std::slice;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The file's name, in the directory of the shard.
@@ -16,9 +18,9 @@ pub const FILE_NAME: &str = "checkpoint";
 const MAGIC: u64 = u64::from_le_bytes(*b"edgeckpt");
 const VERSION: u64 = 3;
 const NONE: u64 = u64::MAX;
+const CHECKSUM_BYTES: usize = 8;
 
 /// What a checkpoint says.
-#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Checkpoint {
     /// Index entries that are not chunks.
     pub(super) objects: u64,
@@ -30,8 +32,16 @@ pub(super) struct Checkpoint {
     pub(super) segments: Vec<(u64, usize)>,
     /// Object numbers and their head records.
     pub(super) heads: Vec<(u64, Place)>,
+    /// The whole file, for the index is most of it, and where in it the index begins.
+    file: (Vec<u8>, usize),
+}
+
+impl Checkpoint {
     /// The words of the index.
-    pub(super) index: Vec<u64>,
+    pub(super) fn index(&self) -> Words<'_> {
+        let (bytes, begins) = &self.file;
+        words(&bytes[*begins..bytes.len() - CHECKSUM_BYTES])
+    }
 }
 
 /// The checkpoint of a store.
@@ -63,12 +73,12 @@ pub(super) fn encode(writer: &Writer) -> Vec<u8> {
 }
 
 /// Reads a checkpoint. `None`: it is damaged, or not of this file, run and index.
-pub(super) fn decode(bytes: &[u8], file: &FileHeader, index: &Index) -> Option<Checkpoint> {
-    let (rest, checksum) = bytes.split_last_chunk()?;
+pub(super) fn decode(bytes: Vec<u8>, file: &FileHeader, index: &Index) -> Option<Checkpoint> {
+    let (rest, checksum) = bytes.split_last_chunk::<CHECKSUM_BYTES>()?;
     if !rest.len().is_multiple_of(8) || u64::from_le_bytes(*checksum) != xxh3_64(rest) {
         return None;
     }
-    let mut words = rest.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
+    let mut words = words(rest);
     for expected in [MAGIC, VERSION, file.id, file.run, file.segment_bytes, file.segments] {
         if words.next()? != expected {
             return None;
@@ -94,5 +104,12 @@ pub(super) fn decode(bytes: &[u8], file: &FileHeader, index: &Index) -> Option<C
     }
     let mut head = || Some((words.next()?, Place { hash: words.next()?, location: words.next()? }));
     let heads = (0..heads).map(|_| head()).collect::<Option<_>>()?;
-    Some(Checkpoint { objects, object_bytes, active, segments, heads, index: words.collect() })
+    let begins = rest.len() - 8 * words.len();
+    Some(Checkpoint { objects, object_bytes, active, segments, heads, file: (bytes, begins) })
+}
+
+type Words<'a> = Map<slice::Iter<'a, [u8; 8]>, fn(&[u8; 8]) -> u64>;
+
+fn words(bytes: &[u8]) -> Words<'_> {
+    bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word))
 }

@@ -39,7 +39,7 @@ pub(super) fn rebuild(writer: &mut Writer, scanned: Vec<Option<Life>>, opened: &
 
 /// Takes over what a checkpoint says.
 pub(super) fn restore(writer: &mut Writer, checkpoint: Checkpoint) {
-    writer.counts.entries = writer.find.index.restore(checkpoint.index.into_iter());
+    writer.counts.entries = writer.find.index.restore(checkpoint.index());
     writer.counts.objects = checkpoint.objects;
     writer.counts.object_bytes = checkpoint.object_bytes;
     writer.heads = checkpoint.heads.into_iter().collect();

@@ -246,7 +246,7 @@ impl ShardFile {
             let written = |active: usize| checkpoint.segments.get(active).is_some_and(|s| s.0 != 0);
             same && checkpoint.active.iter().flatten().all(|&active| written(active))
         };
-        Ok(checkpoint::decode(&bytes, &self.header, index).filter(as_found))
+        Ok(checkpoint::decode(bytes, &self.header, index).filter(as_found))
     }
 
     /// Counts this opening, on disk, before anything is served; from then on an earlier checkpoint does not hold.

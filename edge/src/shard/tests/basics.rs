@@ -368,8 +368,9 @@ fn a_checkpoint_that_is_damaged_or_outdated_is_not_believed() {
         members: 0,
         log: 0,
     };
-    let believed =
-        |bytes: &[u8], file: &FileHeader| checkpoint::decode(bytes, file, &writer.find.index).is_some();
+    let believed = |bytes: &[u8], file: &FileHeader| {
+        checkpoint::decode(bytes.to_vec(), file, &writer.find.index).is_some()
+    };
     assert!(believed(&bytes, &file));
     assert!(!believed(&bytes, &FileHeader { id: file.id + 1, ..file }));
     assert!(!believed(&bytes, &FileHeader { run: file.run + 1, ..file }));
