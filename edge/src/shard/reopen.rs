@@ -18,7 +18,7 @@ pub struct Reopening {
     options: Options,
     segment_bytes: usize,
     /// Of one that failed while it was in use: where it lay, its run, and what it has missed since.
-    left: Option<(Home, u64, Missed)>,
+    left: Option<((Home, u64), Missed)>,
 }
 
 /// What became of it.
@@ -42,12 +42,13 @@ impl Reopening {
         let entries = options.index_entries();
         let opened = match left {
             None => recover::open(&options, segment_bytes, entries),
-            Some((home, run, missed)) => rescue::open(&options, (home, run), segment_bytes, entries)
-                .and_then(|(mut writer, readers, mut opened)| {
+            Some((left, missed)) => rescue::open(&options, left, segment_bytes, entries).and_then(
+                |(mut writer, readers, mut opened)| {
                     writer.forget(&missed)?;
                     opened.objects = writer.counts.objects;
                     Ok((writer, readers, opened))
-                }),
+                },
+            ),
         };
         Reopened { number, opened }
     }
@@ -116,11 +117,7 @@ impl Writer {
             number,
             options: shard.options.clone(),
             segment_bytes: (self.cut)(shard.options.size_bytes),
-            left: shard
-                .left
-                .clone()
-                .zip(shard.missed.clone())
-                .map(|((home, run), missed)| (home, run, missed)),
+            left: shard.left.clone().zip(shard.missed.clone()),
         })
     }
 
