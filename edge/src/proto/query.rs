@@ -13,7 +13,7 @@
 
 use super::key;
 use super::request::RequestHead;
-use super::route::{ByHost, Pattern};
+use super::route::{Pattern, Ruled};
 use crate::limits;
 use std::sync::Arc;
 
@@ -137,18 +137,13 @@ fn name_of(argument: &[u8]) -> &[u8] {
 /// The rules of all routes, in their order. Empty where no route has one: then keys are as requests make them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    routes: Box<[(Pattern, Option<Arc<Rule>>)]>,
-    by_host: ByHost,
+    routes: Ruled<Arc<Rule>>,
 }
 
 impl Rules {
     /// Of these routes, the first that matches a request counts.
     pub fn new(routes: impl IntoIterator<Item = (Pattern, Option<Arc<Rule>>)>) -> Self {
-        let mut routes: Vec<_> = routes.into_iter().collect();
-        let end = routes.iter().rposition(|(_, rule)| rule.is_some()).map_or(0, |last| last + 1);
-        routes.truncate(end);
-        let by_host = ByHost::new(routes.iter().map(|(pattern, _)| pattern));
-        Rules { routes: routes.into(), by_host }
+        Rules { routes: Ruled::new(routes) }
     }
 
     /// Whether no route has one.
@@ -167,11 +162,7 @@ impl Rules {
     }
 
     fn look(&self, request: &mut RequestHead) {
-        let path = request.path();
-        let matches = |pattern: &Pattern| pattern.path_matches(path) && pattern.field_matches(request);
-        let mut routes = self.by_host.of_key(&request.key).map(|number| &self.routes[number]);
-        let route = routes.find(|(pattern, _)| matches(pattern));
-        if let Some((_, Some(rule))) = route {
+        if let Some(rule) = self.routes.of(request) {
             request.set_key(|key, target| rule.push(key, target));
         }
     }
@@ -188,8 +179,7 @@ impl Rules {
             keys.retain(|earlier| *earlier != key);
             keys.push(key);
         };
-        let routes = self.by_host.of_key(url_key).map(|number| &self.routes[number]);
-        for (pattern, rule) in routes.filter(|(pattern, _)| pattern.path_matches(path)) {
+        for (pattern, rule) in self.routes.of_path(url_key, path) {
             add(rule.as_deref());
             if pattern.header.is_none() {
                 return keys;
@@ -315,7 +305,7 @@ mod tests {
     #[test]
     fn the_first_route_rules_and_a_url_has_every_key_it_may_come_to() {
         let (rules, [all, tracking]) = rules();
-        assert_eq!(rules.routes.len(), 4, "nothing is ruled behind the last rule");
+        assert_eq!(rules.routes.routes.len(), 4, "nothing is ruled behind the last rule");
         let mark = |rule: &Rule| String::from_utf8(rule.mark.to_vec()).unwrap();
         let (all, tracking) = (mark(&all), mark(&tracking));
         for (url, field, want) in [

@@ -87,6 +87,48 @@ impl ByHost {
     }
 }
 
+/// What the routes of a list rule in one matter, in their order. Empty where none does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ruled<T> {
+    pub(super) routes: Box<[(Pattern, Option<T>)]>,
+    by_host: ByHost,
+}
+
+impl<T> Default for Ruled<T> {
+    fn default() -> Self {
+        Ruled { routes: Box::default(), by_host: ByHost::default() }
+    }
+}
+
+impl<T> Ruled<T> {
+    /// Of these routes, the first that matches a request counts.
+    pub fn new(routes: impl IntoIterator<Item = (Pattern, Option<T>)>) -> Self {
+        let mut routes: Vec<_> = routes.into_iter().collect();
+        let end = routes.iter().rposition(|(_, rule)| rule.is_some()).map_or(0, |last| last + 1);
+        routes.truncate(end);
+        let by_host = ByHost::new(routes.iter().map(|(pattern, _)| pattern));
+        Ruled { routes: routes.into(), by_host }
+    }
+
+    /// Whether no route rules anything.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.routes.is_empty()
+    }
+
+    /// What its route rules for this request.
+    pub fn of(&self, request: &RequestHead) -> Option<&T> {
+        let mut routes = self.of_path(&request.key, request.path());
+        routes.find(|(pattern, _)| pattern.field_matches(request))?.1.as_ref()
+    }
+
+    /// The routes for requests with this key and path, as their fields may take them to one or another.
+    pub fn of_path(&self, key: &[u8], path: &str) -> impl Iterator<Item = &(Pattern, Option<T>)> {
+        let routes = self.by_host.of_key(key).map(|number| &self.routes[number]);
+        routes.filter(move |(pattern, _)| pattern.path_matches(path))
+    }
+}
+
 /// A host without the port it may carry.
 pub fn without_port(host: &str) -> &str {
     match host.rfind(':') {

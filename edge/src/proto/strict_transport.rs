@@ -3,21 +3,18 @@
 #![forbid(unsafe_code)]
 
 use super::request::{RequestHead, Scheme};
-use super::route::{ByHost, Pattern};
+use super::route::{Pattern, Ruled};
 
-/// The policies of all routes, in their order. Empty where no route has one.
+/// The policies of all routes.
 #[derive(Clone, Debug, Default)]
 pub struct Policies {
-    routes: Box<[(Pattern, Option<String>)]>,
-    by_host: ByHost,
+    routes: Ruled<String>,
 }
 
 impl Policies {
     /// Of these routes, the first that matches a request counts; the field's value.
     pub fn new(routes: impl IntoIterator<Item = (Pattern, Option<String>)>) -> Self {
-        let routes: Box<[_]> = routes.into_iter().collect();
-        let by_host = ByHost::new(routes.iter().map(|(pattern, _)| pattern));
-        Policies { routes, by_host }
+        Policies { routes: Ruled::new(routes) }
     }
 
     /// Writes the field line that an answer to this request has, if its client came by TLS.
@@ -25,10 +22,7 @@ impl Policies {
         if request.url_scheme() != Scheme::Https {
             return;
         }
-        let path = request.path();
-        let matches = |pattern: &Pattern| pattern.path_matches(path) && pattern.field_matches(request);
-        let mut routes = self.by_host.of_key(&request.key).map(|number| &self.routes[number]);
-        if let Some((_, Some(value))) = routes.find(|(pattern, _)| matches(pattern)) {
+        if let Some(value) = self.routes.of(request) {
             out.extend_from_slice(b"strict-transport-security: ");
             out.extend_from_slice(value.as_bytes());
             out.extend_from_slice(b"\r\n");
