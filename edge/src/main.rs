@@ -189,6 +189,7 @@ fn worker_cpus(config: &Config) -> Result<Vec<usize>> {
 fn look_over(config: &Config, cpus: &[usize]) -> Result<usize> {
     let nofile = preflight::nofile_needed(cpus.len(), &config.clients);
     let nofile = preflight::raise_nofile(nofile).context("raise the limit of descriptors")?;
+    preflight::raise_memlock();
     // Several certificates may share an address.
     let addresses: BTreeSet<_> =
         config.http.iter().copied().chain(config.https.iter().map(|entry| entry.address)).collect();

@@ -147,12 +147,19 @@ pub fn threads(pid: u32) -> Result<Vec<Thread>> {
     Ok(threads)
 }
 
-/// Anonymous memory of a process tree, in bytes: what belongs to no file and cannot be dropped.
+/// Anonymous memory of a process tree, in bytes: what belongs to no file and cannot be dropped. A descendant that ends
+/// meanwhile has none.
+///
+/// # Errors
+/// The process itself has ended, or may not be read.
 pub fn anonymous_bytes(root: u32) -> Result<u64> {
     let mut kib = 0;
     for pid in tree(root) {
         let path = format!("/proc/{pid}/smaps_rollup");
-        let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        let text = match fs::read_to_string(&path) {
+            Err(_) if pid != root => continue,
+            text => text.with_context(|| format!("read {path}"))?,
+        };
         let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:"));
         let value = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
         kib += value.with_context(|| format!("no Anonymous in {path}"))?;
@@ -180,16 +187,22 @@ mod tests {
         assert!(found, "sh and sleep");
     }
 
+    /// Of a process of this test's own: beside it others start and end theirs, which would belong to the same tree.
     #[test]
-    fn own_figures_are_there() {
+    fn the_figures_of_a_busy_process_are_there() {
         assert!(!cpus().unwrap().is_empty());
-        assert!(anonymous_bytes(std::process::id()).unwrap() > 64 * 1024);
         assert!(threads(std::process::id()).unwrap().len() >= 2);
-        let before = cpu_us(std::process::id()).unwrap();
-        let end = std::time::Instant::now() + std::time::Duration::from_millis(100);
-        while std::time::Instant::now() < end {
-            std::hint::spin_loop();
-        }
-        assert!(cpu_us(std::process::id()).unwrap() > before);
+        let mut child = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+        let pid = child.id();
+        let found = (0..2000).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(5));
+            let (cpu_us, anonymous_bytes) = (cpu_us(pid).ok()?, anonymous_bytes(pid).ok()?);
+            (cpu_us > 0 && anonymous_bytes > 64 * 1024).then_some((cpu_us, threads(pid).ok()?.len()))
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let (cpu_us, threads) = found.expect("CPU time and memory within ten seconds");
+        assert!(cpu_us < 60_000_000 && threads == 1, "{cpu_us} µs, {threads} threads");
+        assert!(anonymous_bytes(pid).is_err(), "the process has ended");
     }
 }

@@ -1,7 +1,8 @@
 //! What the machine lacks before the node starts: kernel, ring, limits, CPUs, capabilities, disk. Each
 //! finding says what still works and the fix.
 //!
-//! [`judge`] is pure: it takes what `probe` read. Nothing here changes the machine but [`raise_nofile`].
+//! [`judge`] is pure: it takes what `probe` read. Nothing here changes the machine but [`raise_nofile`]
+//! and [`raise_memlock`].
 #![forbid(unsafe_code)]
 
 pub mod kernel_tls;
@@ -11,7 +12,7 @@ use crate::config::{Clients, Config, Shard, Steering, XdpMode};
 use crate::limits;
 use crate::shard::Hold;
 use crate::worst_case;
-pub use probe::{probe, raise_nofile};
+pub use probe::{probe, raise_memlock, raise_nofile};
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -67,7 +68,7 @@ pub struct Machine {
     pub io_uring_disabled: Option<u64>,
     /// Soft and hard limit of descriptors.
     pub nofile: Option<(u64, u64)>,
-    /// Soft limit of locked memory in bytes.
+    /// How far the limit of locked memory may be raised, in bytes.
     pub memlock_bytes: Option<u64>,
     /// `CapEff` of `/proc/self/status`.
     pub capabilities: Option<u64>,
@@ -219,6 +220,10 @@ fn descriptors(machine: &Machine, config: &Config, findings: &mut Vec<Finding>) 
         });
     }
     let Some(bytes) = machine.memlock_bytes else { return };
+    // See `raise_memlock`.
+    if machine.capabilities.is_some() && machine.can(SYS_RESOURCE) {
+        return;
+    }
     // The right to lock more is given up before workers make their rings; control has one, too.
     let rings = (workers as u64 + 1) * worst_case::RING_BYTES as u64;
     if bytes < rings {

@@ -22,7 +22,7 @@ pub fn probe<'a>(
         ring_error: ring_error(),
         io_uring_disabled: number("/proc/sys/kernel/io_uring_disabled"),
         nofile: getrlimit(Resource::RLIMIT_NOFILE).ok(),
-        memlock_bytes: getrlimit(Resource::RLIMIT_MEMLOCK).ok().map(|(soft, _)| soft),
+        memlock_bytes: getrlimit(Resource::RLIMIT_MEMLOCK).ok().map(|(_, hard)| hard),
         capabilities: field(&status, "CapEff:").and_then(|hex| u64::from_str_radix(hex, 16).ok()),
         cpus: allowed_cpus(),
         somaxconn: number("/proc/sys/net/core/somaxconn"),
@@ -52,6 +52,17 @@ pub fn raise_nofile(needed: u64) -> std::io::Result<u64> {
     let reachable = needed.min(hard);
     setrlimit(Resource::RLIMIT_NOFILE, reachable, hard)?;
     Ok(reachable)
+}
+
+/// Raises the limit of locked memory as far as is allowed: rings count in it once the right to lock more is given up, and
+/// the usual 8 MiB are those of sixteen workers. Where nothing may be raised `judge` has said what that means.
+pub fn raise_memlock() {
+    let (infinity, limit) = (nix::libc::RLIM_INFINITY, Resource::RLIMIT_MEMLOCK);
+    if setrlimit(limit, infinity, infinity).is_err()
+        && let Ok((_, hard)) = getrlimit(limit)
+    {
+        let _ = setrlimit(limit, hard, hard);
+    }
 }
 
 pub(super) fn kernel_version(release: &str) -> Option<(u32, u32)> {

@@ -94,7 +94,10 @@ fn each_lack_is_found_with_its_fix() {
         m.capabilities = Some(!(1 << SYS_RESOURCE));
     });
     check("", Fatal, &["LimitMEMLOCK"], |m| m.ring_error = Some((nix::libc::ENOMEM, "no memory".into())));
-    check("", Warning, &["only 64 KiB", "2560 KiB", "LimitMEMLOCK"], |m| m.memlock_bytes = Some(64 << 10));
+    check("", Warning, &["only 64 KiB", "2560 KiB", "LimitMEMLOCK"], |m| {
+        m.memlock_bytes = Some(64 << 10);
+        m.capabilities = Some(!(1 << SYS_RESOURCE));
+    });
     let address = || "192.0.2.7:80".parse().unwrap();
     check("", Fatal, &["another process", "192.0.2.7:80", "ss -ltnp"], |m| {
         m.untakeable = vec![(address(), nix::libc::EADDRINUSE, "in use".into())];
@@ -102,7 +105,7 @@ fn each_lack_is_found_with_its_fix() {
     check("", Fatal, &["no address 192.0.2.7", "ip address"], |m| {
         m.untakeable = vec![(address(), nix::libc::EADDRNOTAVAIL, "not there".into())];
     });
-    check("", Note, &["LimitMEMLOCK"], |m| m.capabilities = Some(!(1 << IPC_LOCK)));
+    check("", Note, &["LimitMEMLOCK"], |m| m.capabilities = Some(!(1 << IPC_LOCK | 1 << SYS_RESOURCE)));
     check("", Fatal, &["127.0.0.1:80", "CAP_NET_BIND_SERVICE", "1024"], |m| {
         m.capabilities = Some(!(1 << NET_BIND_SERVICE));
     });

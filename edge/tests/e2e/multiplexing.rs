@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const MIB: u64 = 1 << 20;
@@ -93,13 +94,14 @@ fn turns_follow_the_bytes_and_nothing_else() {
     assert!(!edge.log().contains("do not advance"), "{}", edge.log());
 }
 
-/// So many clients, with so many streams each, of a body of so many bytes.
-fn many(edge: &Edge, origin: &Origin, clients: usize, streams: usize, bytes: u64) {
+/// So many clients, with so many streams each, of a body of so many bytes. Whom a full queue to control refuses (more
+/// miss at once than it takes, where control gets no CPU) asks again; returns how often that was.
+fn many(edge: &Edge, origin: &Origin, clients: usize, streams: usize, bytes: u64) -> usize {
     let paths: Vec<String> = (0..10).map(|number| format!("/many/{bytes}/{number}")).collect();
     paths.iter().for_each(|path| origin.cacheable(path, bytes));
     let bodies: Vec<Arc<Vec<u8>>> =
         paths.iter().map(|path| Arc::new(content::part(content::seed(path), 0, bytes))).collect();
-    let (paths, bodies, address) = (&paths, &bodies, edge.http());
+    let (paths, bodies, address, refused) = (&paths, &bodies, edge.http(), Arc::new(AtomicUsize::new(0)));
     let client = async || {
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
         let (client, connection) = h2::client::handshake(stream).await.unwrap();
@@ -108,11 +110,23 @@ fn many(edge: &Edge, origin: &Origin, clients: usize, streams: usize, bytes: u64
         for number in 0..streams {
             let path = paths[number % 10].clone();
             let expected = bodies[number % 10].clone();
-            let request = http::Request::get(format!("http://{HOST}{path}")).body(()).unwrap();
-            let (response, _) = client.clone().ready().await.unwrap().send_request(request, true).unwrap();
+            let refused = refused.clone();
+            let mut client = client.clone().ready().await.unwrap();
             running.push(tokio::spawn(async move {
-                let mut body = response.await.unwrap().into_body();
-                let mut at = 0;
+                let body = loop {
+                    let request = http::Request::get(format!("http://{HOST}{path}")).body(()).unwrap();
+                    let (response, _) = client.send_request(request, true).unwrap();
+                    let response = response.await.unwrap();
+                    if response.status() == 200 {
+                        break response.into_body();
+                    }
+                    assert_eq!(response.status(), 503, "{path}: {:?}", response.headers());
+                    assert_eq!(response.headers()["retry-after"], "1", "{path}");
+                    refused.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    client = client.ready().await.unwrap();
+                };
+                let (mut body, mut at) = (body, 0);
                 while let Some(bytes) = body.data().await {
                     let bytes = bytes.unwrap();
                     let end = at + bytes.len();
@@ -140,6 +154,7 @@ fn many(edge: &Edge, origin: &Origin, clients: usize, streams: usize, bytes: u64
     for path in paths {
         assert_eq!(origin.count(path), 1, "{path}");
     }
+    refused.load(Ordering::Relaxed)
 }
 
 /// Many streams on each of many connections; scaled so that it ends in seconds on two loaded CPUs (`cargo xtask bench
@@ -149,8 +164,9 @@ fn many_streams_of_many_clients_get_the_right_bytes() {
     let origin = Origin::start();
     let setup = Setup { listen_lines: "http2_cleartext = true".into(), ..Default::default() };
     let edge = Edge::start_with(origin.address(), setup);
-    many(&edge, &origin, 3, 100, MIB);
-    many(&edge, &origin, 100, 100, 64 << 10);
+    assert_eq!(many(&edge, &origin, 3, 100, MIB), 0, "300 fit into the queue");
+    let refused = many(&edge, &origin, 100, 100, 64 << 10);
+    assert_eq!(edge.metric("edge_queue_overflows_total"), refused as f64);
 }
 
 /// Many requests of few connections follow one fill: each piece of it moves every connection on once.
