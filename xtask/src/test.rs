@@ -1,6 +1,6 @@
 //! `cargo xtask test`: set-up, then every test of the workspace, in memory and against the kernel, then those that
 //! try interleavings of the store's threads, which need a build of their own. What could not run is listed at the
-//! end, so that a green result never hides it.
+//! end, so that a green result never hides it; after it what failed, and how: often only the end of a log is seen.
 #![forbid(unsafe_code)]
 
 use crate::{build, machine, process, setup};
@@ -61,8 +61,12 @@ pub fn run(options: &Options) -> Result<()> {
         passed &= stream(INTERLEAVINGS, None, &mut show)?;
     }
     summary.print();
-    if !passed || summary.failed > 0 {
-        bail!("{} tests failed", summary.failed);
+    if summary.failed > 0 {
+        let names: Vec<&str> = summary.failures.iter().map(|failure| failure.name.as_str()).collect();
+        bail!("{} failed: {}", summary.failed, names.join(", "));
+    }
+    if !passed {
+        bail!("a test program did not build or did not come to its end; cargo's `error:` above names it");
     }
     Ok(())
 }
@@ -101,7 +105,23 @@ struct Summary {
     failed: u64,
     ignored: u64,
     skipped: Vec<String>,
-    is_output_of_passed: bool,
+    failures: Vec<Failure>,
+    part: Part,
+}
+
+/// Where in the output of a test binary a line stands.
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Part {
+    #[default]
+    Progress,
+    OutputOfPassed,
+    OutputOfFailed,
+}
+
+/// A test that failed, and what it wrote.
+struct Failure {
+    name: String,
+    output: Vec<String>,
 }
 
 impl Summary {
@@ -112,7 +132,7 @@ impl Summary {
             return true;
         }
         if let Some(result) = line.strip_prefix("test result:") {
-            self.is_output_of_passed = false;
+            self.part = Part::Progress;
             for part in result.split(['.', ';']) {
                 let mut words = part.split_whitespace();
                 let count = words.next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
@@ -126,17 +146,35 @@ impl Summary {
             return true;
         }
         match line {
-            "successes:" => self.is_output_of_passed = true,
-            "failures:" => self.is_output_of_passed = false,
+            "successes:" => self.part = Part::OutputOfPassed,
+            // The first such line begins what they wrote, the second one their names.
+            "failures:" if self.part == Part::OutputOfFailed => self.part = Part::Progress,
+            "failures:" => self.part = Part::OutputOfFailed,
+            _ if self.part == Part::OutputOfFailed => self.read_failure(line),
             _ => {}
         }
-        !self.is_output_of_passed
+        self.part != Part::OutputOfPassed
+    }
+
+    fn read_failure(&mut self, line: &str) {
+        let name = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----"));
+        if let Some(name) = name {
+            self.failures.push(Failure { name: name.to_owned(), output: Vec::new() });
+        } else if let Some(failure) = self.failures.last_mut() {
+            failure.output.push(line.to_owned());
+        }
     }
 
     fn print(&self) {
         if !self.skipped.is_empty() {
             println!("\n=== {} tests or parts of tests DID NOT RUN ===", self.skipped.len());
             for line in &self.skipped {
+                println!("{line}");
+            }
+        }
+        for failure in &self.failures {
+            println!("\n=== FAILED {} ===", failure.name);
+            for line in failure.digest() {
                 println!("{line}");
             }
         }
@@ -149,6 +187,59 @@ impl Summary {
             self.skipped.len()
         );
     }
+}
+
+/// How many lines of each panic, of how many panics, and of the end of the output a digest shows; how much of a line.
+const PANIC_LINES: usize = 6;
+const PANICS: usize = 3;
+const LAST_LINES: usize = 4;
+const LINE_CHARACTERS: usize = 400;
+
+impl Failure {
+    /// The panics and the last words, without backtraces: those stand above, where the output is shown whole.
+    fn digest(&self) -> Vec<String> {
+        let lines: Vec<&str> = without_backtraces(&self.output);
+        let mut chosen = vec![false; lines.len()];
+        let is_panic = |line: &str| line.starts_with("thread '") && line.contains(" panicked at ");
+        let panics = (0..lines.len()).filter(|&at| is_panic(lines[at]));
+        for at in panics.take(PANICS) {
+            let message = lines[at + 1..].iter().take(PANIC_LINES - 1);
+            let length = 1 + message.take_while(|line| !line.is_empty() && !line.starts_with("---")).count();
+            chosen[at..at + length].fill(true);
+        }
+        chosen.iter_mut().rev().take(LAST_LINES).for_each(|chosen| *chosen = true);
+        let mut digest: Vec<String> = Vec::new();
+        let mut previous = None;
+        for at in (0..lines.len()).filter(|&at| chosen[at]) {
+            if at > previous.map_or(0, |previous| previous + 1) {
+                digest.push("[…]".to_owned());
+            }
+            digest.push(lines[at].chars().take(LINE_CHARACTERS).collect());
+            previous = Some(at);
+        }
+        digest
+    }
+}
+
+/// The lines that say something: none of a backtrace, no advice about one, no empty ones but between panics.
+fn without_backtraces(lines: &[String]) -> Vec<&str> {
+    let mut is_backtrace = false;
+    let mut kept: Vec<&str> = Vec::new();
+    for line in lines {
+        let text = line.trim_start();
+        let is_frame = text.starts_with("at ") && text.len() < line.len()
+            || text.split_once(": ").is_some_and(|(number, _)| number.parse::<u32>().is_ok());
+        is_backtrace = line == "stack backtrace:" || is_backtrace && is_frame;
+        let is_advice = text.starts_with("note: ") && text.contains("backtrace");
+        let is_repeated = line.is_empty() && kept.last().is_none_or(|last| last.is_empty());
+        if !is_backtrace && !is_advice && !is_repeated {
+            kept.push(line);
+        }
+    }
+    while kept.last().is_some_and(|last| last.is_empty()) {
+        kept.pop();
+    }
+    kept
 }
 
 #[cfg(test)]
@@ -182,5 +273,45 @@ mod tests {
             assert_eq!(summary.read(line), shown, "{line}");
         }
         assert_eq!((summary.passed, summary.failed, summary.ignored, summary.skipped.len()), (7, 1, 2, 1));
+        assert!(summary.failures.is_empty(), "no output of any");
+    }
+
+    #[test]
+    fn of_failed_tests_the_panics_and_the_last_words_are_repeated() {
+        let noise = "noise\n".repeat(50);
+        let output = format!(
+            "running 2 tests\ntest a::b ... FAILED\n\nfailures:\n\n---- a::b stdout ----\n{noise}\n\
+             thread 'a::b' (7) panicked at edge/tests/a.rs:3:5:\nassertion failed\n  left: 1\n right: 2\n\
+             stack backtrace:\n   0: begin\n             at /rustc/panicking.rs:1:2\n   1: a::b\n\
+             note: Some details are omitted, run with `RUST_BACKTRACE=full` for a verbose backtrace.\n\
+             --- edge wrote:\n{noise}last words\n--- (end)\n\n---- c stdout ----\n\n\
+             thread 'c' (8) panicked at edge/tests/c.rs:9:9:\nwhy\n\
+             note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace\n\n\n\
+             failures:\n    a::b\n    c\n\n\
+             test result: FAILED. 0 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s"
+        );
+        let mut summary = Summary::default();
+        for line in output.lines() {
+            assert!(summary.read(line), "{line}");
+        }
+        let found: Vec<_> =
+            summary.failures.iter().map(|failure| (failure.name.as_str(), failure.digest())).collect();
+        let first = [
+            "[…]",
+            "thread 'a::b' (7) panicked at edge/tests/a.rs:3:5:",
+            "assertion failed",
+            "  left: 1",
+            " right: 2",
+            "[…]",
+            "noise",
+            "noise",
+            "last words",
+            "--- (end)",
+        ];
+        let second = ["thread 'c' (8) panicked at edge/tests/c.rs:9:9:", "why"];
+        let expected =
+            [("a::b", first.map(str::to_owned).to_vec()), ("c", second.map(str::to_owned).to_vec())];
+        assert_eq!(found, expected);
+        assert_eq!(summary.failed, 2);
     }
 }
