@@ -32,9 +32,7 @@ use crate::proto::request::RequestHead;
 use crate::proto::response::OriginHead;
 use crate::proto::reuse::{self, Failure};
 use crate::proto::session::{Again, FetchKind};
-use crate::proto::targeted;
 use crate::stats::Counter;
-use http::header::{self, HeaderValue};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -248,7 +246,7 @@ pub(super) fn request(node: &Rc<Node>, waiter: Waiter) {
         node.fills.uncacheable.borrow_mut().contains(hash, now_ms) || !reuse::is_shareable(&waiter.request);
     if waiter.kind == FetchKind::Part && waiter.request.has_range() {
         let unsliceable = node.fills.unsliceable.borrow_mut().contains(hash, now_ms);
-        if alone || unsliceable || ranged::is_unaligned(&waiter.request) {
+        if alone || unsliceable || ranged::is_for_origin(&waiter.request) {
             return pass::start(node, waiter.ticket, waiter.request);
         }
     }
@@ -332,11 +330,8 @@ async fn fetch_and_share(node: &Rc<Node>, fill: &Rc<Fill>, leader: &Leader) -> R
     if fill.shared {
         outgoing.unconditional();
     }
-    if routed.caching.strip_cookie {
-        outgoing.fields_mut().remove(header::COOKIE);
-    }
-    let (name, value) = targeted::CAPABILITY;
-    outgoing.fields_mut().append(name, HeaderValue::from_static(value));
+    outgoing.name_capability();
+    outgoing.obey(&routed.caching);
     let conditional = leader.kind != FetchKind::Fill && rules::condition(node, request, &mut outgoing);
     let slices = if leader.kind == FetchKind::Part { ranged::ask(request, &mut outgoing) } else { None };
     let interim = |interim| node.interim(leader.ticket, interim);

@@ -4,9 +4,11 @@
 use super::Node;
 use super::origin::{FetchError, Origin};
 use super::upload::UploadBody;
+use crate::config::Caching;
 use crate::proto::forwarded;
 use crate::proto::forwarding;
 use crate::proto::request::{BodyLength, RequestHead, WEBSOCKET};
+use crate::proto::targeted;
 use crate::proto::validation;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
@@ -48,6 +50,19 @@ impl Outgoing {
     /// Asks for the whole, current representation: the client's own conditions and range are left out.
     pub(super) fn unconditional(&mut self) {
         validation::unconditional(&mut self.fields);
+    }
+
+    /// Says that what is for caches like this one is understood.
+    pub(super) fn name_capability(&mut self) {
+        let (name, value) = targeted::CAPABILITY;
+        self.fields.append(name, HeaderValue::from_static(value));
+    }
+
+    /// Leaves out what the route does not let through.
+    pub(super) fn obey(&mut self, caching: &Caching) {
+        if caching.strip_cookie && self.method == Method::GET {
+            self.fields.remove(header::COOKIE);
+        }
     }
 
     /// Asks the origin to go over to WebSocket, if it answers 101.

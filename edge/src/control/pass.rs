@@ -252,6 +252,7 @@ async fn fetch(
 ) -> Result<(Judged, ResponseBody), FetchError> {
     let (origin, routed) = node.route(request)?;
     let mut outgoing = Outgoing::new(node, &origin, request)?;
+    outgoing.obey(&routed.caching);
     let announced = trailers::announced(request);
     let welcome = trailers::are_welcome(request);
     outgoing.trails(request.body, &announced, welcome);

@@ -8,6 +8,7 @@
 //! | nothing                                | the aligned slices that hold it, asked for as one part, which begin a partial object |
 //! | nothing, and the origin sends a whole  | its part of that fill                                               |
 //! | nothing, and the part cannot be kept   | its bytes cut out of what came; the next one is passed unchanged    |
+//! | nothing, and its bytes are not in what came | what the origin says to its own request                        |
 //!
 //! A part can be kept if it may be stored as a 200 could, says the complete length, and has a strong validator.
 #![forbid(unsafe_code)]
@@ -67,9 +68,10 @@ fn spec(request: &RequestHead) -> Option<Spec> {
     range::single(value)
 }
 
-/// Whether this request has to go to the origin as it is: its range is none that slices could be asked for.
-pub(super) fn is_unaligned(request: &RequestHead) -> bool {
-    request.has_range() && spec(request).and_then(partial::aligned).is_none()
+/// Whether this request has to go to the origin as it is: its range is none that slices could be asked for, or it is
+/// the origin that has to judge whether the range counts.
+pub(super) fn is_for_origin(request: &RequestHead) -> bool {
+    request.has_range() && (request.has_if_range() || spec(request).and_then(partial::aligned).is_none())
 }
 
 /// Makes a request ask for the slices that hold its range; says where they begin.
@@ -90,6 +92,7 @@ pub(super) fn make_whole(response: &mut Response) {
         return;
     };
     if part == (0..complete) && complete <= CHUNK {
+        response.body.must_be(complete);
         disguise(response, complete);
     }
 }
@@ -113,6 +116,7 @@ pub(super) fn opened(
     let request = &leader.request;
     let sent = (response.status, response.fields.clone());
     if let Some((part, complete_bytes, validator)) = keepable(node, request, &response, start) {
+        response.body.must_be(part.end - part.start);
         disguise(&mut response, complete_bytes);
         let judged = rules::judge(request, &mut response, routed)?;
         // Whoever is answered slice by slice is answered from the store: fields that are one client's would not reach it.
@@ -164,7 +168,8 @@ fn share(node: &Rc<Node>, fill: &Rc<Fill>, leader: &Leader, selector: &Selector)
     }
 }
 
-/// The part belongs to the one that asked; it is cut to what was asked for. The others ask for themselves.
+/// The part belongs to the one that asked; it is cut to what was asked for. The others ask for themselves, and so does
+/// that one if what it asked for is not in it.
 fn not_kept(
     node: &Rc<Node>,
     fill: &Rc<Fill>,
@@ -175,7 +180,9 @@ fn not_kept(
         node.fills.not_sliceable(fill);
     }
     let mut head = rules::passed(&response)?;
-    if let Some((range, part)) = cut(&leader.request, &response, &head) {
+    let cut = cut(&leader.request, &response, &head);
+    let is_its_own = cut.is_some() || response.status != 206;
+    if let Some((range, part)) = cut {
         response.body.cut(range.start, range.end - range.start);
         head = part;
     }
@@ -187,13 +194,15 @@ fn not_kept(
             fill::request(node, waiter);
         }
     }
-    if let Some(ticket) = leads {
-        pass::take_over(node, ticket, head, response.body);
+    match leads {
+        Some(ticket) if is_its_own => pass::take_over(node, ticket, head, response.body),
+        Some(ticket) => pass::start(node, ticket, leader.request.clone()),
+        None => {}
     }
     Ok(())
 }
 
-/// The bytes of a 206's body that a client asked for, and the head for them. `None`: it gets what came.
+/// The bytes of a 206's body that a client asked for, and the head for them. `None`: they are not there, or not known to be.
 fn cut(request: &RequestHead, response: &Response, head: &OriginHead) -> Option<Part> {
     let ContentRange { part: came, complete_bytes } = partial::content_range(&response.fields)?;
     let complete_bytes = complete_bytes?;

@@ -92,6 +92,11 @@ impl Response {
 }
 
 impl ResponseBody {
+    /// So many bytes are to come, whatever Content-Length says: Content-Range says so, and is believed.
+    pub(super) fn must_be(&mut self, bytes: u64) {
+        self.left_bytes = Some(bytes);
+    }
+
     /// Leaves out the first bytes, and ends after so many more.
     pub(super) fn cut(&mut self, skip_bytes: u64, take_bytes: u64) {
         (self.skip_bytes, self.take_bytes) = (skip_bytes, Some(take_bytes));

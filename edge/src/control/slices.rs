@@ -375,12 +375,14 @@ pub(super) async fn remainder(
     start: u64,
     end: Option<u64>,
 ) -> Result<(ResponseBody, u64), SliceError> {
-    let (origin, _) = node.route(request)?;
+    let (origin, routed) = node.route(request)?;
     let mut outgoing = Outgoing::new(node, &origin, request)?;
     outgoing.unconditional();
+    outgoing.name_capability();
+    outgoing.obey(&routed.caching);
     validator.ask_for(start, end, outgoing.fields_mut());
     let told = Told { upload: None, sending: &|| {}, interim: &|_| {} };
-    let response = origin.fetch(&node.bounds, &outgoing, UploadBody::empty(), told).await?;
+    let mut response = origin.fetch(&node.bounds, &outgoing, UploadBody::empty(), told).await?;
     match response.status.as_u16() {
         206 => {}
         200 | 412 | 416 => return Err(SliceError::Changed),
@@ -391,8 +393,10 @@ pub(super) async fn remainder(
     let Some(length) = length.filter(|_| validator.agrees(&response.fields)) else {
         return Err(SliceError::Changed);
     };
-    if part.part != (start..end.unwrap_or(length)) {
+    let end = end.unwrap_or(length);
+    if part.part != (start..end) {
         return Err(SliceError::Changed);
     }
+    response.body.must_be(end - start);
     Ok((response.body, length))
 }

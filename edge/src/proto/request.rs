@@ -307,6 +307,11 @@ impl RequestHead {
         self.marks.has(Marks::RANGE)
     }
 
+    /// Whether there is an If-Range field: a part is wanted only of the version it names.
+    pub fn has_if_range(&self) -> bool {
+        self.marks.has(Marks::IF_RANGE)
+    }
+
     /// Whether the connection is to go over to the WebSocket protocol (RFC 9110 section 7.8, RFC 6455 section 4.1). Never
     /// over HTTP/2, which knows no Upgrade.
     pub(super) fn asks_for_websocket(&self) -> bool {

@@ -10,6 +10,7 @@ mod origin;
 mod passes;
 mod purges;
 mod simulation;
+mod slices;
 mod why;
 mod worker;
 
