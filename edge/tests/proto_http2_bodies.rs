@@ -220,19 +220,20 @@ fn while_both_bodies_are_on_their_way_bytes_of_either_keep_the_client_in_time() 
         storing: Storing::No("method"),
     };
     http2.on(id, Input::OriginHead { head: &head, collapsed: false }, now, out);
-    let mut answer = |http2: &mut Http2<Chunk>, now| {
+    // Always a byte more than the window.
+    let mut answer = |http2: &mut Http2<Chunk>, bytes, now| {
         assert_eq!(http2.poll(now, out), None);
         assert_eq!(http2.next_body(), Some(id));
-        http2.piece(id, Piece::Bytes(Bytes::from_static(&[0; 60])));
+        http2.piece(id, Piece::Bytes(Bytes::from_static(&[0; 61]).slice(..bytes)));
         assert_eq!(http2.next_body(), None, "the window is full");
         http2.take(|_| {});
         http2.sent(100_000, now);
     };
     // The client sends nothing for a while, and takes what comes.
-    answer(http2, now);
+    answer(http2, 61, now);
     now.mono_ms += TIMEOUT_MS - 1;
     http2.receive(&frame(8, 0, 1, &60_u32.to_be_bytes()), now);
-    answer(http2, now);
+    answer(http2, 60, now);
     assert_eq!(http2.deadline_ms(), now.mono_ms + TIMEOUT_MS);
     // From here on it takes nothing before it has sent all.
     let mut sent = 0;
@@ -250,6 +251,66 @@ fn while_both_bodies_are_on_their_way_bytes_of_either_keep_the_client_in_time() 
     assert_eq!(sent, 48_000);
     now.mono_ms += TIMEOUT_MS;
     assert_eq!(http2.deadline_ms(), now.mono_ms);
+}
+
+/// What was begun on this stream is to be fetched: the answer is of this head.
+fn answered_by_an_origin(connection: &mut Connection, body_bytes: Option<u64>) -> u32 {
+    let (http2, out) = (&mut connection.http2, &mut connection.out);
+    http2.receive(&frame(1, 5, 1, b"\x82\x86\x04\x01/\x01\x01a"), START);
+    http2.set_room(SEGMENTS);
+    let id = http2.poll(START, out).expect("a request");
+    http2.on(id, Input::Found(None), START, out);
+    assert!(out.actions.contains(&Action::Fetch(FetchKind::Fill)));
+    let storing = Storing::No("method");
+    let head = OriginHead { status: 200, lines: Vec::new(), body_bytes, age_s: None, storing };
+    http2.on(id, Input::OriginHead { head: &head, collapsed: false }, START, out);
+    id
+}
+
+/// What is sent now, each frame by kind, flags and payload.
+fn frames(http2: &mut Http2<Chunk>) -> Vec<(u8, u8, usize)> {
+    let mut bytes = Vec::new();
+    http2.take(|segment| match segment {
+        Segment::Copied(copied) => bytes.extend_from_slice(copied),
+        Segment::Shared(Piece::Bytes(shared)) => bytes.extend_from_slice(&shared),
+        Segment::Shared(Piece::Stored(chunk, range)) => bytes.extend_from_slice(&chunk.body[range]),
+    });
+    let (mut rest, mut frames) = (&bytes[..], Vec::new());
+    while let Some((head, more)) = rest.split_first_chunk::<9>() {
+        let len = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        frames.push((head[3], head[4], len));
+        rest = &more[len..];
+    }
+    frames
+}
+
+/// RFC 9113 section 6.9: a frame of no bytes needs no window, and a client whose window was as long as the body owes
+/// none.
+#[test]
+fn the_end_of_a_body_that_filled_the_window_is_sent() {
+    const TRAILERS: &[u8] = b"a: b\r\n";
+    for (body_bytes, trailers) in [(Some(60), false), (None, false), (None, true)] {
+        let mut connection = Connection::new(0, 60);
+        let id = answered_by_an_origin(&mut connection, body_bytes);
+        let (http2, out) = (&mut connection.http2, &mut connection.out);
+        assert_eq!(http2.next_body(), Some(id));
+        out.clear();
+        http2.on(id, Input::Piece(60), START, out);
+        assert_eq!(out.actions, [Action::Piece]);
+        http2.piece(id, Piece::Bytes(Bytes::from_static(&[0; 60])));
+        assert_eq!(http2.next_body(), Some(id), "what follows may need no window");
+        http2.stall(id);
+        assert_eq!(http2.next_body(), None);
+        assert_eq!(frames(http2).last(), Some(&(0, 0, 60)));
+        assert_eq!(http2.deadline_ms(), u64::MAX, "it is the origin that is awaited");
+        http2.resume(id);
+        assert_eq!(http2.next_body(), Some(id));
+        let end = if trailers { Input::Trailers(TRAILERS) } else { Input::End };
+        http2.on(id, end, START, out);
+        assert_eq!(http2.next_body(), None);
+        let (kind, flags, _) = frames(http2)[0];
+        assert_eq!((kind, flags & 1), (u8::from(trailers), 1), "{body_bytes:?}");
+    }
 }
 
 #[test]

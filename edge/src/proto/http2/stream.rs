@@ -198,6 +198,10 @@ impl<R: Record> Stream<R> {
         let Some(send) = &mut self.send else {
             return Turn::Wants;
         };
+        if self.piece.is_empty() && self.outgoing == Outgoing::Open {
+            // Perhaps it is only the end that is missing, which needs no window.
+            return Turn::Wants;
+        }
         let wanted = self.piece.len().clamp(1, TURN_BYTES);
         send.reserve_capacity(wanted);
         let bytes = send.capacity().min(wanted);
