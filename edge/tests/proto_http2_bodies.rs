@@ -313,6 +313,45 @@ fn the_end_of_a_body_that_filled_the_window_is_sent() {
     }
 }
 
+/// Its last bytes are with the crate below, its stream has ended; the client takes them bit by bit.
+#[test]
+fn a_response_that_is_on_its_way_is_not_cut_off_for_idleness() {
+    const BODY: usize = 100 << 10;
+    let mut connection = Connection::new(BODY, 0x7fff_ffff);
+    connection.ask(&[(1, "")]);
+    let http2 = &mut connection.http2;
+    let (mut now, mut received, mut ended) = (START, 0, false);
+    while !ended {
+        // For one frame.
+        http2.set_room(3);
+        assert_eq!(http2.poll(now, &mut connection.out), None);
+        while let Some(id) = http2.next_body() {
+            http2.piece(id, Piece::Stored(connection.chunk.clone(), 0..BODY));
+        }
+        let sent = frames(http2);
+        assert!(!sent.is_empty(), "{received} of {BODY} bytes came");
+        for (kind, flags, bytes) in sent {
+            received += if kind == 0 { bytes } else { 0 };
+            ended |= kind == 0 && flags & 1 == 1;
+        }
+        // Slow, but not too slow.
+        now.mono_ms += edge::limits::SEND_TIMEOUT_MS - 1;
+        http2.sent(16 << 10, now);
+        if http2.deadline_ms() <= now.mono_ms {
+            assert!(http2.deadline(now, &mut connection.out));
+        }
+    }
+    assert_eq!(received, BODY);
+    assert!(now.mono_ms > START.mono_ms + edge::limits::IDLE_TIMEOUT_MS, "else it shows nothing");
+    http2.set_room(SEGMENTS);
+    assert_eq!(frames(http2), []);
+    assert_eq!(
+        (http2.deadline_ms(), http2.late()),
+        (now.mono_ms + edge::limits::IDLE_TIMEOUT_MS, Late::Request),
+        "from its end on there is time for another request"
+    );
+}
+
 #[test]
 fn nothing_is_done_for_a_reader_that_takes_nothing() {
     let mut connection = Connection::new(20 * MIB, 65_535);

@@ -93,7 +93,7 @@ pub struct Http2<R: Record> {
     unwritten_bytes: usize,
     timeouts: Timeouts,
     now_ms: u64,
-    /// When the connection began, or the last stream ended.
+    /// When the connection began, the last stream ended, or the last of what was held up was taken.
     idle_since_ms: u64,
     /// When the peer is late with taking what it holds up; [`NEVER`]: it holds nothing up.
     send_due_ms: u64,
@@ -179,6 +179,8 @@ impl<R: Record> Http2<R> {
         self.now_ms = now.mono_ms;
         if self.send_due_ms != NEVER {
             self.send_due_ms = self.timeouts.send_due_ms(self.send_due_ms, bytes, now.mono_ms);
+            // Its stream may have ended long ago.
+            self.idle_since_ms = now.mono_ms;
         }
     }
 
@@ -275,7 +277,8 @@ impl<R: Record> Http2<R> {
         match self.link {
             Link::Shaking(_) => return (after(self.idle_since_ms, self.timeouts.head_ms), Due::Head),
             Link::Over => return (self.send_due_ms, Due::Send),
-            Link::Open(_) if self.streams.is_empty() => {
+            // What is held up may be the rest of a response whose stream has ended: the end of idleness would drop it.
+            Link::Open(_) if self.streams.is_empty() && self.send_due_ms == NEVER => {
                 return (after(self.idle_since_ms, self.timeouts.idle_ms), Due::Idle);
             }
             Link::Open(_) => {}
