@@ -286,9 +286,7 @@ impl Meter {
                 if bytes == 0 {
                     count(&mut counts.empty, limits::HTTP2_EMPTY_FRAMES_PER_SECOND_MAX, Flood::Empty)?;
                 }
-                if flags & END_HEADERS != 0 {
-                    self.section_began_ms = 0;
-                }
+                self.section_ended();
             }
             RST_STREAM => {
                 self.seen.reset = true;
@@ -322,9 +320,20 @@ impl Meter {
     fn payload(&mut self, bytes: &[u8]) -> Result<(), Cut> {
         self.payload_left -= bytes.len() as u32;
         match self.head[3] {
+            HEADERS | CONTINUATION => {
+                self.section_ended();
+                Ok(())
+            }
             SETTINGS => bytes.iter().try_for_each(|&byte| self.setting(byte)),
             PRIORITY_UPDATE => self.priority_update(bytes),
             _ => Ok(()),
+        }
+    }
+
+    /// The field section of the frame at hand has ended if this was all of its last frame.
+    fn section_ended(&mut self) {
+        if self.payload_left == 0 && self.head[4] & END_HEADERS != 0 {
+            self.section_began_ms = 0;
         }
     }
 
@@ -466,6 +475,25 @@ mod tests {
         }
         let more = meter.read(&frame(CONTINUATION, END_HEADERS, 1, b"x"), 9);
         assert_eq!(more, Err(Flood::Continuations.into()));
+    }
+
+    #[test]
+    fn a_section_that_trickles_in_knows_its_age_however_it_is_framed() {
+        let mut meter = Meter::new();
+        meter.read(PREFACE, 5).unwrap();
+        meter.read(&frame(SETTINGS, 0, 0, &[]), 5).unwrap();
+        for whole in
+            [&frame(HEADERS, END_HEADERS, 1, b"xyz")[..], &frame(CONTINUATION, END_HEADERS, 1, b"xyz")]
+        {
+            if whole[3] == CONTINUATION {
+                meter.read(&frame(HEADERS, 0, 1, b"x"), 7).unwrap();
+            }
+            let (last, first) = whole.split_last().unwrap();
+            meter.read(first, 7).unwrap();
+            assert_eq!(meter.section_began_ms(), Some(7));
+            meter.read(&[*last], 9).unwrap();
+            assert_eq!(meter.section_began_ms(), None);
+        }
     }
 
     #[test]
