@@ -129,7 +129,11 @@ impl<R> Default for Pipe<R> {
 impl<R: Record> Pipe<R> {
     /// Bytes came from the peer.
     pub(super) fn receive(&self, bytes: &[u8]) {
-        self.0.borrow_mut().inbound.extend_from_slice(bytes);
+        let queues = &mut *self.0.borrow_mut();
+        // Mostly all was read; of a peer that is answered bit by bit there may always be a rest.
+        queues.inbound.drain(..queues.read);
+        queues.read = 0;
+        queues.inbound.extend_from_slice(bytes);
     }
 
     /// The peer sends no more.
@@ -343,6 +347,21 @@ mod tests {
         assert_eq!(taken(&pipe), [head.clone(), (true, long[9..].to_vec()), head, (true, second), last]);
         assert_eq!(taken(&pipe), []);
         assert!(!pipe.is_full());
+    }
+
+    /// A peer that takes little: its frames are read bit by bit, and never all of them.
+    #[test]
+    fn what_was_read_is_not_kept() {
+        let mut pipe = Pipe::<Stored>::default();
+        pipe.receive(&[7; 10]);
+        let (mut room, mut context) = ([0; 100], Context::from_waker(Waker::noop()));
+        for _ in 0..1000 {
+            pipe.receive(&[7; 100]);
+            let mut room = ReadBuf::new(&mut room);
+            assert!(Pin::new(&mut pipe).poll_read(&mut context, &mut room).is_ready());
+            assert_eq!((room.filled(), pipe.unread_bytes()), (&[7; 100][..], 10));
+        }
+        assert!(pipe.0.borrow().inbound.capacity() < 1000);
     }
 
     #[test]
