@@ -49,16 +49,17 @@ async fn watch_forever(node: &Node) {
 }
 
 /// Flushes what was stored and removed. A shard that cannot be flushed is out of use: after a failed flush the kernel
-/// takes its pages for clean, and what is read there later may be what was there before.
+/// takes its pages for clean, and what is read there later may be what was there before. Where the disk was not even asked,
+/// for want of a descriptor or the like, the next flush does it.
 pub(super) async fn flush(node: &Node) {
-    // What could not be flushed is out of use, and said to be.
+    // What could not be flushed is out of use or waits, and said to be.
     let _ = flush_each(node, shard::Writer::dirty).await;
 }
 
 /// Brings all that was changed in the store so far to the disk.
 ///
 /// # Errors
-/// Not all of it; what could not be flushed is out of use.
+/// Not all of it.
 pub(super) async fn settle(node: &Node) -> io::Result<()> {
     flush_each(node, shard::Writer::files).await
 }
@@ -74,7 +75,14 @@ async fn flush_each(node: &Node, which: fn(&mut shard::Writer) -> Vec<ToFlush>) 
                 node.cells.add(Counter::Flushes, 1);
                 node.writer.borrow_mut().flushed(shard.number);
             }
-            Err(error) => {
+            Err(Unflushed::PutOff(error)) => {
+                node.cells.add(Counter::FlushErrors, 1);
+                let path = shard.path.display();
+                tracing::warn!(%path, %error, "not flushed for now: see LimitNOFILE, and what else uses up the machine");
+                node.writer.borrow_mut().not_flushed(shard.number);
+                result = Err(error);
+            }
+            Err(Unflushed::Failed(error)) => {
                 node.cells.add(Counter::FlushErrors, 1);
                 let why =
                     format!("could not be flushed: {error}: see whether its disk has failed or is full");
@@ -141,13 +149,32 @@ fn is_worth_keeping(meta: &[u8]) -> bool {
     meta.has_validator() || reuse::current_age(&meta, clock::now().unix_s) < useful_s
 }
 
-async fn sync(shard: &ToFlush) -> io::Result<()> {
-    // So that it is noticed where it is gone.
-    File::open(&shard.path).await?.close().await?;
-    let file = File::from_std(shard.file.try_clone()?);
+/// Why a shard was not flushed.
+enum Unflushed {
+    /// Its disk was not asked, or was interrupted before it had said anything: nothing is lost.
+    PutOff(io::Error),
+    /// It could not be written.
+    Failed(io::Error),
+}
+
+async fn sync(shard: &ToFlush) -> Result<(), Unflushed> {
+    let ready = async {
+        // So that it is noticed where it is gone. Without a descriptor, for there may be none left.
+        tokio_uring::fs::statx(&shard.path).await?;
+        Ok(File::from_std(shard.file.try_clone()?))
+    };
+    let file = ready.await.map_err(|error: io::Error| match shard::is_passing(&error) {
+        true => Unflushed::PutOff(error),
+        false => Unflushed::Failed(error),
+    })?;
     let synced = file.sync_data().await;
-    file.close().await?;
-    synced
+    // It was opened for reading alone: closing it writes nothing.
+    let _ = file.close().await;
+    synced.map_err(|error| match error.kind() {
+        // Anything else may be what the kernel was told when it wrote the pages, and tells once.
+        io::ErrorKind::Interrupted => Unflushed::PutOff(error),
+        _ => Unflushed::Failed(error),
+    })
 }
 
 /// Flushes, then writes the checkpoints. Nothing may be stored afterwards. The error is that of the last shard that has

@@ -46,7 +46,7 @@ pub use read::{Cold, Pinned};
 
 pub use accounts::{Ages, ShardStatus};
 pub use append::{Body, Label};
-pub use flush::ToFlush;
+pub use flush::{ToFlush, is_passing};
 pub use medium::free_huge_pages;
 pub use place::{Hold, Placed};
 pub use reopen::{Reopened, Reopening};

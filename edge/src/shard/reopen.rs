@@ -158,6 +158,7 @@ impl Writer {
         }
         (shard.writer, shard.opened) = (Ok(writer), opened);
         (shard.left, shard.missed, shard.flushed) = (None, None, self.changes.count());
+        shard.put_off = false;
         self.forget_what_missed_something();
         self.regroup();
         Ok(readers.into_iter().map(|reader| ShardReader { number, reader }).collect())

@@ -2,6 +2,7 @@
 //! cannot read is given up segment by segment, and a file that is not a shard any more is made anew.
 #![forbid(unsafe_code)]
 
+use super::flush::is_passing;
 use super::home::Home;
 use super::layout::FileKind;
 use super::read::Reader;
@@ -27,7 +28,9 @@ pub(super) fn open(
     index_entries: usize,
 ) -> Result<(Writer, Vec<Reader>, Opened), OpenError> {
     let path = home.file();
-    let Some(file_segment_bytes) = look(&path) else {
+    let found =
+        look(&path).map_err(|error| failed(&path, error, "see that it can be read, and try again"))?;
+    let Some(file_segment_bytes) = found else {
         remove(&path)?;
         return recover::open_at(options, (home, failed_run), segment_bytes, index_entries);
     };
@@ -57,18 +60,28 @@ fn remove(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Bytes of a segment of the file as its disk has it. `None`: it is not a shard.
-fn look(path: &Path) -> Option<u64> {
-    let file = File::open(path).ok()?;
+/// Bytes of a segment of the file as its disk has it. `None`: it is not there, or not a shard any more.
+///
+/// # Errors
+/// What is in it is not known.
+fn look(path: &Path) -> io::Result<Option<u64>> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
     // After a flush that failed, pages in memory are not what the disk has. What cannot be written now either is lost like
     // them; what was written is read again. On memory neither does anything.
     let _ = file.sync_all();
     let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
-    match recover::read_header(&file).ok()? {
-        FileKind::Shard(header) => Some(header.segment_bytes),
-        FileKind::Blank => Some(0),
-        FileKind::OtherVersion(_) | FileKind::Foreign => None,
-    }
+    Ok(match recover::read_header(&file) {
+        Err(error) if is_passing(&error) => return Err(error),
+        // The disk has lost it.
+        Err(_) => None,
+        Ok(FileKind::Shard(header)) => Some(header.segment_bytes),
+        // What another edge has made is refused when it is opened.
+        Ok(FileKind::Blank | FileKind::OtherVersion(_)) => Some(0),
+        Ok(FileKind::Foreign) => None,
+    })
 }
 
 /// Gives the blocks of segments back that cannot be read to the end; they are made anew, empty. Says how many.

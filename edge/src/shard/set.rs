@@ -81,13 +81,16 @@ pub(super) struct Shard {
     /// How many changes had been made when its last flush began, and when the one began that runs.
     pub(super) flushed: u64,
     pub(super) flushing: u64,
+    /// Whether a flush was due that was not begun.
+    pub(super) put_off: bool,
 }
 
 impl Shard {
     fn new(options: &Options, writer: Result<store::Writer, String>, opened: Opened) -> Self {
         let options = options.clone();
         let (left, missed) = (None, None);
-        Shard { options, opened, writer, left, missed, reopening: false, flushed: 0, flushing: 0 }
+        let (reopening, put_off) = (false, false);
+        Shard { options, opened, writer, left, missed, reopening, flushed: 0, flushing: 0, put_off }
     }
 }
 
@@ -448,7 +451,9 @@ impl Writer {
     /// The checkpoints of a clean stop: where to write each and its bytes. Nothing may be stored afterwards.
     /// The caller flushes the shard files, and then writes these to their paths with a temporary name and a rename.
     pub fn checkpoints(&mut self) -> Vec<(PathBuf, Vec<u8>)> {
-        self.live_mut().filter(|writer| !writer.map.failed()).map(store::Writer::checkpoint).collect()
+        let on_disk = self.shards.iter_mut().filter(|shard| !shard.put_off);
+        let writers = on_disk.filter_map(|shard| shard.writer.as_mut().ok());
+        writers.filter(|writer| !writer.map.failed()).map(store::Writer::checkpoint).collect()
     }
 }
 

@@ -6,6 +6,7 @@ use crate::proto::generations::Verdict;
 use crate::proto::purge::Tags;
 use crate::shard::{Body, Label};
 use bytes::Bytes;
+use nix::sys::resource::{Resource, setrlimit};
 use std::future::Future;
 use std::pin::pin;
 use std::process::Command;
@@ -116,6 +117,51 @@ fn a_failure_to_write_costs_the_shard_whoever_was_told_of_it_first() {
             assert!(node.writer.borrow_mut().checkpoints().is_empty());
         });
     }
+}
+
+/// Takes all descriptors that this process may still have, and some more are not to be had either.
+fn use_up_descriptors() -> Vec<std::fs::File> {
+    let mut taken = vec![std::fs::File::open("/dev/null").unwrap()];
+    setrlimit(Resource::RLIMIT_NOFILE, 256, 256).unwrap();
+    while let Ok(one) = taken[0].try_clone() {
+        taken.push(one);
+    }
+    taken
+}
+
+#[test]
+fn a_flush_that_finds_no_descriptor_is_put_off_and_costs_no_shard() {
+    const CHILD: &str = "EDGE_TEST_WITHOUT_DESCRIPTORS";
+    if std::env::var_os(CHILD).is_none() {
+        // The limit is the process's: this is done in one of its own.
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "control::tests::disk::a_flush_that_finds_no_descriptor_is_put_off_and_costs_no_shard",
+            ])
+            .env(CHILD, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        return assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    }
+    let directory = Scratch::new();
+    with_node(&small(directory.path()), |node| async move {
+        disk::flush(&node).await;
+        put(&node, b"k");
+        let taken = use_up_descriptors();
+        disk::flush(&node).await;
+        assert!(disk::settle(&node).await.is_err(), "not all is on the disk");
+        let checkpoint = node.writer.borrow_mut().checkpoints();
+        let failed = node.cells.get(Counter::ShardsFailed);
+        drop(taken);
+        assert_eq!((failed, checkpoint.len()), (0, 0), "it would promise what is not on the disk");
+        assert_eq!(node.writer.borrow().shards().filter(|shard| shard.state.is_ok()).count(), 1);
+        let before = node.cells.get(Counter::Flushes);
+        disk::flush(&node).await;
+        assert_eq!(node.cells.get(Counter::Flushes), before + 1, "taken up again");
+        assert_eq!(node.writer.borrow_mut().checkpoints().len(), 1);
+    });
 }
 
 #[test]

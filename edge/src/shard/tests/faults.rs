@@ -3,7 +3,7 @@
 use super::set::{OBJECTS, objects, open, put, put_chunked, shards, version};
 use super::*;
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::Command;
 
 pub(super) fn cut(options: &Options, bytes: u64) {
@@ -75,6 +75,23 @@ fn a_shard_that_was_made_anew_gives_no_number_of_an_object_again() {
     assert!(!after.contains(&before), "{before:x} in {after:x?}");
     writer.put_chunk(after[0], 7, &[Bytes::from_static(b"new")]).unwrap();
     assert!(readers[0].chunk(before, 7).is_none());
+}
+
+#[test]
+fn a_file_of_another_version_is_not_removed_when_its_shard_is_taken_in_again() {
+    let scratch = Scratch::new("fault-version");
+    let all = shards(&scratch, &[16, 16]);
+    let (mut writer, _readers, _) = open(&all);
+    assert!(writer.fail(0, "its disk was changed".into()));
+    let path = all[0].path.join("shard-0");
+    let file = File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&(layout::VERSION + 1).to_ne_bytes(), 8).unwrap();
+    let before = std::fs::metadata(&path).unwrap();
+    let error = writer.reopen(0).unwrap_err();
+    assert!(error.contains("format version") && error.contains("run the edge that made it"), "{error}");
+    let after = std::fs::metadata(&path).unwrap();
+    assert_eq!((after.ino(), after.len()), (before.ino(), before.len()), "left alone");
+    assert!(writer.shards().next().unwrap().state.is_err());
 }
 
 /// Brings all to the disk, as control does.
