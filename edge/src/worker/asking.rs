@@ -266,6 +266,19 @@ mod tests {
         assert_eq!(bench.goaway(slot), None);
     }
 
+    /// The disk did not answer in time, and the origin was asked: what the disk says then concerns nobody.
+    #[test]
+    fn a_disk_that_fails_late_breaks_off_no_stream() {
+        let mut bench = Bench::new();
+        let slot = bench.connect(1);
+        bench.worker.receive(slot, &get(1));
+        for came in [true, false] {
+            bench.worker.populated(slot, 1, came);
+        }
+        assert_eq!(bench.asked(), (1, 0), "control is still asked");
+        assert_eq!(bench.worker.count(Counter::Broken), 0);
+    }
+
     #[test]
     fn streams_that_are_reset_with_what_opens_them_ask_nothing() {
         let mut bench = Bench::new();

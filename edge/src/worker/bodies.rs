@@ -123,6 +123,9 @@ impl Node {
             Err(cold) => {
                 let waiter = mux.waiter(slot, id);
                 self.populates.wait(cold, waiter);
+                if let Some(at) = mux.find(id) {
+                    mux.supplies[at].populating = true;
+                }
                 mux.http2.stall(id);
                 Err(Waits)
             }

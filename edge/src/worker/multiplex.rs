@@ -41,6 +41,8 @@ pub(super) struct Supply {
     pub(super) parts: Option<Box<Parts>>,
     /// The request, while its lookup waits for pages of the shard.
     parked: Option<Box<Parked>>,
+    /// Its body waits for pages of the shard.
+    pub(super) populating: bool,
     /// The request has a body that has not come to its end.
     pub(super) uploading: bool,
 }
@@ -219,11 +221,17 @@ impl Node {
         };
         let faults = fault::count();
         let mux = &mut *multiplex;
-        match mux.find(id).map(|at| mux.supplies[at].parked.is_some()) {
-            Some(true) => self.unpark_stream(mux, slot, id, came),
-            Some(false) if came => mux.http2.resume(id),
-            Some(false) => self.break_stream(mux, slot, id),
-            None => {}
+        if let Some(at) = mux.find(id) {
+            let supply = &mut mux.supplies[at];
+            if supply.parked.is_some() {
+                self.unpark_stream(mux, slot, id, came);
+            } else if std::mem::take(&mut supply.populating) {
+                match came {
+                    true => mux.http2.resume(id),
+                    false => self.break_stream(mux, slot, id),
+                }
+            }
+            // Else it has waited for long enough, and goes on without them.
         }
         self.check_faults(connection, faults);
         connection.multiplex = Some(multiplex);
@@ -328,6 +336,7 @@ impl Node {
             fetch: None,
             parts: None,
             parked: None,
+            populating: false,
             uploading,
         });
         let lookup = Lookup { fresh: true, ..Lookup::default() };

@@ -92,6 +92,13 @@ impl Simulated {
         while self.end_turn() {}
     }
 
+    /// Pages that a stream of this client has asked for are in memory, or cannot be had.
+    pub(crate) fn populated(&mut self, slot: u32, stream: u32, came: bool) {
+        self.node.stream_populated(&mut self.table[slot as usize], slot, stream, came);
+        self.advance(slot);
+        self.finish();
+    }
+
     /// What this counter of the worker's stands at.
     pub(crate) fn count(&self, counter: Counter) -> u64 {
         self.node.cells.get(counter)
