@@ -433,6 +433,19 @@ mod tests {
         assert_eq!(bench.asked(), (0, most));
     }
 
+    /// What it has asked for and what it has sent that was not begun: nothing can be told to it any more.
+    #[test]
+    fn a_client_whose_records_are_refused_asks_for_nothing_more() {
+        let mut bench = Bench::new();
+        let slot = bench.connect(1);
+        bench.worker.arrive(slot, &streams(100).flat_map(get).collect::<Vec<_>>());
+        assert!(bench.worker.end_turn(), "some are left for the next turn");
+        bench.worker.fail_secure(slot);
+        let (left, gone) = bench.asked();
+        assert!(gone > 0 && gone <= limits::HTTP2_REQUESTS_PER_TURN_MAX as usize, "{gone}");
+        assert_eq!(left, 0);
+    }
+
     /// Over HTTP/1.1 the outbox bounds what pipelined requests make of one turn.
     #[test]
     fn pipelined_requests_are_answered_as_far_as_there_is_room_to_send() {

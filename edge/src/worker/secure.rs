@@ -273,7 +273,7 @@ pub(super) fn sent(connection: &mut Connection, cells: &Cells, bytes: usize) -> 
 }
 
 /// Runs the layer, which stands apart from its connection meanwhile, with a sink that feeds the session.
-fn with_tls<T>(
+pub(super) fn with_tls<T>(
     node: &mut Node,
     connection: &mut Connection,
     slot: u32,
@@ -299,6 +299,7 @@ fn with_tls<T>(
         tracing::debug!("TLS: {failed}");
         // Nothing that was queued may follow the alert.
         node.detach(connection, slot, false);
+        node.end_multiplex(connection, slot);
         connection.source = Source::None;
         connection.stash = Vec::new();
         node.recycle(connection);

@@ -6,11 +6,12 @@ use super::actions::Node;
 use super::clients::Clients;
 use super::connection::{Connection, Phase};
 use super::mail::Desk;
+use super::secure::{self, Secure};
 use crate::control::mailbox::{Mailbox, StreamId};
 use crate::proto::generations::Table;
 use crate::proto::request::Scheme;
 use crate::proto::session::{Input, Out, Session, Timeouts};
-use crate::proto::tls::Policies;
+use crate::proto::tls::{Failed, Policies};
 use crate::shard::Reader;
 use crate::stats::{Cells, Counter};
 use crate::{clock, limits};
@@ -95,6 +96,20 @@ impl Simulated {
     /// Pages that a stream of this client has asked for are in memory, or cannot be had.
     pub(crate) fn populated(&mut self, slot: u32, stream: u32, came: bool) {
         self.node.stream_populated(&mut self.table[slot as usize], slot, stream, came);
+        self.advance(slot);
+        self.finish();
+    }
+
+    /// A record of this client's is refused.
+    pub(crate) fn fail_secure(&mut self, slot: u32) {
+        let config = rustls::ServerConfig::builder_with_provider(crate::proto::policy::provider().into())
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(rustls::server::ResolvesServerCertUsingSni::new()));
+        let connection = &mut self.table[slot as usize];
+        connection.secure = Some(Box::new(Secure::new(config.into(), u64::MAX, false)));
+        secure::with_tls::<()>(&mut self.node, connection, slot, |_, _| Err(Failed::Flood));
         self.advance(slot);
         self.finish();
     }
