@@ -14,6 +14,7 @@ use crate::control::mailbox::{Mailbox, StreamId, Ticket, ToControl};
 use crate::limits;
 use crate::proto::Now;
 use crate::proto::generations::Table;
+use crate::proto::request::Scheme;
 use crate::proto::session::{Action, Again, Chunks, FetchKind, Found, Input, Out};
 use crate::shard::{Cold, Pinned, Reader, ShardReader};
 use crate::stats::{Cells, Counter};
@@ -129,6 +130,10 @@ impl Node {
     /// Bytes came from the peer. Taken while the session takes them, kept else. `head`: they begin with so many of a
     /// request's head, which is parsed into `out.request` already.
     pub fn receive(&mut self, connection: &mut Connection, slot: u32, data: &[u8], head: Option<usize>) {
+        if connection.undecided && connection.scheme == Scheme::Https {
+            // It came with the end of the handshake, and ALPN says what it is: soon.
+            return connection.stash.extend_from_slice(data);
+        }
         if connection.undecided {
             return self.decide(connection, slot, data);
         }

@@ -121,7 +121,7 @@ pub struct Connection {
     pub place: Place,
     /// The connection speaks HTTP/2; its streams have what `source` and `fetch` are for the session.
     pub multiplex: Option<Box<Multiplex>>,
-    /// The first bytes tell which version of HTTP it speaks.
+    /// The first bytes tell which version of HTTP it speaks; or ALPN, once the handshake of TLS is done.
     pub undecided: bool,
     /// Received bytes that the session would not take yet.
     pub stash: Vec<u8>,

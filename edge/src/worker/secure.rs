@@ -189,8 +189,9 @@ impl Worker {
                 secure.sealing = Sealing::Here;
             }
             count(&self.node, agreed);
-            // What came together with the end of the handshake has told already.
-            if std::mem::take(&mut connection.undecided) && agreed.alpn == Alpn::Http2 {
+            // Whatever its first bytes are (RFC 9113 section 3.2).
+            connection.undecided = false;
+            if agreed.alpn == Alpn::Http2 {
                 self.node.begin_multiplex(connection);
             }
         }

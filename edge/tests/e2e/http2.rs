@@ -154,6 +154,48 @@ fn over_tls_alpn_says_which_version_is_spoken() {
     assert!(edge.metric("edge_http2_connections_total") >= 6.0);
 }
 
+/// Clients that send their first bytes together with the end of the handshake: what was agreed on is spoken, whatever
+/// these bytes are.
+#[test]
+fn over_tls_first_bytes_do_not_overrule_alpn() {
+    let origin = Origin::start();
+    origin.cacheable("/first", 100);
+    let site = Site::new(&["edge.test"]);
+    let setup = Setup { listen_lines: site.section(), ..Default::default() };
+    let edge = Edge::start_with(origin.address(), setup);
+    let http1 = request("GET", "/first", &[("Connection", "close")]).into_bytes();
+    let http2 = [PREFACE, &frame(SETTINGS, 0, 0, b""), &frame(HEADERS, 5, 1, &get())].concat();
+    for (alpn, first, wanted) in [
+        (&b"http/1.1"[..], &http1, Some(&b"HTTP/1.1 200"[..])),
+        (b"http/1.1", &http2, Some(b"HTTP/1.1 505")),
+        (b"", &http2, Some(b"HTTP/1.1 505")),
+        (b"h2", &http1, None),
+        (b"h2", &http2, None),
+    ] {
+        let mut config = (*site.client()).clone();
+        config.alpn_protocols = Vec::from_iter((!alpn.is_empty()).then(|| alpn.to_vec()));
+        let mut client = TlsClient::connect(&config.into(), site.address, "edge.test").expect("connected").0;
+        // Kept by rustls until they may be sent, and then sent at once with what ends the handshake.
+        client.conn.writer().write_all(first).expect("kept");
+        let mut flight = Vec::new();
+        while client.conn.is_handshaking() || client.conn.wants_write() {
+            if client.conn.wants_write() {
+                client.conn.write_tls(&mut flight).expect("written");
+                continue;
+            }
+            client.sock.write_all(&std::mem::take(&mut flight)).expect("sent");
+            client.conn.read_tls(&mut client.sock).expect("an answer");
+            client.conn.process_new_packets().expect("a handshake");
+        }
+        client.sock.write_all(&flight).expect("sent");
+        let mut answer = vec![0; 12];
+        client.read_exact(&mut answer).expect("an answer");
+        let is_http1 = answer.starts_with(b"HTTP/1.1");
+        assert_eq!(is_http1.then_some(&answer[..]), wanted, "{alpn:?} {}", first.escape_ascii());
+    }
+    assert_eq!(edge.metric("edge_http2_connections_total"), 2.0);
+}
+
 /// A client that waits for leave to send its body hears the origin's word, as over HTTP/1.1.
 #[test]
 fn leave_to_send_a_body_is_the_origins() {
