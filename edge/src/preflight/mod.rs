@@ -106,7 +106,6 @@ pub struct StoreDisk {
 /// Bits of `CapEff`, as in `linux/capability.h`.
 const NET_BIND_SERVICE: u32 = 10;
 const NET_ADMIN: u32 = 12;
-const IPC_LOCK: u32 = 14;
 const SYS_ADMIN: u32 = 21;
 const SYS_NICE: u32 = 23;
 const SYS_RESOURCE: u32 = 24;
@@ -235,13 +234,6 @@ fn descriptors(machine: &Machine, config: &Config, findings: &mut Vec<Finding>) 
                 rings >> 10
             ),
             still_works: "all, where the kernel does not count them",
-            fix: "LimitMEMLOCK=infinity in the unit".into(),
-        });
-    } else if bytes < 64 << 20 && !machine.can(IPC_LOCK) {
-        findings.push(Finding {
-            severity: Severity::Note,
-            what: format!("only {} KiB may be locked", bytes >> 10),
-            still_works: "everything, zero-copy sends fall back to copies when the limit is reached",
             fix: "LimitMEMLOCK=infinity in the unit".into(),
         });
     }

@@ -105,7 +105,6 @@ fn each_lack_is_found_with_its_fix() {
     check("", Fatal, &["no address 192.0.2.7", "ip address"], |m| {
         m.untakeable = vec![(address(), nix::libc::EADDRNOTAVAIL, "not there".into())];
     });
-    check("", Note, &["LimitMEMLOCK"], |m| m.capabilities = Some(!(1 << IPC_LOCK | 1 << SYS_RESOURCE)));
     check("", Fatal, &["127.0.0.1:80", "CAP_NET_BIND_SERVICE", "1024"], |m| {
         m.capabilities = Some(!(1 << NET_BIND_SERVICE));
     });
@@ -158,8 +157,7 @@ fn a_store_that_is_to_be_held_in_memory_must_fit_it() {
 #[test]
 fn lacks_that_something_else_makes_good_are_not_reported() {
     let mut m = machine();
-    m.capabilities =
-        Some(1 << SYS_ADMIN | 1 << NET_ADMIN | 1 << NET_BIND_SERVICE | 1 << SYS_NICE | 1 << IPC_LOCK);
+    m.capabilities = Some(1 << SYS_ADMIN | 1 << NET_ADMIN | 1 << NET_BIND_SERVICE | 1 << SYS_NICE);
     assert_eq!(judge(&m, &config(XDP)), [], "CAP_SYS_ADMIN includes CAP_BPF and CAP_PERFMON");
     m.shards[0] = Some(StoreDisk { free_bytes: 0, own_bytes: 1 << 30, ..m.shards[0].clone().unwrap() });
     assert_eq!(judge(&m, &config(XDP)), [], "the store already has its space");

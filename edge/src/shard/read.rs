@@ -318,6 +318,11 @@ impl Pinned {
         self.pin.failed()
     }
 
+    /// Whether another record lies in the same shard file.
+    pub fn is_beside(&self, other: &Pinned) -> bool {
+        self.pin.shares_file(&other.pin)
+    }
+
     /// The kernel could not read the record: its shard is out of use from now on.
     pub fn fail(&self) {
         self.pin.fail();

@@ -217,10 +217,14 @@ impl Outbox {
         self.pinned().any(Pinned::failed)
     }
 
-    /// The kernel could not read what it was to send: the shard of the first record is at fault.
+    /// The kernel could not read what it was to send: the shard of these records is at fault. Where they are of several
+    /// nobody knows of which; the next send from that one alone tells.
     pub fn fail(&self) {
-        if let Some(pinned) = self.pinned().next() {
-            pinned.fail();
+        let mut pinned = self.pinned();
+        if let Some(first) = pinned.next()
+            && pinned.all(|other| other.is_beside(first))
+        {
+            first.fail();
         }
     }
 
@@ -436,6 +440,40 @@ mod tests {
         theirs.set_nonblocking(true).unwrap();
         assert!(std::io::Read::read(&mut &theirs, &mut [0; 1]).is_err(), "nothing has arrived");
         assert_eq!(writer.watch(), 1);
+    }
+
+    #[test]
+    fn a_page_that_is_gone_costs_no_shard_but_its_own() {
+        use crate::shard::{Body, Label, Options, scratch::Scratch};
+        use std::os::fd::AsRawFd;
+        let scratch = Scratch::new("outbox-two");
+        let open = |name| {
+            let store = Options { path: scratch.path().join(name), readers: 1, ..Options::default() };
+            let (mut writer, readers, _) = crate::shard::open(&[store]).unwrap();
+            let body = Bytes::from(vec![b'x'; 20_000]);
+            writer.put(&Label::new(7, b"key", &[0; 8], b"head"), Body::Whole(&[body]), |_| true).unwrap();
+            (writer, readers)
+        };
+        let ((mut sound, at_sound), (mut cut, at_cut)) = (open("sound"), open("cut"));
+        let record = |readers: &[crate::shard::Reader]| readers[0].lookup(7, b"key", |_| true).unwrap();
+        let (first, second) = (record(&at_sound), record(&at_cut));
+        let file = std::fs::File::options().write(true).open(scratch.path().join("cut/shard-0")).unwrap();
+        file.set_len(4096).unwrap();
+        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let send = |records: &[&Pinned]| {
+            let mut outbox = Outbox::default();
+            records.iter().for_each(|&record| outbox.push_record(record.clone(), 0..4, 0..100));
+            let (message, _) = outbox.start();
+            // SAFETY: `start` returned a message whose segments are alive until `sent`.
+            let sent = unsafe { libc::sendmsg(ours.as_raw_fd(), message, libc::MSG_DONTWAIT) };
+            assert_eq!((sent, std::io::Error::last_os_error().raw_os_error()), (-1, Some(libc::EFAULT)));
+            outbox.sent(0);
+            outbox.fail();
+        };
+        send(&[&first, &second]);
+        assert_eq!(sound.watch(), 0, "it has all its pages");
+        send(&[&second, &second]);
+        assert_eq!((sound.watch(), cut.watch()), (0, 1));
     }
 
     #[test]

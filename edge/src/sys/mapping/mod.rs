@@ -443,6 +443,11 @@ impl Pin {
         self.shared().watched.fail();
     }
 
+    /// Whether another holds a segment of the same file.
+    pub fn shares_file(&self, other: &Pin) -> bool {
+        self.shared == other.shared
+    }
+
     /// What is known about which pages are in memory.
     #[inline]
     pub fn residency(&self) -> &Residency {
