@@ -4,18 +4,20 @@
 
 #[path = "proto_generated/mod.rs"]
 mod generated;
+#[path = "e2e/support/ports.rs"]
+mod ports;
 
 use edge::limits;
 use edge::proto::request::{BodyLength, RequestHead};
 use generated::{Class, How, Taken, Verdict};
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const HEADS: usize = 20_000;
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Fields that nginx tells back, beside what the request line says; of each the first line counts.
 const TOLD: [&str; 6] = ["host", "accept", "user-agent", "x-a", "x-b", "transfer-encoding"];
 
@@ -29,9 +31,7 @@ impl Nginx {
     fn start() -> Self {
         let directory = std::env::temp_dir().join(format!("edge-heads-nginx-{}", std::process::id()));
         std::fs::create_dir_all(&directory).expect("a directory");
-        let free = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = free.local_addr().expect("its address");
-        drop(free);
+        let address = SocketAddr::from(([127, 0, 0, 1], ports::free().expect("a port")));
         let fields = TOLD.map(|name| format!("$http_{}", name.replace('-', "_")));
         let line =
             ["$request_method", "$request_uri", "$server_protocol", "$content_length"].map(str::to_owned);

@@ -4,8 +4,11 @@
 
 use anyhow::{Context, Result, bail};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
+
+#[path = "../../edge/tests/e2e/support/ports.rs"]
+mod ports;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a body; a longer one is an error, not a full memory.
@@ -80,10 +83,9 @@ pub fn listens(to: SocketAddr) -> bool {
     TcpStream::connect_timeout(&to, Duration::from_millis(200)).is_ok()
 }
 
-/// A loopback port that is free now.
+/// A loopback port that is free now, and no one else's who asks here.
 pub fn free_port() -> Result<u16> {
-    let listener = std::net::TcpListener::bind((IpAddr::from([127, 0, 0, 1]), 0))?;
-    Ok(listener.local_addr()?.port())
+    ports::free().context("no port is free")
 }
 
 /// Reads one answer.

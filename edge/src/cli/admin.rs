@@ -134,7 +134,7 @@ fn parse(bytes: &[u8]) -> Result<Answer> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpListener;
+    use std::net::{SocketAddr, TcpListener};
 
     /// Serves one connection with these bytes and returns what was asked.
     fn answering(answer: &'static [u8]) -> (AdminAddress, std::thread::JoinHandle<String>) {
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn where_nothing_listens_the_remedy_is_named() {
-        let closed = AdminAddress::Tcp(TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+        let closed = AdminAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], crate::ports::free().unwrap())));
         for address in [closed, AdminAddress::Unix("/nowhere/admin.sock".into())] {
             let error = exchange(&address, None, "GET", "/status", None).unwrap_err().to_string();
             assert!(error.contains("nothing listens there") && error.contains("--admin"), "{error}");

@@ -94,8 +94,11 @@ fn openssl_agrees_on_http2_and_reads_its_settings() {
     let site = Site::new(&[HOST]);
     let edge = start(&origin, &site);
     let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0";
-    for version in ["-tls1_2", "-tls1_3"] {
-        let said = site.s_client(&["-servername", HOST, "-alpn", "h2", version], preface);
+    for (version, connections) in [("-tls1_2", 1.0), ("-tls1_3", 2.0)] {
+        let arguments = ["-servername", HOST, "-alpn", "h2", version];
+        let said = site.s_client_until(&arguments, preface, || {
+            edge.metric("edge_http2_connections_total") == connections
+        });
         assert!(said.contains("ALPN protocol: h2") && said.contains("Verify return code: 0"), "{said}");
     }
     let said = site.s_client(&["-servername", HOST, "-alpn", "spdy/3"], "");

@@ -1,7 +1,7 @@
 //! What one client may take of a node: connections, and time for bodies and for reading. Those who take too much are
 //! ended, and everybody else is served meanwhile.
 
-use crate::support::{Answer, Client, Edge, Fault, Gate, Origin, Setup, eventually, frame, request};
+use crate::support::{Answer, Client, Edge, Fault, Gate, Origin, Setup, eventually, frame, in_time, request};
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -72,29 +72,31 @@ fn trickle(client: &Client, piece: &[u8], pause: Duration) -> Option<Duration> {
 
 #[test]
 fn a_body_that_trickles_is_ended_and_one_that_flows_is_not() {
-    let origin = Origin::start();
-    origin.cacheable("/a", 10);
-    origin.script("/up", |exchange| {
-        let bytes = exchange.body()?.len();
-        exchange.answer(&Answer::new(200).body(bytes.to_string()))
+    in_time(Duration::from_millis(300), || {
+        let origin = Origin::start();
+        origin.cacheable("/a", 10);
+        origin.script("/up", |exchange| {
+            let bytes = exchange.body()?.len();
+            exchange.answer(&Answer::new(200).body(bytes.to_string()))
+        });
+        let edge = start(&origin, "body_timeout = \"1s\"\nbody_rate_min = \"1KiB\"");
+        let post =
+            |bytes: usize| format!("POST /up HTTP/1.1\r\nHost: edge.test\r\nContent-Length: {bytes}\r\n\r\n");
+        let mut slow = edge.client();
+        slow.send(post(1_000_000).as_bytes());
+        // A byte ten times a second is progress, but not for long.
+        let ended = trickle(&slow, b"x", Duration::from_millis(100)).expect("ended");
+        assert!(ended >= Duration::from_millis(900), "{ended:?}");
+        let mut flowing = edge.client();
+        flowing.send(post(60 * 500).as_bytes());
+        for _ in 0..60 {
+            flowing.send(&[b'x'; 500]);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(flowing.response("POST").expect("an answer").body, b"30000");
+        assert!(edge.metric("edge_timeouts_of_bodies_total") >= 1.0);
+        assert!(edge.get_hit("/a").head.is_hit());
     });
-    let edge = start(&origin, "body_timeout = \"1s\"\nbody_rate_min = \"1KiB\"");
-    let post =
-        |bytes: usize| format!("POST /up HTTP/1.1\r\nHost: edge.test\r\nContent-Length: {bytes}\r\n\r\n");
-    let mut slow = edge.client();
-    slow.send(post(1_000_000).as_bytes());
-    // A byte ten times a second is progress, but not for long.
-    let ended = trickle(&slow, b"x", Duration::from_millis(100)).expect("ended");
-    assert!(ended >= Duration::from_millis(900), "{ended:?}");
-    let mut flowing = edge.client();
-    flowing.send(post(60 * 500).as_bytes());
-    for _ in 0..60 {
-        flowing.send(&[b'x'; 500]);
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    assert_eq!(flowing.response("POST").expect("an answer").body, b"30000");
-    assert!(edge.metric("edge_timeouts_of_bodies_total") >= 1.0);
-    assert!(edge.get_hit("/a").head.is_hit());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What a restart keeps: after a clean stop, and after a kill in the middle of everything.
 
-use crate::support::{Client, Edge, Fault, Origin, alone, content, request};
+use crate::support::{Client, Edge, Fault, Origin, alone, content, eventually, request};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -89,12 +89,12 @@ fn killed_under_load_then_restarted() {
         })
         .collect();
     std::thread::sleep(Duration::from_millis(700));
+    eventually("there is load", || whole.load(Ordering::Relaxed) > 20);
     edge.kill();
     stop.store(true, Ordering::Relaxed);
     for load in loads {
         load.join().expect("no wrong byte was called whole");
     }
-    assert!(whole.load(Ordering::Relaxed) > 20, "there was no load");
     edge.run();
     check_hits(&edge);
     for i in 0..OBJECTS {

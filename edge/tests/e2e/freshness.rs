@@ -1,6 +1,6 @@
 //! What may be reused and for how long, as seen from outside: counted at the origin.
 
-use crate::support::{Answer, Edge, Gate, Origin, Response, content, eventually, request};
+use crate::support::{Answer, Edge, Gate, Origin, Response, content, eventually, in_time, request};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
@@ -143,46 +143,50 @@ fn versioned(origin: &Origin, version: &Arc<AtomicUsize>) {
 
 #[test]
 fn expired_objects_are_validated_and_refreshed() {
-    let origin = Origin::start();
-    let version = Arc::new(AtomicUsize::new(1));
-    versioned(&origin, &version);
-    let edge = Edge::start(origin.address());
-    let first = edge.get("/a");
-    edge.get_hit("/a");
-    assert_eq!(origin.count("/a"), 1);
-    std::thread::sleep(Duration::from_millis(2100));
+    in_time(Duration::from_millis(300), || {
+        let origin = Origin::start();
+        let version = Arc::new(AtomicUsize::new(1));
+        versioned(&origin, &version);
+        let edge = Edge::start(origin.address());
+        let first = edge.get("/a");
+        edge.get_hit("/a");
+        assert_eq!(origin.count("/a"), 1);
+        std::thread::sleep(Duration::from_millis(2100));
 
-    let validated = edge.get("/a");
-    assert_eq!((validated.status(), &validated.body), (200, &first.body));
-    assert_eq!(validated.field("x-asked"), Some("1"), "the fields of the 304 are taken over");
-    let seen = origin.seen("/a");
-    assert_eq!(seen.len(), 2, "{seen:?}");
-    assert_eq!(seen[1].field("if-none-match"), Some("\"1\""));
-    let again = edge.get_hit("/a");
-    assert_eq!((again.field("x-asked"), &again.body), (Some("1"), &first.body));
-    assert!(again.age() <= 1, "the validation made it new: {}", again.age());
-    assert_eq!(origin.count("/a"), 2, "fresh once more");
+        let validated = edge.get("/a");
+        assert_eq!((validated.status(), &validated.body), (200, &first.body));
+        assert_eq!(validated.field("x-asked"), Some("1"), "the fields of the 304 are taken over");
+        let seen = origin.seen("/a");
+        assert_eq!(seen.len(), 2, "{seen:?}");
+        assert_eq!(seen[1].field("if-none-match"), Some("\"1\""));
+        let again = edge.get_hit("/a");
+        assert_eq!((again.field("x-asked"), &again.body), (Some("1"), &first.body));
+        assert!(again.age() <= 1, "the validation made it new: {}", again.age());
+        assert_eq!(origin.count("/a"), 2, "fresh once more");
 
-    std::thread::sleep(Duration::from_millis(2100));
-    version.store(2, Ordering::SeqCst);
-    let replaced = edge.get("/a");
-    let wanted = content::part(content::seed("version 2"), 0, 3000);
-    assert_eq!((&replaced.body, replaced.field("etag")), (&wanted, Some("\"2\"")));
-    let hit = edge.get_hit("/a");
-    assert_eq!((&hit.body, hit.field("etag")), (&wanted, Some("\"2\"")));
-    let seen = origin.seen("/a");
-    assert_eq!((seen.len(), seen[2].field("if-none-match")), (3, Some("\"1\"")));
+        std::thread::sleep(Duration::from_millis(2100));
+        version.store(2, Ordering::SeqCst);
+        let replaced = edge.get("/a");
+        let wanted = content::part(content::seed("version 2"), 0, 3000);
+        assert_eq!((&replaced.body, replaced.field("etag")), (&wanted, Some("\"2\"")));
+        let hit = edge.get_hit("/a");
+        assert_eq!((&hit.body, hit.field("etag")), (&wanted, Some("\"2\"")));
+        let seen = origin.seen("/a");
+        assert_eq!((seen.len(), seen[2].field("if-none-match")), (3, Some("\"1\"")));
+    });
 }
 
 #[test]
 fn expired_objects_without_validator_are_fetched_anew() {
-    let (origin, edge) = start();
-    numbered(&origin, "/a", &[("Cache-Control", "max-age=1")]);
-    edge.get("/a");
-    assert_eq!(number(&edge.get_hit("/a")), 0);
-    std::thread::sleep(Duration::from_millis(2100));
-    assert_eq!(number(&edge.get("/a")), 1);
-    assert!(origin.seen("/a")[1].fields.iter().all(|(name, _)| !name.starts_with("if-")));
+    in_time(Duration::from_millis(300), || {
+        let (origin, edge) = start();
+        numbered(&origin, "/a", &[("Cache-Control", "max-age=1")]);
+        edge.get("/a");
+        assert_eq!(number(&edge.get_hit("/a")), 0);
+        std::thread::sleep(Duration::from_millis(2100));
+        assert_eq!(number(&edge.get("/a")), 1);
+        assert!(origin.seen("/a")[1].fields.iter().all(|(name, _)| !name.starts_with("if-")));
+    });
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Malformed requests and attempts at request smuggling over real sockets. Each is followed by a request
 //! that must never be answered: after a refusal nothing on the connection is believed any more.
 
-use crate::support::{Answer, Client, Edge, Fault, Origin, Setup, content, request};
+use crate::support::{Answer, Client, Edge, Fault, Origin, PATIENCE, Setup, content, request};
 use std::time::{Duration, Instant};
 
 /// What is allowed to come back.
@@ -381,7 +381,10 @@ fn slow_heads() {
     let (end, rest) = client.rest();
     assert_ne!(end, Err(Fault::Silent), "the connection stays open");
     let took = begun.elapsed();
-    assert!(took >= Duration::from_millis(900) && took < Duration::from_secs(8), "closed after {took:?}");
+    assert!(
+        took >= Duration::from_millis(900) && took < Duration::from_millis(edge::limits::HEAD_TIMEOUT_MS),
+        "closed after {took:?}"
+    );
     assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 408 "), "{:?}", String::from_utf8_lossy(&rest));
     assert!(sending.join().expect("a sender"), "the connection was closed");
     assert_eq!(origin.count_all(), 0);
@@ -399,7 +402,7 @@ fn idle_connections() {
     let mut unused = edge.client();
     assert_eq!(used.get("/a").status(), 200);
     assert_eq!(used.rest(), (Ok(()), Vec::new()));
-    if unused.stream().set_read_timeout(Some(Duration::from_secs(12))).is_ok() {
+    if unused.stream().set_read_timeout(Some(PATIENCE)).is_ok() {
         assert_eq!(
             unused.rest(),
             (Ok(()), Vec::new()),

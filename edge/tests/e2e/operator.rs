@@ -161,8 +161,10 @@ fn prometheus_scrapes() {
         .expect("prometheus starts");
     let running = Running(child);
     let wanted = (before + HITS as f64).to_string();
-    eventually("prometheus knows the hits", || sample(address, "edge_hits_total").as_ref() == Some(&wanted));
-    assert_eq!(sample(address, "up").as_deref(), Some("1"), "the whole of it was taken");
+    eventually("prometheus knows the hits, and the whole of it was taken", || {
+        sample(address, "edge_hits_total").as_ref() == Some(&wanted)
+            && sample(address, "up").as_deref() == Some("1")
+    });
     drop(running);
     let _ = std::fs::remove_dir_all(directory);
 }

@@ -1,7 +1,8 @@
 //! TLS from outside: curl, openssl and rustls as clients, two workers, certificates that change.
 
 use crate::support::tls::{Site, TlsClient, any_certificate};
-use crate::support::{Answer, Edge, Origin, Setup, content, eventually};
+use crate::support::{Answer, Edge, Origin, PATIENCE, Setup, content, eventually};
+use edge::limits;
 use nix::sys::signal::Signal;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -222,12 +223,12 @@ fn slow_and_broken_handshakes_end_and_are_counted() {
     slow[0].write_all(&[22, 3, 1, 2, 0, 1, 0]).expect("sent");
     slow[1].write_all(&[22]).expect("sent");
     for mut stream in slow {
-        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("set");
+        stream.set_read_timeout(Some(PATIENCE)).expect("set");
         let mut rest = Vec::new();
         let _ = stream.read_to_end(&mut rest);
         assert_eq!(rest, b"");
     }
-    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_millis(limits::HEAD_TIMEOUT_MS), "the limit that was set");
     eventually("all counted", || edge.metric("edge_tls_handshakes_timed_out_total") == 3.0);
     // No TLS at all: an alert, then the end.
     let mut plain = TcpStream::connect(site.address).expect("connected");

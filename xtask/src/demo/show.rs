@@ -255,7 +255,7 @@ mod tests {
         let cpu = machine::cpus().unwrap()[0];
         let mut command = Command::new("taskset");
         let mut child = command.args(["--cpu-list", &cpu.to_string(), "sleep", "30"]).spawn().unwrap();
-        let found = (0..400).any(|_| {
+        let found = (0..6000).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(5));
             pinned(child.id()).unwrap().get("sleep") == Some(&cpu.to_string())
         });

@@ -232,6 +232,7 @@ fn what_may_not_be_stored_reaches_each_client_alone_and_does_not_serialise() {
     for i in 0..6 {
         tickets.push(workers[i % 2].fill("http://a/"));
     }
+    origin.await_requests(1);
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!(origin.requests().len(), 1, "until the head is there, all wait for one");
     drop(go);
@@ -298,6 +299,7 @@ fn variants_are_shared_among_those_who_select_the_same() {
             (workers[i % 2].fill_with("http://a/", &fields), *language)
         })
         .collect();
+    origin.await_requests(1);
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!(origin.requests().len(), 1);
     drop(go);

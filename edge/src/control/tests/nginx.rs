@@ -1,7 +1,7 @@
 //! A real origin: nginx, over TLS with a certificate of its own authority, HTTP/1.1 and HTTP/2 by ALPN.
 
 use super::*;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
 struct Nginx {
@@ -31,9 +31,7 @@ impl Nginx {
         {
             std::fs::write(scratch.path().join(name), content).unwrap();
         }
-        let free: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let ports = [0, 1, 2].map(|i: usize| free[i].local_addr().unwrap().port());
-        drop(free);
+        let ports = [(); 3].map(|()| crate::ports::free().unwrap());
         let server = |listen: String| {
             format!(
                 "server {{ listen 127.0.0.1:{listen}; ssl_certificate {directory}/cert.pem; \

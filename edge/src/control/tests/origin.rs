@@ -57,6 +57,15 @@ impl Origin {
         self.seen.requests.lock().unwrap().clone()
     }
 
+    /// Waits until so many came.
+    pub(super) fn await_requests(&self, wanted: usize) {
+        let start = std::time::Instant::now();
+        while self.seen.requests.lock().unwrap().len() < wanted {
+            assert!(start.elapsed() < super::PATIENCE, "the origin was not asked {wanted} times");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     pub(super) fn connections(&self) -> usize {
         self.seen.connections.load(Ordering::Relaxed)
     }

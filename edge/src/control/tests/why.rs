@@ -112,7 +112,7 @@ fn what_is_not_stored_has_its_reason() {
 fn what_had_to_leave_says_when_and_why() {
     let origin = Origin::start(|exchange| {
         let body = vec![7; 900_000];
-        exchange.respond("200 OK", "Cache-Control: max-age=60\r\n", &body);
+        exchange.respond("200 OK", "Cache-Control: max-age=3600\r\n", &body);
     });
     let directory = Arc::new(Scratch::new());
     let mut config = config(directory.path(), &[origin.url()]);

@@ -2,20 +2,18 @@
 //! endpoint, and makes sure it is gone when the test is.
 
 use super::client::{Client, Response};
+use super::{PATIENCE, eventually, ports};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// The Host of requests.
 pub const HOST: &str = "edge.test";
-
-const READY_LIMIT: Duration = Duration::from_secs(20);
-const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// What a test wants different from the smallest configuration.
 #[derive(Clone, Debug)]
@@ -110,7 +108,7 @@ impl Edge {
     /// Asks for a path until it is a hit. A miss answers its client before the object is published, so
     /// the next request may still join the fill; the origin must not be asked for that.
     pub fn get_hit(&self, path: &str) -> Response {
-        let until = Instant::now() + Duration::from_secs(5);
+        let until = Instant::now() + PATIENCE;
         loop {
             let response = self.get(path);
             if response.head.is_hit() {
@@ -162,11 +160,7 @@ impl Edge {
 
     /// Waits until so many fills were published: the last byte reaches a client a moment earlier.
     pub fn wait_stored(&self, fills: f64) {
-        let until = Instant::now() + STOP_LIMIT;
-        while self.metric("edge_fills_stored_total") < fills {
-            assert!(Instant::now() < until, "not stored");
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
+        eventually("stored", || self.metric("edge_fills_stored_total") >= fills);
     }
 
     /// Sends a signal to the process.
@@ -180,6 +174,14 @@ impl Edge {
         self.wait()
     }
 
+    /// Waits until every connection that was made has ended for it, too, and its place is free.
+    pub fn wait_closed(&self) {
+        eventually("all connections have ended", || {
+            let metrics = self.metrics();
+            metrics["edge_connections_accepted_total"] == metrics["edge_connections_closed_total"]
+        });
+    }
+
     /// Kills it without warning.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -191,7 +193,7 @@ impl Edge {
     /// Waits for the end of a process that was told to stop.
     pub fn wait(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("edge runs");
-        let until = Instant::now() + STOP_LIMIT;
+        let until = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = child.try_wait().expect("waited") {
                 return status;
@@ -199,7 +201,7 @@ impl Edge {
             if Instant::now() > until {
                 let _ = child.kill();
                 let _ = child.wait();
-                panic!("edge did not stop within {STOP_LIMIT:?}\n{}", self.log());
+                panic!("edge did not stop within {PATIENCE:?}\n{}", self.log());
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -279,7 +281,7 @@ impl Edge {
     }
 
     fn await_ready(&mut self) {
-        let until = Instant::now() + READY_LIMIT;
+        let until = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().expect("waited")) {
                 self.child = None;
@@ -288,7 +290,7 @@ impl Edge {
             if std::net::TcpStream::connect(self.admin).is_ok() && self.admin_get("/readyz").status() == 200 {
                 return;
             }
-            assert!(Instant::now() < until, "edge was not ready within {READY_LIMIT:?}\n{}", self.log());
+            assert!(Instant::now() < until, "edge was not ready within {PATIENCE:?}\n{}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -310,17 +312,9 @@ pub fn program() -> PathBuf {
         .map_or_else(|| Path::new(env!("CARGO_BIN_EXE_edge")).to_path_buf(), PathBuf::from)
 }
 
-/// A port nobody listens on, below the range the kernel gives to outgoing connections.
+/// A port of this process alone that nobody listens on.
 pub fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    for _ in 0..10_000 {
-        let port =
-            12_000 + (std::process::id() as u16 % 100 * 97 + NEXT.fetch_add(1, Ordering::Relaxed)) % 18_000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-    panic!("no free port");
+    ports::free().expect("a free port")
 }
 
 /// A new empty directory.

@@ -1,5 +1,6 @@
 //! A real nginx that serves files: an origin that nobody here has written.
 
+use super::PATIENCE;
 use super::edge::{directory, free_port};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -48,7 +49,7 @@ impl Nginx {
         command.arg("-c").arg(&path).arg("-e").arg(directory.join("error.log"));
         let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("nginx starts");
         let nginx = Nginx { address, directory, child };
-        let until = Instant::now() + Duration::from_secs(10);
+        let until = Instant::now() + PATIENCE;
         while TcpStream::connect(address).is_err() {
             assert!(Instant::now() < until, "nginx does not listen: {}", nginx.read("error.log"));
             std::thread::sleep(Duration::from_millis(20));

@@ -1,6 +1,7 @@
 //! A scripted HTTP/1.1 origin: a thread per connection, a script per path, and a record of every
 //! request it was asked. It knows nothing of edge.
 
+use super::PATIENCE;
 use super::answer::{Answer, Cut, Framing};
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -274,7 +275,7 @@ impl Origin {
 
     /// Waits until a path was asked for `count` times.
     pub fn await_count(&self, path: &str, count: usize) {
-        let until = Instant::now() + Duration::from_secs(10);
+        let until = Instant::now() + PATIENCE;
         let mut seen = self.shared.seen.lock().unwrap();
         while seen.iter().filter(|seen| seen.path() == path).count() < count {
             let left = until.saturating_duration_since(Instant::now());

@@ -95,10 +95,15 @@ impl Site {
             .expect("curl runs")
     }
 
-    /// `openssl s_client` fed with `input`; everything it printed.
+    /// `openssl s_client` fed with `input`, until the connection ends; everything it printed.
     pub fn s_client(&self, arguments: &[&str], input: &str) -> String {
+        self.s_client_until(arguments, input, || false)
+    }
+
+    /// The same, but it leaves once `over` says so.
+    pub fn s_client_until(&self, arguments: &[&str], input: &str, mut over: impl FnMut() -> bool) -> String {
         let mut child = Command::new("timeout")
-            .args(["20", "openssl", "s_client", "-connect", &self.address.to_string(), "-CAfile"])
+            .args(["60", "openssl", "s_client", "-connect", &self.address.to_string(), "-CAfile"])
             .arg(self.certificate())
             .args(arguments)
             .stdin(Stdio::piped())
@@ -108,10 +113,13 @@ impl Site {
             .expect("openssl runs");
         let mut stdin = child.stdin.take().expect("its input");
         stdin.write_all(input.as_bytes()).expect("written");
+        let reading = std::thread::spawn(move || child.wait_with_output());
+        while !reading.is_finished() && !over() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
         // Where its input ends it leaves; an answer under way would be missed.
-        std::thread::sleep(std::time::Duration::from_millis(500));
         drop(stdin);
-        let output = child.wait_with_output().expect("its output");
+        let output = reading.join().expect("a reader").expect("its output");
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
     }
 }
