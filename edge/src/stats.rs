@@ -191,7 +191,7 @@ edge_ebpf::table! {
     RecordsDropped "records_dropped";
     /// Flushes of the store.
     Flushes "store_flushes";
-    /// Flushes of the store that failed.
+    /// Flushes of the store that failed, or were put off.
     FlushErrors "store_flush_errors";
 }
 

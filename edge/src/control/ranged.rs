@@ -277,19 +277,23 @@ fn read(node: &Rc<Node>, waiter: Waiter, object: Rc<Object>, range: Range<u64>, 
     let own = node.clone();
     node.spawn(async move {
         let node = own;
-        let changed = Cell::new(false);
+        let is_passed = Cell::new(false);
         let work = async {
             match send(&node, &pass, &object, &request, range, head).await {
                 Ok(()) => {}
-                Err(SliceError::Changed) => changed.set(true),
+                Err(SliceError::Changed) => {
+                    // Nothing of this version may answer any more.
+                    rules::forget_partial(&node, &request, object.number());
+                    is_passed.set(true);
+                }
+                Err(SliceError::Unkept(_)) => is_passed.set(true),
                 Err(SliceError::Failed(error)) => node.refuse(ticket, &request, error.status),
             }
         };
         pass::until_gone(&node, &pass, work).await;
         drop(reading);
-        if changed.get() {
-            // Nothing of this version may answer any more; whoever has nothing yet gets what the origin says now.
-            rules::forget_partial(&node, &request, object.number());
+        if is_passed.get() {
+            // Whoever has nothing yet gets what the origin says now.
             pass::start(&node, ticket, request);
         }
     });

@@ -250,7 +250,7 @@ impl Resumed {
                     return Some(body);
                 }
                 Err(SliceError::Changed) => return None,
-                Err(SliceError::Failed(error)) => tracing::debug!(error.reason, "not resumed yet"),
+                Err(error) => tracing::debug!(?error, "not resumed yet"),
             }
         }
         None

@@ -37,7 +37,9 @@ const PIECES_MAX: usize = 1024;
 pub(super) enum SliceError {
     /// The origin has another version now, or sends no parts any more.
     Changed,
-    /// It did not answer, or the slice could not be kept.
+    /// The store has no room for it: it can be passed on, and not read here.
+    Unkept(String),
+    /// It did not answer.
     Failed(FetchError),
 }
 
@@ -211,7 +213,7 @@ pub(super) async fn obtain(
         run.want(chunk);
         run.reached(chunk).await?;
     }
-    Err(failed(502, "a slice was lost as soon as it was there"))
+    Err(SliceError::Unkept("a slice was lost as soon as it was there".into()))
 }
 
 /// Stores the chunks of a response that has just come for them, as they are wanted; the first one in any case.
@@ -284,7 +286,7 @@ async fn transfer(
         let pieces = source.take(object.bytes_of(chunk)).await?;
         if !node.writer().has_chunk(object.number, chunk) {
             let put = node.writer.borrow_mut().put_chunk(object.number, chunk, &pieces);
-            put.map_err(|error| failed(503, &error.to_string()))?;
+            put.map_err(|error| SliceError::Unkept(error.to_string()))?;
             node.cells.add(Counter::SlicesStored, 1);
         }
         run.next.set(chunk + 1);

@@ -92,6 +92,44 @@ fn a_part_that_is_shorter_or_longer_than_it_says_is_not_stored_as_the_whole() {
 }
 
 #[test]
+fn slices_that_find_no_room_reach_their_client_all_the_same() {
+    let body = pattern(4 * MIB, 5);
+    let sent = body.clone();
+    let origin = Origin::start(move |exchange| match exchange.path() {
+        "/large" => respond(exchange, &sent, "\"v1\"", &sent.len().to_string()),
+        _ => exchange.respond("200 OK", "Cache-Control: max-age=60\r\n", &pattern(MIB - MIB / 8, 6)),
+    });
+    let directory = Arc::new(Scratch::new());
+    let mut config = config(directory.path(), &[origin.url()]);
+    config.store[0].size_bytes = limits::STORE_BYTES_MIN;
+    let (node, mut workers) = start_in(1, config, directory);
+    let worker = &mut workers[0];
+    let ticket = part(worker, "/large", "Range: bytes=0-9\r\n");
+    worker.run_until(|worker| worker.outcome(ticket).is_some());
+    // Readers hold what there is, until nothing has room any more.
+    let mut held = Vec::new();
+    for number in 0.. {
+        let url = format!("http://a/{number}");
+        let ticket = worker.fill(&url);
+        worker.run_until(|worker| worker.whole(ticket));
+        let asked = request("GET", &url, "");
+        match worker.reader.lookup(asked.key_hash, &asked.key, |_| true) {
+            Some(record) => held.push(record),
+            None => break,
+        }
+        assert!(number < 100, "the store has an end");
+    }
+    let ticket = part(worker, "/large", "Range: bytes=3145728-3145737\r\n");
+    worker.run_until(|worker| worker.outcome(ticket).is_some());
+    assert_eq!(worker.refused(ticket), None);
+    worker.run_until(|worker| worker.whole(ticket));
+    assert_eq!(worker.head(ticket).status, 206);
+    assert!(worker.body(ticket) == &body[3_145_728..3_145_738]);
+    drop(held);
+    node.handle.stop().unwrap();
+}
+
+#[test]
 fn cookies_that_are_not_sent_on_are_sent_with_no_slice() {
     let origin = Origin::start(|exchange| {
         let body = pattern(4 * MIB, 4);
