@@ -7,7 +7,7 @@ use super::Node;
 use super::mailbox::ToWorker;
 use crate::config::Config;
 use crate::proto::certificate::{Certificate, Wrong};
-use crate::proto::policy::{self, Rules};
+use crate::proto::policy::{self, Policy, Rules};
 use crate::proto::tickets::Secrets;
 use crate::proto::tls::Policies;
 use crate::stats::Counter;
@@ -35,8 +35,34 @@ pub struct Certificates {
 #[derive(Default)]
 struct Loaded {
     policies: Arc<Policies>,
+    /// What they were made of, in the same order.
+    met: Vec<Met>,
     stamps: HashMap<PathBuf, Stamp>,
     shown: Vec<Shown>,
+}
+
+/// How clients of one address are met, but for the keys of tickets.
+#[derive(Clone)]
+struct Met {
+    address: SocketAddr,
+    certificates: Vec<Certificate>,
+    client_ca: Option<Vec<u8>>,
+    tls13_only: bool,
+    ciphers: Vec<rustls::CipherSuite>,
+}
+
+impl Met {
+    fn policy(&self, secrets: &Secrets) -> Result<Policy, String> {
+        let rules = Rules {
+            certificates: &self.certificates,
+            tls13_only: self.tls13_only,
+            ciphers: &self.ciphers,
+            client_ca: self.client_ca.as_deref(),
+            name: &self.address.to_string(),
+            clock: Arc::new(clock::Wall),
+        };
+        rules.build(secrets).map(Policy::from).map_err(|error| format!("{}: {error}", self.address))
+    }
 }
 
 /// A certificate for the status.
@@ -91,14 +117,18 @@ impl Certificates {
         changed
     }
 
-    /// Takes a new ticket key when the current one has served its time.
-    fn rotate(&mut self, now_ms: u64) -> bool {
+    /// Takes a new ticket key when the current one has served its time, whatever has become of the files meanwhile.
+    pub(super) fn rotate(&mut self, now_ms: u64) -> bool {
         let due = now_ms.saturating_sub(self.rotated_ms) >= limits::TICKET_ROTATION_S * 1000;
         // Without randomness the key stays, and is tried again.
         if !due || self.secrets.rotate().is_none() {
             return false;
         }
         self.rotated_ms = now_ms;
+        match policies(&self.loaded.met, &self.secrets, self.loaded.policies.handshakes_per_second) {
+            Ok(policies) => self.loaded.policies = policies,
+            Err(error) => tracing::warn!("the key of session tickets stays as it was: {error}"),
+        }
         true
     }
 
@@ -124,11 +154,15 @@ impl Certificates {
 /// Serves the files again as `config` names them, on every worker.
 pub(super) fn reload(node: &Node, config: &Config) -> Result<(), String> {
     node.certificates.borrow_mut().reload(config)?;
+    hand_over(node);
+    Ok(())
+}
+
+fn hand_over(node: &Node) {
     let policies = node.certificates.borrow().policies();
     if !policies.addresses.is_empty() {
         node.outboxes.iter().for_each(|outbox| outbox.post(ToWorker::Policies(policies.clone())));
     }
-    Ok(())
 }
 
 /// Looks at the files now and then, and renews the key of tickets; runs as long as the thread.
@@ -139,14 +173,15 @@ pub(super) async fn watch(node: &Node) {
             let mut certificates = node.certificates.borrow_mut();
             (certificates.changed(), certificates.rotate(clock::now().mono_ms))
         };
-        if !changed && !rotated {
-            continue;
+        if changed {
+            let config = node.config.borrow().clone();
+            match reload(node, &config) {
+                Ok(()) => tracing::info!("certificates: files changed and are in force"),
+                Err(error) => tracing::warn!("certificates: nothing was changed: {error}"),
+            }
         }
-        let config = node.config.borrow().clone();
-        match reload(node, &config) {
-            Ok(()) if changed => tracing::info!("certificates: files changed and are in force"),
-            Ok(()) => {}
-            Err(error) => tracing::warn!("certificates: nothing was changed: {error}"),
+        if rotated {
+            hand_over(node);
         }
     }
 }
@@ -175,8 +210,6 @@ fn read(
     before: &Loaded,
 ) -> Result<Loaded, String> {
     let mut loaded = Loaded::default();
-    let handshakes_per_second = config.tls.handshakes_per_second;
-    let mut policies = Policies { addresses: Vec::new(), handshakes_per_second };
     for (number, address) in addresses.iter().enumerate() {
         let mut certificates = Vec::new();
         let mut client_ca = None;
@@ -206,22 +239,28 @@ fn read(
         }
         if certificates.is_empty() {
             // The address was removed; until the restart that takes, it is served as it was.
-            policies.addresses.extend(before.policies.addresses.get(number).cloned());
+            loaded.met.extend(before.met.get(number).cloned());
             continue;
         }
-        let rules = Rules {
-            certificates: &certificates,
+        loaded.met.push(Met {
+            address: *address,
+            certificates,
+            client_ca,
             tls13_only: config.tls.tls13_only,
-            ciphers: &config.tls.ciphers,
-            client_ca: client_ca.as_deref(),
-            name: &address.to_string(),
-            clock: Arc::new(clock::Wall),
-        };
-        let built = rules.build(secrets).map_err(|error| format!("{address}: {error}"))?;
-        policies.addresses.push(built.into());
+            ciphers: config.tls.ciphers.clone(),
+        });
     }
-    loaded.policies = Arc::new(policies);
+    loaded.policies = policies(&loaded.met, secrets, config.tls.handshakes_per_second)?;
     Ok(loaded)
+}
+
+fn policies(
+    met: &[Met],
+    secrets: &Secrets,
+    handshakes_per_second: Option<u32>,
+) -> Result<Arc<Policies>, String> {
+    let addresses = met.iter().map(|met| met.policy(secrets)).collect::<Result<_, _>>()?;
+    Ok(Arc::new(Policies { addresses, handshakes_per_second }))
 }
 
 fn contents(path: &Path) -> Result<Vec<u8>, String> {

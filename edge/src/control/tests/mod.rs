@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "these tests wait in real time")]
 
 mod admin;
+mod certificates;
 mod disk;
 mod fills;
 mod nginx;
