@@ -267,6 +267,8 @@ pub const WIRES_KEPT_MAX: usize = 256;
 pub const HANDSHAKE_STEPS_PER_TURN_MAX: u32 = 4;
 /// Bytes of a certificate chain with its stapled OCSP response; it is sent in one go.
 pub const CERTIFICATE_BYTES_MAX: usize = 32 * 1024;
+/// Bytes of the names of authorities that a client is told whose certificate is asked for; they are sent with it.
+pub const CLIENT_CA_NAMES_BYTES_MAX: usize = 24 * 1024;
 /// Bytes of a file of certificates, of a key, or of an OCSP response.
 pub const CERTIFICATE_FILE_BYTES_MAX: usize = 256 * 1024;
 /// Certificates of one node.
@@ -316,7 +318,7 @@ pub const DRAIN_MS: u64 = 10_000;
 /// Of so many requests of a connection, the CPU of one is sampled.
 pub const LOCALITY_SAMPLE_EVERY: u32 = 64;
 
-const _: () = assert!(WIRE_BYTES >= CERTIFICATE_BYTES_MAX + 8 * 1024);
+const _: () = assert!(WIRE_BYTES >= CERTIFICATE_BYTES_MAX + CLIENT_CA_NAMES_BYTES_MAX + 8 * 1024);
 const _: () = assert!(STREAM_WINDOW_BYTES > 2 * CHUNK_BYTES);
 const _: () = assert!(STASH_BYTES_MAX >= REQUEST_HEAD_BYTES_MAX + RECEIVE_BUFFER_BYTES);
 /// HTTP/2 connections of one worker. Beyond it a client is refused HTTP/2: each costs `HTTP2_CONNECTION_BYTES`.

@@ -4,9 +4,11 @@
 
 use super::certificate::{Certificate, Names};
 use super::tickets::Secrets;
+use crate::limits;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::time_provider::TimeProvider;
 use rustls::{CipherSuite, RootCertStore, ServerConfig, version};
@@ -52,6 +54,20 @@ pub fn client_authorities(pem: &[u8]) -> Result<RootCertStore, String> {
             .map_err(|error| format!("holds a certificate that cannot be used: {error}"))?;
     }
     if roots.is_empty() { Err("holds no certificate".into()) } else { Ok(roots) }
+}
+
+/// Checks clients' certificates against these authorities, whose names clients are told, to choose by them. Where they
+/// are too many for one flight of a handshake they are not: then clients try what they have (RFC 8446 section 4.2.4).
+fn verifier(
+    roots: RootCertStore,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let names: usize = roots.subjects().iter().map(|name| name.as_ref().len() + 2).sum();
+    let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    if names > limits::CLIENT_CA_NAMES_BYTES_MAX {
+        builder = builder.clear_root_hint_subjects();
+    }
+    builder.build().map_err(|error| error.to_string())
 }
 
 /// By ALPN, as we prefer them (RFC 7301).
@@ -105,13 +121,7 @@ impl Rules<'_> {
             .map_err(|error| error.to_string())?;
         let builder = match self.client_ca {
             None => builder.with_no_client_auth(),
-            Some(pem) => {
-                let roots = Arc::new(client_authorities(pem)?);
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
-                    .build()
-                    .map_err(|error| error.to_string())?;
-                builder.with_client_cert_verifier(verifier)
-            }
+            Some(pem) => builder.with_client_cert_verifier(verifier(client_authorities(pem)?, provider)?),
         };
         let names = Names::new(self.certificates).ok_or("no certificate")?;
         let mut config = builder.with_cert_resolver(Arc::new(names));
@@ -153,6 +163,26 @@ mod tests {
         assert!(
             is_usable(CIPHERS[2].1, true) && !is_usable(CIPHERS[3].1, true) && is_usable(CIPHERS[3].1, false)
         );
+    }
+
+    /// A flight that is longer than the buffer of records would never be sent.
+    #[test]
+    fn names_of_authorities_are_told_as_long_as_they_fit_a_flight() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let authority = |number: usize| {
+            let mut params = rcgen::CertificateParams::default();
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            params.distinguished_name.push(rcgen::DnType::CommonName, format!("{number:0>1000}"));
+            params.self_signed(&key).unwrap().pem()
+        };
+        for (count, told) in [(1, 1), (10, 10), (80, 0)] {
+            let pem: String = (0..count).map(authority).collect();
+            let roots = client_authorities(pem.as_bytes()).unwrap();
+            let verifier = verifier(roots, Arc::new(provider())).unwrap();
+            assert_eq!(verifier.root_hint_subjects().len(), told, "{count}");
+            let bytes: usize = verifier.root_hint_subjects().iter().map(|name| name.as_ref().len()).sum();
+            assert!(bytes + limits::CERTIFICATE_BYTES_MAX + 8 * 1024 <= limits::WIRE_BYTES, "{bytes}");
+        }
     }
 
     #[test]
