@@ -436,6 +436,23 @@ fn rfc_9113_section_by_section() {
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
+/// A stop that meets what a client says first: it is answered, and told to go elsewhere with what comes later.
+#[test]
+fn a_request_that_came_with_the_preface_is_answered_by_a_node_that_stops() {
+    let mut peer = Peer::new();
+    let settings = frame(SETTINGS, 0, 0, b"");
+    peer.http2.set_room(1000);
+    peer.http2.receive(&[PREFACE, &settings[..], &get(1, &[])].concat(), START);
+    peer.http2.drain();
+    peer.send(b"");
+    assert_eq!((peer.answer(1).is_some(), peer.goaway()), (true, Some(0)));
+    // Nothing came: nothing is owed.
+    let mut peer = Peer::new();
+    peer.http2.drain();
+    peer.send(b"");
+    assert!(peer.http2.is_over());
+}
+
 #[test]
 fn the_preface_is_settings_and_pings_are_answered() {
     let mut peer = Peer::new();

@@ -130,14 +130,15 @@ impl Node {
         let mux = &mut *multiplex;
         let faults = fault::count();
         connection.introduce(&mut self.out.request);
-        if self.draining || connection.secure.as_ref().is_some_and(|secure| secure.is_worn()) {
-            mux.http2.drain();
-        }
+        let ends = self.draining || connection.secure.as_ref().is_some_and(|secure| secure.is_worn());
         let mut begun = 0;
         loop {
             mux.http2.set_room(connection.outbox.as_ref().map_or(Outbox::SEGMENTS, Outbox::segments_free));
             if !connection.stash.is_empty() && mux.http2.wants_input() {
                 mux.http2.receive(&std::mem::take(&mut connection.stash), self.now);
+            }
+            if ends {
+                mux.http2.drain();
             }
             if connection.peer_closed && connection.stash.is_empty() && !connection.peer_closed_told {
                 connection.peer_closed_told = true;

@@ -201,6 +201,8 @@ impl<R: Record> Http2<R> {
         if std::mem::replace(&mut self.draining, true) {
             return;
         }
+        // The preface and the first requests may have come together.
+        self.shake();
         match &mut self.link {
             Link::Open(connection) => connection.graceful_shutdown(),
             Link::Shaking(_) => self.over(),
