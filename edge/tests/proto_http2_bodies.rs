@@ -352,6 +352,98 @@ fn a_response_that_is_on_its_way_is_not_cut_off_for_idleness() {
     );
 }
 
+/// Bodies of requests that come to no end, whoever gives them up and whenever: the connection's window stays as it was.
+#[test]
+fn streams_that_end_early_give_their_window_back() {
+    const BYTES: u32 = 16_000;
+    let mut connection = Connection::new(0, 65_535);
+    let (http2, out) = (&mut connection.http2, &mut connection.out);
+    let (mut sent, mut given_back) = (0, 0);
+    for number in 0..100 {
+        let id = 2 * number + 1;
+        let data = frame(0, 0, id, &[7; BYTES as usize]);
+        http2.set_room(SEGMENTS);
+        http2.receive(&frame(1, 4, id, b"\x83\x86\x04\x01/\x01\x01a"), START);
+        assert_eq!(http2.poll(START, out), Some(id), "{number}");
+        let come = |http2: &mut Http2<Chunk>, out: &mut Out, bytes: &[u8]| {
+            http2.receive(bytes, START);
+            assert_eq!(http2.poll(START, out), None);
+        };
+        let reset = frame(3, 0, id, &[0, 0, 0, 8]);
+        let refuse = |http2: &mut Http2<Chunk>, out: &mut Out| {
+            out.clear();
+            http2.on(id, Input::Refused(503, b""), START, out);
+            assert_eq!(http2.next_body(), None);
+        };
+        match number % 6 {
+            0 => {
+                refuse(http2, out);
+                come(http2, out, &data);
+            }
+            1 => {
+                come(http2, out, &data);
+                refuse(http2, out);
+            }
+            2 => {
+                come(http2, out, &data);
+                assert!(matches!(http2.upload(id, false), Upload::Data(_)));
+                come(http2, out, &reset);
+            }
+            3 => {
+                come(http2, out, &data);
+                come(http2, out, &reset);
+            }
+            4 => come(http2, out, &[&data[..], &reset].concat()),
+            _ => {
+                come(http2, out, &data);
+                assert_eq!(http2.upload(id, true), Upload::Nothing);
+                http2.break_off(id);
+            }
+        }
+        sent += BYTES;
+        let mut bytes = Vec::new();
+        http2.take(|segment| match segment {
+            Segment::Copied(copied) => bytes.extend_from_slice(copied),
+            Segment::Shared(_) => panic!("nothing long is sent"),
+        });
+        let mut rest = &bytes[..];
+        while let Some((head, more)) = rest.split_first_chunk::<9>() {
+            let (payload, more) = more.split_at(usize::from(head[1]) << 8 | usize::from(head[2]));
+            assert_ne!(head[3], 7, "GOAWAY after {number}: {payload:?}");
+            if head[3] == 8 && head[5..] == [0; 4] {
+                given_back += u32::from_be_bytes(payload.try_into().unwrap());
+            }
+            rest = more;
+        }
+        assert!(sent < given_back + edge::limits::HTTP2_CONNECTION_WINDOW_BYTES / 2 + BYTES, "{number}");
+        while http2.gone().is_some() {}
+    }
+}
+
+/// What was to be sent on a stream that is reset: others may use the window that it would have taken.
+#[test]
+fn a_reset_gives_the_room_of_what_was_not_sent_to_others() {
+    let mut connection = Connection::new(MIB, 65_535);
+    connection.ask(&[(1, "")]);
+    let mut bytes = [0; 2];
+    for (at, id) in [1, 3].into_iter().enumerate() {
+        let http2 = &mut connection.http2;
+        // For one frame of the first.
+        http2.set_room(if at == 0 { 3 } else { SEGMENTS });
+        assert_eq!(http2.next_body(), Some(id));
+        http2.piece(id, Piece::Stored(connection.chunk.clone(), 0..MIB));
+        assert_eq!(http2.next_body(), None);
+        let data = frames(http2).into_iter().filter(|(kind, ..)| *kind == 0);
+        bytes[at] = data.map(|(_, _, bytes)| bytes).sum();
+        if at == 0 {
+            connection.receive(&frame(3, 0, id, &[0, 0, 0, 8]));
+            connection.ask(&[(3, "")]);
+        }
+    }
+    assert!(bytes[0] > 0 && bytes[0] < 65_535, "{bytes:?}");
+    assert_eq!(bytes[0] + bytes[1], 65_535, "{bytes:?}");
+}
+
 #[test]
 fn nothing_is_done_for_a_reader_that_takes_nothing() {
     let mut connection = Connection::new(20 * MIB, 65_535);
