@@ -7,7 +7,7 @@ mod proto_client;
 
 use bytes::Bytes;
 use edge::proto::freshness::Storing;
-use edge::proto::http2::{Http2, PREFACE, Piece, Record, Segment, Upload};
+use edge::proto::http2::{Flood, Http2, PREFACE, Piece, Record, Segment, Upload};
 use edge::proto::response::OriginHead;
 use edge::proto::session::{Action, FetchKind, Found, Input, Late, Out, Timeouts};
 use frame::frame;
@@ -442,6 +442,54 @@ fn a_reset_gives_the_room_of_what_was_not_sent_to_others() {
     }
     assert!(bytes[0] > 0 && bytes[0] < 65_535, "{bytes:?}");
     assert_eq!(bytes[0] + bytes[1], 65_535, "{bytes:?}");
+}
+
+/// A client that has asked for more than it takes, so that nothing can be told to it.
+fn that_takes_nothing() -> Connection {
+    let mut connection = Connection::new(MIB, 0x7fff_ffff);
+    connection.ask(&[(1, "")]);
+    let http2 = &mut connection.http2;
+    http2.set_room(3);
+    assert_eq!(http2.next_body(), Some(1));
+    http2.piece(1, Piece::Stored(connection.chunk.clone(), 0..MIB));
+    assert_eq!(http2.next_body(), None);
+    http2.take(|_| {});
+    http2.set_room(0);
+    connection
+}
+
+#[test]
+fn who_neither_takes_what_is_sent_nor_ends_what_it_began_is_let_go_of() {
+    let mut connection = that_takes_nothing();
+    let (http2, out) = (&mut connection.http2, &mut connection.out);
+    // A field section without its end.
+    http2.receive(&frame(1, 1, 3, b"\x82"), START);
+    let mut now = START;
+    for _ in 0..5 {
+        assert_eq!(http2.poll(now, out), None);
+        http2.take(|_| panic!("there is no room"));
+        now.mono_ms = http2.deadline_ms();
+        assert!(now.mono_ms <= START.mono_ms + 2 * edge::limits::SEND_TIMEOUT_MS, "{now:?}");
+        if !http2.deadline(now, out) {
+            return;
+        }
+    }
+    panic!("it stays for ever");
+}
+
+/// A bound counts as passed when it is, not when the client has taken the news.
+#[test]
+fn who_floods_and_takes_nothing_is_known_at_once() {
+    let mut connection = that_takes_nothing();
+    let http2 = &mut connection.http2;
+    let pings = edge::limits::HTTP2_PINGS_PER_SECOND_MAX as usize + 1;
+    http2.receive(&frame(6, 0, 0, &[7; 8]).repeat(pings), START);
+    assert_eq!(http2.poll(START, &mut connection.out), None);
+    assert_eq!((http2.take_flood(), http2.take_flood()), (Some(Flood::Pings), None));
+    assert!(!http2.is_over(), "the reason is still to be told");
+    http2.set_room(SEGMENTS);
+    let last = frames(http2).pop().expect("the reason");
+    assert_eq!((last.0, http2.is_over(), http2.take_flood()), (7, true, None));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! When a peer is late, with what, and what becomes of the connection then.
 #![forbid(unsafe_code)]
 
+use super::meter::Cut;
 use super::pipe::Record;
 use super::{Http2, Link, NEVER};
 use crate::proto::Now;
@@ -41,10 +42,7 @@ impl<R: Record> Http2<R> {
         self.now_ms = now.mono_ms;
         match self.due() {
             (at_ms, _) if at_ms > now.mono_ms => {}
-            (_, Due::Head | Due::Idle) => match &mut self.link {
-                Link::Open(connection) => connection.abrupt_shutdown(Reason::NO_ERROR),
-                Link::Shaking(_) | Link::Over => self.over(),
-            },
+            (_, Due::Head | Due::Idle) => self.cut_off(Cut::Error(Reason::NO_ERROR)),
             (_, Due::Upload(id)) => self.give_up(id, now, out),
             (_, Due::Send) => return false,
         }
@@ -52,18 +50,21 @@ impl<R: Record> Http2<R> {
     }
 
     fn due(&self) -> (u64, Due) {
+        if self.cut.is_some() || self.is_over() {
+            // It is told so as long as it takes what it is sent.
+            return (self.send_due_ms, Due::Send);
+        }
         let after = |since_ms: u64, ms: u64| since_ms.saturating_add(ms);
         if let Some(began_ms) = self.meter.section_began_ms() {
             return (after(began_ms, self.timeouts.head_ms), Due::Head);
         }
         match self.link {
             Link::Shaking(_) => return (after(self.idle_since_ms, self.timeouts.head_ms), Due::Head),
-            Link::Over => return (self.send_due_ms, Due::Send),
             // What is held up may be the rest of a response whose stream has ended: the end of idleness would drop it.
             Link::Open(_) if self.streams.is_empty() && self.send_due_ms == NEVER => {
                 return (after(self.idle_since_ms, self.timeouts.idle_ms), Due::Idle);
             }
-            Link::Open(_) => {}
+            Link::Open(_) | Link::Over => {}
         }
         let uploads = self.streams.iter().map(|stream| (stream.upload_due_ms(), Due::Upload(stream.id)));
         uploads.fold((self.send_due_ms, Due::Send), |first, next| if next.0 < first.0 { next } else { first })

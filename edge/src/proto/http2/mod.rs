@@ -87,6 +87,8 @@ pub struct Http2<R: Record> {
     send_due_ms: u64,
     /// Nothing more is read.
     cut: Option<Cut>,
+    /// The bound that was passed, until that is told.
+    flood: Option<Flood>,
     draining: bool,
 }
 
@@ -120,6 +122,7 @@ impl<R: Record> Http2<R> {
             idle_since_ms: now.mono_ms,
             send_due_ms: NEVER,
             cut: None,
+            flood: None,
             draining: false,
         }
     }
@@ -175,7 +178,8 @@ impl<R: Record> Http2<R> {
     /// Writes, and yields, what is to be sent now.
     pub fn take(&mut self, sink: impl FnMut(Segment<'_, R>)) {
         self.write();
-        let is_held_up = self.is_over() || self.pipe.is_full() || self.streams.iter().any(Stream::is_held_up);
+        let ends = self.is_over() || self.cut.is_some();
+        let is_held_up = ends || self.pipe.is_full() || self.streams.iter().any(Stream::is_held_up);
         self.pipe.take(sink);
         if !is_held_up {
             self.send_due_ms = NEVER;
@@ -218,15 +222,9 @@ impl<R: Record> Http2<R> {
         std::mem::take(&mut self.meter.seen.frames)
     }
 
-    /// The bound that the peer passed, for the counters; told once.
+    /// The bound that the peer passed, for the counters; told once, and at once.
     pub fn take_flood(&mut self) -> Option<Flood> {
-        match self.cut {
-            Some(Cut::Flood(flood)) if self.is_over() => {
-                self.cut = None;
-                Some(flood)
-            }
-            _ => None,
-        }
+        self.flood.take()
     }
 
     // Requests.
@@ -418,7 +416,7 @@ impl<R: Record> Http2<R> {
         });
         if floods {
             // The crate has bounds of its own: for streams that were reset before they were looked at, or by us.
-            self.cut.get_or_insert(Cut::Flood(Flood::Resets));
+            self.is_first(Flood::Resets.into());
         }
         self.over();
     }
@@ -429,8 +427,20 @@ impl<R: Record> Http2<R> {
         self.send_due_ms = self.now_ms.saturating_add(self.timeouts.send_ms);
     }
 
+    /// Whether there was no reason before this to cut the connection off; else that one counts.
+    fn is_first(&mut self, cut: Cut) -> bool {
+        let is_first = self.cut.is_none();
+        if let (true, Cut::Flood(flood)) = (is_first, cut) {
+            self.flood = Some(flood);
+        }
+        self.cut.get_or_insert(cut);
+        is_first
+    }
+
     fn cut_off(&mut self, cut: Cut) {
-        self.cut = Some(cut);
+        if !self.is_first(cut) {
+            return;
+        }
         // What comes with the preface is told off as what comes later.
         self.shake();
         match &mut self.link {
