@@ -114,6 +114,22 @@ fn the_cache_stays_within_its_capacity_and_one_huge_object_leaves_the_small_ones
 }
 
 #[test]
+fn most_of_a_loop_that_does_not_fit_is_hit() {
+    for (capacity, lap) in [(100, 110), (1_000, 1_100), (3_000, 3_300)] {
+        // Every tenth request is for a key that never comes again.
+        let request = |n: u64| match (n / 10, n % 10) {
+            (ten, 0) => format!("once {ten}\n"),
+            (ten, _) => format!("{}\n", (n - ten) % lap),
+        };
+        let text: String = (0..30 * lap).map(request).collect();
+        let trace = Trace::parse(text.as_bytes(), Format::Keys).unwrap();
+        let results = simulate(&trace, Capacity { total: capacity, is_objects: true });
+        let [edge, lru] = ["edge", "lru"].map(|name| objects(&results, name));
+        assert!(lru > 0.99 && edge < 0.5, "of {capacity} objects: edge {edge:.4}, LRU {lru:.4}");
+    }
+}
+
+#[test]
 fn an_object_larger_than_its_log_ends_the_emptying() {
     let mut store = Miniature::new(128_000, 1_000, 1 << 12);
     let key = |n: u64| (n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);

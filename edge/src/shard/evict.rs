@@ -11,7 +11,7 @@
 //!   its segment is emptied; the rest leaves early. Most objects of a CDN are asked for once: they pass through without
 //!   pushing anything out. So does a scan.
 //! - The main log is a CLOCK: what was read since its last round is appended again, its count lowered by one.
-//! - *Ghosts* remember the hashes of what left. Who comes back in time starts in the main log.
+//! - *Ghosts* remember the hashes of what left. Who comes back in time to the small log starts in the main log.
 //!
 //! Five things are different here, each because plain S3-FIFO loses badly somewhere (see the tests of `simulate`):
 //!
@@ -22,7 +22,9 @@
 //! - **What a read is worth follows from that share.** Where the small log has become long, what was read lately is what
 //!   is read again, and what was read often may well be out of date: no read counts for more than one round, and the
 //!   store is nearly an LRU. Where it is short, frequency tells more: each read counts for a round; and since two reads in
-//!   so short a time are often one demand, a place in the main log wants one more.
+//!   so short a time are often one demand, a place in the main log wants one more. Ghosts of the main log then start
+//!   small too: they had their chance there, and would each push out another. In a loop a little too long to fit that
+//!   is the very one needed next, so that nothing of it would ever be hit.
 //! - **Size counts**, as in GDSF (Cherkasova: *Improving WWW proxies performance with Greedy-Dual-Size-Frequency*, HP Labs
 //!   1998): what is kept is worth its reads *per byte*. Objects larger than the mean must have been read more often
 //!   to stay, and pay more for a round; those below the mean get one round in the main log also unread. One huge object can
@@ -136,6 +138,10 @@ impl Policy {
         self.small_target as u64
     }
 
+    fn small_share(&self) -> f64 {
+        self.small_target / self.capacity as f64
+    }
+
     /// Misses so far of objects that had left not long ago.
     pub fn ghost_hits(&self) -> u64 {
         self.ghosts.hits
@@ -150,7 +156,8 @@ impl Policy {
             let capacity = self.capacity as f64;
             self.small_target =
                 (self.small_target + change).clamp(capacity * SMALL_LEAST, capacity * SMALL_MOST);
-            return Log::Main;
+            let was_judged = ghost.log == Log::Main && self.small_share() < SMALL_SHORT;
+            return if was_judged { Log::Small } else { Log::Main };
         }
         if now.filling && now.small_bytes as f64 >= self.small_target { Log::Main } else { Log::Small }
     }
@@ -165,7 +172,7 @@ impl Policy {
     pub fn judge(&self, candidate: &Candidate, now: &Occupancy) -> Verdict {
         let mean = now.mean_bytes();
         let surplus = u64::from(candidate.bytes > LARGE * mean) + u64::from(candidate.bytes > HUGE * mean);
-        let share = self.small_target / self.capacity as f64;
+        let share = self.small_share();
         // Never more than can be counted.
         let surplus_in_small = (surplus + u64::from(share < SMALL_SHORT)).min(FREQUENCY_MAX - 1);
         // Below two thirds of the mean: objects of one size are none of them small.
