@@ -24,6 +24,9 @@ const GHOSTS_PER_OBJECT: u64 = 4;
 /// The least number of ghosts, and the most: 8 bytes each.
 const GHOSTS: std::ops::RangeInclusive<u64> = 4096..=1 << 27;
 
+/// No cache is larger, so that sums of sizes need no thought.
+const CAPACITY_MAX: u64 = 1 << 60;
+
 /// Miss ratios of eviction policies on a trace.
 #[derive(Parser)]
 #[command(name = "simulate")]
@@ -36,10 +39,10 @@ struct Options {
     format: Format,
     /// Capacity in bytes.
     #[arg(long, value_name = "BYTES", required_unless_present = "objects", conflicts_with = "objects")]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=CAPACITY_MAX))]
     size: Option<u64>,
     /// Capacity in objects: every object counts 1.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=CAPACITY_MAX))]
     objects: Option<u64>,
     /// Print one JSON object and nothing else.
     #[arg(long)]

@@ -17,6 +17,10 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Bytes of a line at most: longer ones are not of a trace.
 const LINE_BYTES_MAX: u64 = 64 * 1024;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+/// What some programs begin text with: no part of the first key.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+/// The fields of [`Format::Csv`]. Other names are taken for the same, in the same order.
+const FIELDS: [&[u8]; 3] = [b"time", b"key", b"bytes"];
 
 /// What the lines are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -65,7 +69,8 @@ impl Trace {
             if line.len() as u64 == LINE_BYTES_MAX {
                 bail!("line {number}: longer than {LINE_BYTES_MAX} bytes: not a trace");
             }
-            trace.line(line.trim_ascii_end(), format, number).with_context(|| format!("line {number}"))?;
+            let text = if number == 1 { line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&line) } else { &line };
+            trace.line(text.trim_ascii_end(), format, number).with_context(|| format!("line {number}"))?;
         }
         if trace.keys.is_empty() {
             bail!("no requests in it");
@@ -82,6 +87,12 @@ impl Trace {
                 let fields: Vec<&[u8]> = line.split(|&byte| byte == b',').collect();
                 if fields.len() != 3 || fields[2].iter().all(u8::is_ascii_digit) {
                     bail!("expected the header line time,key,bytes");
+                }
+                let is_elsewhere = |(at, field): (usize, &&[u8])| {
+                    FIELDS.iter().position(|name| name == field).is_some_and(|place| place != at)
+                };
+                if fields.iter().enumerate().any(is_elsewhere) {
+                    bail!("expected the fields in the order time,key,bytes: {}", line.escape_ascii());
                 }
                 Ok(())
             }
@@ -165,6 +176,8 @@ mod tests {
         let keys = Trace::parse(&b"a\nb\r\na\nlast"[..], Format::Keys).unwrap();
         assert_eq!(keys.requests().collect::<Vec<_>>(), [(0, 1), (1, 1), (0, 1), (2, 1)]);
         assert_eq!((keys.len(), keys.keys(), keys.mean_bytes()), (4, 3, 1));
+        let marked = Trace::parse("\u{feff}a\na\n".as_bytes(), Format::Keys).unwrap();
+        assert_eq!(marked.keys(), 1);
         let text = "time,key,bytes\n1,x,10\n2.5,y,20\n3,x,30\n";
         let path = std::env::temp_dir().join(format!("edge-trace-{}.gz", std::process::id()));
         let mut gzip =
@@ -187,6 +200,10 @@ mod tests {
         assert_eq!(error(Format::Csv, "1,a,3\n"), "line 1: expected the header line time,key,bytes");
         let header = "time,key,bytes\n";
         assert_eq!(error(Format::Csv, header), "no requests in it");
+        assert_eq!(
+            error(Format::Csv, "key,time,bytes\n1,1,1\n"),
+            "line 1: expected the fields in the order time,key,bytes: key,time,bytes"
+        );
         let csv = |line: &str| error(Format::Csv, &format!("{header}1,a,1\n{line}\n"));
         assert_eq!(csv("1,a"), "line 3: expected three fields, time,key,bytes: 1,a");
         assert_eq!(csv("1,a,2,3"), "line 3: expected three fields, time,key,bytes: 1,a,2,3");
