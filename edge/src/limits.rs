@@ -363,6 +363,14 @@ pub const HTTP2_OTHER_FRAMES_PER_SECOND_MAX: u32 = 500;
 pub const HTTP2_GIVEN_UP_MAX: u32 = HTTP2_STREAMS_MAX;
 /// A quarter of a page a second: nobody turns pages faster for long.
 pub const HTTP2_GIVEN_UP_PER_SECOND: u32 = HTTP2_STREAMS_MAX / 4;
+/// Requests of an HTTP/2 connection that control has at once while more are given up on the node than may stand, as long as
+/// its client has not shown that it waits for answers: each that it has waited for adds one, up to `HTTP2_STREAMS_MAX`,
+/// and each that it gives up takes one away. What a page needs first; further ones wait for these.
+pub const HTTP2_FETCHES_UNPROVEN: u32 = 4;
+/// Requests of a worker that wait so; more are answered 503. As many as wait for control otherwise.
+pub const HTTP2_FETCHES_HELD_MAX: usize = TO_CONTROL_MESSAGES_MAX;
+/// Milliseconds they wait before they are answered 503: as long as those at control wait for a place.
+pub const HTTP2_FETCH_HELD_MS: u64 = FETCH_WAIT_MS;
 /// Heads of stored responses that a worker keeps in the form that HTTP/2 wants: the hottest objects, mostly.
 pub const HTTP2_HEADS_KEPT: usize = 256;
 /// Bytes of the lines of one of them at most; longer ones are made each time.
@@ -428,6 +436,12 @@ pub const GIVEN_UP_PER_CLIENT_MAX: u32 = 1024;
 /// Of these, as many are forgiven in a second: at some 0.2 ms each, what a client can make control do for nothing is
 /// 2.5 % of a CPU.
 pub const GIVEN_UP_PER_SECOND: u32 = 125;
+/// The same that all clients together may let stand, before requests of HTTP/2 have to wait (see
+/// `HTTP2_FETCHES_UNPROVEN`): as four clients may each, or what control does in a third of a second.
+pub const GIVEN_UP_PER_NODE_MAX: u32 = 4 * GIVEN_UP_PER_CLIENT_MAX;
+/// Of these, as many are forgiven in a second: at some 0.07 ms each where the origin is near, what all together can make
+/// control do for nothing unhindered is 3.5 % of a CPU.
+pub const GIVEN_UP_PER_NODE_PER_SECOND: u32 = 500;
 /// HTTP/2 connections that were cut off for floods, by RFC 9113 section 10.5 or by requests given up, that may stand for one
 /// client: no browser has even one. With as many it is met with HTTP/1.1 alone, which most clients speak as well.
 pub const HTTP2_CUT_OFF_PER_CLIENT_MAX: u32 = 8;

@@ -64,6 +64,8 @@ edge_ebpf::table! {
     ClientsHeldBack "requests_refused_per_client";
     /// Requests that control was asked for and whose client left before the answer was whole.
     GivenUp "requests_given_up";
+    /// Requests over HTTP/2 that had to wait for others of their connection, because too many were given up on the node.
+    Held "http2_requests_held";
     /// Connections closed by a deadline.
     Timeouts "timeouts";
     /// Deadlines of request heads that did not come to their end.

@@ -96,6 +96,11 @@ pub fn worst_case(shape: &Shape) -> Vec<Row> {
             if shape.http2 { shape.workers * HTTP2_HEADS_KEPT } else { 0 },
             HTTP2_HEAD_KEPT_BYTES,
         ),
+        row(
+            "HTTP/2 request that waits for others of its connection",
+            if shape.http2 { shape.workers * HTTP2_FETCHES_HELD_MAX } else { 0 },
+            shape.parked_bytes + request,
+        ),
         row("receive buffers of a worker", shape.workers, RECEIVE_BUFFERS as usize * RECEIVE_BUFFER_BYTES),
         row("ring of a worker", shape.workers, RING_BYTES),
         row("request parsed ahead by a worker", shape.workers * HEADS_AHEAD_MAX, request),
@@ -187,7 +192,8 @@ mod tests {
         assert!(with_tls >= base + 2000 * (WIRE_BYTES + TLS_INCOMING_BYTES_MAX) as u64);
         let http2 = sum(&Shape { http2: true, ..shape }) - base;
         let heads = 2 * HTTP2_HEADS_KEPT * HTTP2_HEAD_KEPT_BYTES;
-        assert_eq!(http2, (2 * 1000 * HTTP2_CONNECTION_BYTES + heads) as u64);
+        let held = 2 * HTTP2_FETCHES_HELD_MAX * (300 + REQUEST_HEAD_BYTES_MAX + KEY_BYTES_MAX);
+        assert_eq!(http2, (2 * 1000 * HTTP2_CONNECTION_BYTES + heads + held) as u64);
         let text = announce(&worst_case(&shape));
         let some = worst_case(&shape).iter().filter(|row| row.bytes() > 0).count();
         assert!(text.lines().count() == some + 1 && !text.contains(" 0 × "), "{text}");

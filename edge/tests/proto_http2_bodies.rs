@@ -570,3 +570,25 @@ fn no_response_of_a_hundred_starves() {
         assert!(ends[99] <= 3 * ends[50], "{priority:?}: {ends:?}");
     }
 }
+
+/// An answer that has no room to be sent keeps the `h2` crate from reading: a reset that came meanwhile counts once it is read.
+#[test]
+fn a_reset_that_is_read_later_ends_its_stream() {
+    let mut connection = Connection::new(MIB, 0x7fff_ffff);
+    connection.ask(&[(1, "u=0"), (3, "u=7")]);
+    // Nothing of what is queued is sent.
+    let http2 = &mut connection.http2;
+    http2.set_room(6);
+    assert_eq!(http2.next_body(), Some(1));
+    http2.piece(1, Piece::Stored(connection.chunk.clone(), 0..MIB));
+    http2.next_body();
+    http2.take(|_| {});
+    http2.set_room(0);
+    http2.receive(&[frame(6, 0, 0, &[7; 8]), frame(3, 0, 3, &[0, 0, 0, 8])].concat(), START);
+    assert_eq!(http2.poll(START, &mut connection.out), None);
+    http2.take(|_| panic!("there is no room"));
+    assert_eq!(http2.gone(), None, "it was not read");
+    http2.set_room(SEGMENTS);
+    http2.take(|_| {});
+    assert_eq!((http2.gone(), http2.gone()), (Some(3), None));
+}

@@ -66,6 +66,8 @@ pub struct Node {
     pub(super) multiplexed: VecDeque<u32>,
     /// Frames of theirs, and requests by what they count for, that this turn may still deal with.
     pub(super) frames_left: u32,
+    /// Requests that wait until their connections may ask control for more.
+    pub(super) held: usize,
     /// Proxies whose word on their clients counts.
     pub(super) trusted: Arc<[Network]>,
     pub(super) reader: Reader,
@@ -105,6 +107,7 @@ impl Node {
             trusted: Arc::default(),
             multiplexed: VecDeque::new(),
             frames_left: 0,
+            held: 0,
             reader,
             purges,
             out,

@@ -152,14 +152,17 @@ mod tests {
     use crate::clock;
     use crate::control::mailbox::{Mailbox, ToWorker};
     use crate::proto::Now;
+    use crate::proto::freshness::Storing;
     use crate::proto::http2::{PREFACE, frame};
+    use crate::proto::response::OriginHead;
     use crate::proto::session::{Interim, Timeouts};
     use crate::stats::Counter;
     use crate::worker::simulated::Simulated;
     use std::collections::{BTreeMap, HashSet};
     use std::net::IpAddr;
     use std::sync::Arc;
-    use tokio::runtime::{Builder, EnterGuard};
+    use std::time::Duration;
+    use tokio::runtime::{Builder, EnterGuard, Runtime};
 
     const HEADERS: u8 = 1;
     const RST_STREAM: u8 = 3;
@@ -184,10 +187,11 @@ mod tests {
         (0..count).map(|number| 2 * number + 1)
     }
 
-    /// A worker without a store's content, and what control gets of it, without ever answering. No time passes.
+    /// A worker without a store's content, and what control gets of it. No time passes by itself.
     struct Bench {
         worker: Simulated,
         mailbox: Arc<Mailbox>,
+        still: &'static Runtime,
         _clock: clock::simulated::Simulated,
         _stands: EnterGuard<'static>,
     }
@@ -195,13 +199,14 @@ mod tests {
     impl Bench {
         fn new() -> Bench {
             let still = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-            let stands = Box::leak(Box::new(still)).enter();
+            let still: &Runtime = Box::leak(Box::new(still));
+            let stands = still.enter();
             let clock = clock::simulated::begin(Now { mono_ms: 1_000_000, unix_s: 1_800_000_000 });
             let mailbox = Mailbox::new().unwrap();
             let (_, mut readers) = crate::shard::simulated(32 * 1024, 8, 1);
             let view = (readers.remove(0), Arc::default());
             let worker = Simulated::new(0, view, mailbox.clone(), Timeouts::default());
-            Bench { worker, mailbox, _clock: clock, _stands: stands }
+            Bench { worker, mailbox, still, _clock: clock, _stands: stands }
         }
 
         fn connect(&mut self, address: u8) -> u32 {
@@ -224,6 +229,47 @@ mod tests {
                 }
             }
             (asked.len(), gone)
+        }
+
+        /// The requests that control has got, oldest first.
+        fn tickets(&mut self) -> Vec<Ticket> {
+            let mut tickets = Vec::new();
+            while let Some(message) = self.mailbox.to_control.pop() {
+                if let ToControl::Fetch { ticket, .. } = message {
+                    tickets.push(ticket);
+                }
+            }
+            tickets
+        }
+
+        /// Control answers a request, with one byte.
+        fn answer(&mut self, ticket: Ticket) {
+            let storing = Storing::No("test");
+            let head = OriginHead { status: 200, lines: vec![], body_bytes: None, age_s: None, storing };
+            let (stream, pieces) = (ticket.serial, vec![Bytes::from_static(b"x")]);
+            let head = Arc::new(head);
+            let open = ToWorker::Open { stream, head, sealed_bytes: 0, object: 0, pass: false, pieces };
+            let join = ToWorker::Join { ticket, stream, part: None, collapsed: false };
+            for message in [open, join, ToWorker::End { stream, trailers: Bytes::new() }] {
+                assert!(self.mailbox.to_worker.push(message).is_ok());
+            }
+            assert_eq!(self.worker.turn(9), 3);
+            assert_eq!(self.goaway(ticket.slot), None);
+        }
+
+        /// A client asks for so many objects on these streams, and control answers as they come to it. How many came at
+        /// once.
+        fn page(&mut self, slot: u32, ids: impl Iterator<Item = u32>) -> Vec<usize> {
+            self.worker.receive(slot, &ids.flat_map(get).collect::<Vec<_>>());
+            let mut came = Vec::new();
+            loop {
+                let tickets = self.tickets();
+                if tickets.is_empty() {
+                    return came;
+                }
+                came.push(tickets.len());
+                tickets.into_iter().for_each(|ticket| self.answer(ticket));
+            }
         }
 
         /// How many requests control has got of each slot.
@@ -305,6 +351,101 @@ mod tests {
         let most = limits::HTTP2_GIVEN_UP_MAX as usize;
         assert!((most..most + 10).contains(&sum), "{sum}");
         assert_eq!(bench.goaway(slot), Some(ENHANCE_YOUR_CALM));
+    }
+
+    #[test]
+    fn a_reset_takes_its_request_back_however_it_is_cut() {
+        let mut bench = Bench::new();
+        let slot = bench.connect(1);
+        for (id, cut) in streams(12).zip(1..) {
+            bench.worker.receive(slot, &get(id));
+            assert_eq!(bench.asked(), (1, 0));
+            let reset = reset(id);
+            bench.worker.receive(slot, &reset[..cut]);
+            bench.worker.receive(slot, &reset[cut..]);
+            assert_eq!(bench.asked(), (0, 1), "cut at {cut}");
+        }
+    }
+
+    /// Has the node meet resets from as many addresses as connections, of misses that control was asked for.
+    fn flood(bench: &mut Bench, connections: u32) -> usize {
+        let mut asked = 0;
+        for number in 0..connections {
+            let [.., a, b] = number.to_be_bytes();
+            let slot = bench.worker.connect_http2(IpAddr::from([10, 1, a, b]));
+            bench.worker.receive(slot, &[PREFACE, &frame(SETTINGS, 0, 0, b"")[..]].concat());
+            for page in 0..2 {
+                let ids = || streams(200).skip(100 * page).take(100);
+                bench.worker.receive(slot, &ids().flat_map(get).collect::<Vec<_>>());
+                asked += bench.tickets().len();
+                bench.worker.receive(slot, &ids().flat_map(reset).collect::<Vec<_>>());
+            }
+            assert_eq!(bench.goaway(slot), Some(ENHANCE_YOUR_CALM), "{number}");
+        }
+        asked
+    }
+
+    #[test]
+    fn resets_from_as_many_addresses_as_connections_make_control_do_little() {
+        let mut bench = Bench::new();
+        let few = limits::GIVEN_UP_PER_NODE_MAX / 100;
+        flood(&mut bench, few);
+        let more = 100 * limits::HTTP2_FETCHES_UNPROVEN as usize;
+        let asked = flood(&mut bench, 100);
+        assert!((more / 2..=2 * more).contains(&asked), "{asked}");
+        assert!(bench.worker.count(Counter::Held) > 0);
+        // What they had wait has gone with them.
+        let slot = bench.connect(1);
+        bench.worker.receive(slot, &get(1));
+        assert_eq!(bench.asked(), (1, 0));
+    }
+
+    /// Whoever waits for answers gets all of them meanwhile; whoever has waited for some before is not concerned at all.
+    #[test]
+    fn while_resets_abound_who_waits_gets_ever_more_at_once() {
+        let mut bench = Bench::new();
+        let known = bench.connect(1);
+        assert_eq!(bench.page(known, streams(64)), [64]);
+        assert_eq!(bench.page(known, streams(128).skip(64)), [64]);
+        flood(&mut bench, limits::GIVEN_UP_PER_NODE_MAX / 100 + 1);
+        let held = bench.worker.count(Counter::Held);
+        assert_eq!(bench.page(known, streams(228).skip(128)), [100]);
+        assert_eq!(bench.worker.count(Counter::Held), held);
+        let slot = bench.connect(2);
+        assert_eq!(bench.page(slot, streams(100)), [4, 8, 16, 32, 40]);
+        assert_eq!(bench.worker.count(Counter::Held), held + 96);
+        assert_eq!(bench.page(slot, streams(200).skip(100)), [100]);
+        // A page that it leaves then is within what it has shown.
+        bench.worker.receive(slot, &streams(250).skip(200).flat_map(get).collect::<Vec<_>>());
+        bench.worker.receive(slot, &streams(250).skip(200).flat_map(reset).collect::<Vec<_>>());
+        assert_eq!((bench.goaway(slot), bench.asked()), (None, (0, 50)));
+        // Of another one it is not; and once they are forgiven nobody waits.
+        let slot = bench.connect(3);
+        bench.worker.receive(slot, &streams(9).flat_map(get).collect::<Vec<_>>());
+        bench.worker.receive(slot, &streams(9).flat_map(reset).collect::<Vec<_>>());
+        assert_eq!(bench.goaway(slot), Some(ENHANCE_YOUR_CALM));
+        bench.asked();
+        bench.still.block_on(tokio::time::advance(Duration::from_secs(20)));
+        let slot = bench.connect(4);
+        assert_eq!(bench.page(slot, streams(100)), [100]);
+    }
+
+    #[test]
+    fn what_waits_too_long_for_its_turn_is_refused() {
+        let mut bench = Bench::new();
+        flood(&mut bench, 2 * limits::GIVEN_UP_PER_NODE_MAX / 100);
+        let slot = bench.connect(1);
+        bench.worker.receive(slot, &streams(20).flat_map(get).collect::<Vec<_>>());
+        let most = limits::HTTP2_FETCHES_UNPROVEN as usize;
+        assert_eq!(bench.asked(), (most, 0));
+        let refused = bench.worker.count(Counter::Overflows);
+        bench.still.block_on(tokio::time::advance(Duration::from_millis(limits::HTTP2_FETCH_HELD_MS - 1)));
+        bench.worker.turn(9);
+        assert_eq!(bench.worker.count(Counter::Overflows), refused);
+        bench.still.block_on(tokio::time::advance(Duration::from_millis(1)));
+        bench.worker.turn(9);
+        assert_eq!(bench.worker.count(Counter::Overflows), refused + 20 - most as u64);
+        assert_eq!((bench.goaway(slot), bench.asked()), (None, (0, 0)));
     }
 
     /// One client comes again and again, and leaves what it has asked for; another one has its share.

@@ -12,6 +12,10 @@
 //! requests at control at once, and one that gives up more than it is allowed to has to wait before it may ask again.
 //! That outlasts its connections, until another client takes its place in the table.
 //!
+//! Nor does a bound for each client help where every one of them comes from another address. So what all together give up
+//! has a bound as well, beyond which nobody is refused, but HTTP/2 connections have to show that they wait for answers
+//! before they get many at once; see `patience`.
+//!
 //! HTTP/2 makes such floods cheap for who sends them, and each connection that is cut off for one has cost something before.
 //! A client that comes again and again is met with HTTP/1.1 alone for a while: others behind its address are served on.
 #![forbid(unsafe_code)]
@@ -35,6 +39,9 @@ const GIVEN_UP_MS: u64 = 1000 / limits::GIVEN_UP_PER_SECOND as u64;
 const GIVEN_UP_MAX_MS: u64 = limits::GIVEN_UP_PER_CLIENT_MAX as u64 * GIVEN_UP_MS;
 /// The same that may stand while HTTP/2 is spoken: then there is room for what one connection may give up.
 const GIVEN_UP_HTTP2_MS: u64 = GIVEN_UP_MAX_MS - limits::HTTP2_GIVEN_UP_MAX as u64 * GIVEN_UP_MS;
+/// The same of all clients together.
+const GIVEN_UP_BY_ALL_MS: u64 = 1000 / limits::GIVEN_UP_PER_NODE_PER_SECOND as u64;
+const GIVEN_UP_BY_ALL_MAX_MS: u64 = limits::GIVEN_UP_PER_NODE_MAX as u64 * GIVEN_UP_BY_ALL_MS;
 /// Milliseconds after which one connection that was cut off is forgiven, and those at which HTTP/2 is spoken no more.
 const CUT_OFF_MS: u64 = 1000 * limits::HTTP2_CUT_OFF_FORGIVEN_S;
 const CUT_OFF_MAX_MS: u64 = (limits::HTTP2_CUT_OFF_PER_CLIENT_MAX as u64 - 1) * CUT_OFF_MS;
@@ -49,6 +56,8 @@ pub struct Clients {
     most: u32,
     unlimited: Vec<Network>,
     secret: RandomState,
+    /// Monotonic milliseconds at which all that all clients gave up is forgiven.
+    forgiven_ms: AtomicU64,
 }
 
 /// What control does for one client.
@@ -85,6 +94,7 @@ impl Clients {
             most,
             unlimited,
             secret: RandomState::new(),
+            forgiven_ms: AtomicU64::new(0),
         }
     }
 
@@ -183,8 +193,26 @@ impl Clients {
         let before = work.under_way.fetch_sub(1, Relaxed);
         debug_assert!(before > 0, "each request is over once");
         if given_up {
-            add(&work.forgiven_ms, GIVEN_UP_MS, now_ms);
+            self.give_up(place, now_ms);
         }
+    }
+
+    /// A request that control was to be asked for was given up, whether it has been or not.
+    pub fn give_up(&self, place: Place, now_ms: u64) {
+        let Some(work) = self.work.get(place.0 as usize) else {
+            return;
+        };
+        add(&work.forgiven_ms, GIVEN_UP_MS, now_ms);
+        // No more than twice what may stand, so that it is over soon after it ends.
+        let most_ms = now_ms + 2 * GIVEN_UP_BY_ALL_MAX_MS;
+        let later = |until_ms: u64| Some((until_ms.max(now_ms) + GIVEN_UP_BY_ALL_MS).min(most_ms));
+        // It always has a value.
+        let _ = self.forgiven_ms.fetch_update(Relaxed, Relaxed, later);
+    }
+
+    /// Whether all clients together give up more than they may, which concerns the one counted here.
+    pub fn give_up_too_much(&self, place: Place, now_ms: u64) -> bool {
+        place != Place::NONE && self.forgiven_ms.load(Relaxed) > now_ms + GIVEN_UP_BY_ALL_MAX_MS
     }
 
     /// A connection of this client was cut off for a flood.
@@ -223,6 +251,7 @@ fn client(address: IpAddr) -> u64 {
 mod tests {
     use super::*;
     use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::ops::Range;
 
     fn v4(number: u32) -> IpAddr {
         Ipv4Addr::from_bits(0x0a00_0000 | number).into()
@@ -318,6 +347,38 @@ mod tests {
             }
         }
         assert_eq!(asked, limits::GIVEN_UP_PER_CLIENT_MAX + 1 + 5 * limits::GIVEN_UP_PER_SECOND);
+    }
+
+    /// From as many addresses as requests: no client has passed its own bound.
+    #[test]
+    fn what_all_give_up_together_is_known_and_soon_forgiven() {
+        let clients = Clients::new(100_000, 9, vec![Network::new(v4(0x1_0000), 16).unwrap()]);
+        let (unlimited, now_ms) = (v4(0x1_0001), 1_000_000);
+        let other = clients.enter(v4(0xffff)).unwrap();
+        let give_up = |numbers: Range<u32>, now_ms: u64| {
+            for number in numbers {
+                let place = clients.enter(v4(number)).unwrap();
+                clients.ask(place, now_ms).unwrap();
+                clients.asked(place, true, now_ms);
+                clients.leave(place);
+            }
+            clients.give_up_too_much(other, now_ms)
+        };
+        let none = 0..0;
+        assert!(!give_up(0..limits::GIVEN_UP_PER_NODE_MAX, now_ms));
+        assert!(give_up(0..1, now_ms));
+        assert!(!clients.give_up_too_much(clients.enter(unlimited).unwrap(), now_ms));
+        assert!(!give_up(none.clone(), now_ms + GIVEN_UP_BY_ALL_MS));
+        // However many there were.
+        assert!(give_up(0..5 * limits::GIVEN_UP_PER_NODE_MAX, now_ms));
+        assert!(give_up(none.clone(), now_ms + GIVEN_UP_BY_ALL_MAX_MS - 1));
+        assert!(!give_up(none, now_ms + GIVEN_UP_BY_ALL_MAX_MS));
+        // As many as are forgiven change nothing.
+        let mut now_ms = now_ms + 2 * GIVEN_UP_BY_ALL_MAX_MS;
+        for number in 0..3 * limits::GIVEN_UP_PER_NODE_MAX {
+            now_ms += GIVEN_UP_BY_ALL_MS;
+            assert!(!give_up(number..number + 1, now_ms));
+        }
     }
 
     #[test]

@@ -246,6 +246,11 @@ impl Connection {
             && self.secure.as_ref().is_none_or(|secure| secure.is_flushed())
     }
 
+    /// Whether it is the client that is late when [`Connection::deadline_ms`] has passed, and not what its streams wait for.
+    pub fn is_late(&self, now_ms: u64) -> bool {
+        self.multiplex.as_ref().is_none_or(|mux| mux.http2.deadline_ms() <= now_ms)
+    }
+
     /// What the client is late with when [`Connection::deadline_ms`] has passed, which is not that of its handshake.
     pub fn late(&self) -> Late {
         self.multiplex.as_ref().map_or(self.session.late(), |mux| mux.http2.late())

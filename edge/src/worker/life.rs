@@ -318,12 +318,14 @@ impl Worker {
             }
             Phase::Open if connection.parked.is_some() => self.wait_no_longer(slot),
             Phase::Open => {
-                self.node.cells.add(Counter::Timeouts, 1);
-                match connection.late() {
-                    Late::Head => self.node.cells.add(Counter::LateHeads, 1),
-                    Late::Body => self.node.cells.add(Counter::LateBodies, 1),
-                    Late::Reader => self.node.cells.add(Counter::LateReaders, 1),
-                    Late::Request | Late::Tunnel => {}
+                if connection.is_late(self.node.now.mono_ms) {
+                    self.node.cells.add(Counter::Timeouts, 1);
+                    match connection.late() {
+                        Late::Head => self.node.cells.add(Counter::LateHeads, 1),
+                        Late::Body => self.node.cells.add(Counter::LateBodies, 1),
+                        Late::Reader => self.node.cells.add(Counter::LateReaders, 1),
+                        Late::Request | Late::Tunnel => {}
+                    }
                 }
                 self.node.tell(connection, slot, Input::Deadline);
                 self.advance(slot);

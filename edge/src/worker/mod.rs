@@ -15,6 +15,7 @@ mod lookahead;
 mod mail;
 mod multiplex;
 mod parts;
+mod patience;
 mod populate;
 mod refreshes;
 mod secure;

@@ -6,6 +6,7 @@ use super::actions::{Answer, Node, outbox};
 use super::clients::Place;
 use super::connection::{Connection, Fetch, Parked, Phase, Source};
 use super::parts::Parts;
+use super::patience::{Held, Patience};
 use super::populate::Waiter;
 use super::waiting::Lookup;
 use crate::control::mailbox::StreamId;
@@ -23,7 +24,8 @@ pub struct Multiplex {
     /// Which life of the slot it is.
     generation: u32,
     /// Where its client is counted.
-    place: Place,
+    pub(super) place: Place,
+    pub(super) patience: Patience,
     /// Is to be moved on at the end of the turn.
     pub(super) listed: bool,
     /// It may have more requests than it could begin in its turn.
@@ -40,9 +42,11 @@ pub(super) struct Supply {
     /// What [`Source::Parts`] stands for.
     pub(super) parts: Option<Box<Parts>>,
     /// The request, while its lookup waits for pages of the shard.
-    parked: Option<Box<Parked>>,
+    pub(super) parked: Option<Box<Parked>>,
     /// Its body waits for pages of the shard.
     pub(super) populating: bool,
+    /// The request, while others of its connection are asked for first.
+    pub(super) held: Option<Box<Held>>,
     /// The request has a body that has not come to its end.
     pub(super) uploading: bool,
 }
@@ -56,13 +60,24 @@ impl Record for Pinned {
 impl Multiplex {
     /// Of this life of a slot, and of a client counted there.
     pub(super) fn new(http2: Http2<Pinned>, generation: u32, place: Place) -> Self {
-        Multiplex { http2, generation, place, listed: false, has_more: false, supplies: Vec::new() }
+        Multiplex {
+            http2,
+            generation,
+            place,
+            patience: Patience::new(),
+            listed: false,
+            has_more: false,
+            supplies: Vec::new(),
+        }
     }
 
     /// When the connection has to be looked at next, monotonic milliseconds.
     pub fn deadline_ms(&self) -> u64 {
-        let parked = self.supplies.iter().filter_map(|supply| supply.parked.as_ref());
-        parked.map(|parked| parked.until_ms).fold(self.http2.deadline_ms(), u64::min)
+        let waits = |supply: &Supply| match (&supply.parked, &supply.held) {
+            (Some(parked), _) => Some(parked.until_ms),
+            (None, held) => held.as_ref().map(|held| held.until_ms),
+        };
+        self.supplies.iter().filter_map(waits).fold(self.http2.deadline_ms(), u64::min)
     }
 
     /// Who waits for pages of the shard on behalf of a stream.
@@ -155,6 +170,7 @@ impl Node {
             }
             mux.has_more = begun >= share;
             self.drop_gone(mux, slot);
+            self.ask_held(mux, slot);
             self.bring_uploads(mux, slot);
             self.bring_bodies(mux, slot);
             let was_full = mux.http2.is_full();
@@ -173,6 +189,7 @@ impl Node {
                 break;
             }
         }
+        mux.has_more |= self.may_ask_held(mux);
         let frames = mux.http2.take_frames() + begun * limits::HTTP2_FRAMES_PER_REQUEST;
         self.frames_left = self.frames_left.saturating_sub(frames);
         if let Some(flood) = mux.http2.take_flood() {
@@ -199,20 +216,13 @@ impl Node {
             Input::Deadline if !mux.http2.deadline(self.now, &mut self.out) => {
                 connection.phase = Phase::Aborted;
             }
-            Input::Deadline => self.wait_no_longer_for_streams(mux, slot),
+            Input::Deadline => {
+                self.wait_no_longer_for_streams(mux, slot);
+                self.hold_no_longer(mux, slot);
+            }
             _ => {}
         }
         connection.multiplex = Some(multiplex);
-    }
-
-    /// The disk has not answered some streams in time: the origin is asked instead.
-    fn wait_no_longer_for_streams(&mut self, mux: &mut Multiplex, slot: u32) {
-        let now_ms = self.now.mono_ms;
-        let is_late = |supply: &&Supply| supply.parked.as_ref().is_some_and(|p| p.until_ms <= now_ms);
-        while let Some(id) = mux.supplies.iter().find(is_late).map(|supply| supply.id) {
-            self.cells.add(Counter::PopulateTimeouts, 1);
-            self.unpark_stream(mux, slot, id, false);
-        }
     }
 
     /// Pages that a stream waits for are in memory, or cannot be had.
@@ -239,7 +249,7 @@ impl Node {
     }
 
     /// Goes on with the lookup of a stream's request. `came`: its pages are in memory; else there is nothing to find.
-    fn unpark_stream(&mut self, mux: &mut Multiplex, slot: u32, id: u32, came: bool) {
+    pub(super) fn unpark_stream(&mut self, mux: &mut Multiplex, slot: u32, id: u32, came: bool) {
         let parked = mux.find(id).and_then(|at| mux.supplies[at].parked.take());
         let Some(parked) = parked else {
             return;
@@ -307,8 +317,8 @@ impl Node {
     pub(super) fn end_multiplex(&mut self, connection: &mut Connection, slot: u32) {
         if let Some(mut multiplex) = connection.multiplex.take() {
             self.multiplexes -= 1;
-            for mut supply in multiplex.supplies.drain(..) {
-                self.release(&mut supply.source, &mut supply.fetch, (slot, multiplex.place), false);
+            for supply in std::mem::take(&mut multiplex.supplies) {
+                self.let_go_of_stream(&mut multiplex, slot, supply);
             }
         }
     }
@@ -338,6 +348,7 @@ impl Node {
             parts: None,
             parked: None,
             populating: false,
+            held: None,
             uploading,
         });
         let lookup = Lookup { fresh: true, ..Lookup::default() };
@@ -361,7 +372,7 @@ impl Node {
     }
 
     /// Tells the machine what it must hear until it asks for nothing more, or has to wait for the disk.
-    fn carry_out(
+    pub(super) fn carry_out(
         &mut self,
         mux: &mut Multiplex,
         slot: u32,
@@ -416,10 +427,11 @@ impl Node {
             match action {
                 Action::Lookup => answer = Answer::Lookup,
                 Action::Refresh => self.refresh(),
-                Action::Fetch(kind) => match self.ask(slot, mux.place, *kind) {
-                    Some(asked) => *fetch = Some(asked),
-                    None => answer = Answer::Refused(503),
-                },
+                Action::Fetch(kind) => {
+                    if !self.ask_in_turn(mux, slot, at, *kind) {
+                        answer = Answer::Refused(503);
+                    }
+                }
                 Action::StoredBody(range) => {
                     if let Some(pinned) = found.take() {
                         pinned.sending();
@@ -445,7 +457,12 @@ impl Node {
                         mux.http2.piece(id, piece);
                     }
                 }
-                Action::Done => self.release(source, fetch, (slot, mux.place), true),
+                Action::Done => {
+                    if fetch.is_some() {
+                        mux.patience.shown();
+                    }
+                    self.release(source, fetch, (slot, mux.place), true);
+                }
                 Action::Abort => {
                     self.cells.add(Counter::Broken, 1);
                     self.release(source, fetch, (slot, mux.place), false);
@@ -471,8 +488,8 @@ impl Node {
 
     pub(super) fn drop_stream(&mut self, mux: &mut Multiplex, slot: u32, id: u32) {
         if let Some(at) = mux.find(id) {
-            let mut supply = mux.supplies.remove(at);
-            self.release(&mut supply.source, &mut supply.fetch, (slot, mux.place), false);
+            let supply = mux.supplies.remove(at);
+            self.let_go_of_stream(mux, slot, supply);
         }
     }
 }

@@ -6,6 +6,7 @@ use super::Worker;
 use super::actions::{Answer, Given, Node, outbox};
 use super::connection::{Ahead, Connection, Parked, Phase, Source};
 use super::mail::Desk;
+use super::multiplex::{Multiplex, Supply};
 use super::parts::Part;
 use super::populate::{Ended, Waiter};
 use super::token::{Op, Token};
@@ -104,6 +105,16 @@ impl Node {
         let lookup = Lookup { fresh, done: false, from_disk, waits, given_up: !came };
         self.answer(connection, slot, &mut Given::Nothing, Answer::Lookup, lookup);
         std::mem::swap(&mut self.out.request, &mut parked.request);
+    }
+
+    /// The disk has not answered some streams in time: the origin is asked instead.
+    pub(super) fn wait_no_longer_for_streams(&mut self, mux: &mut Multiplex, slot: u32) {
+        let now_ms = self.now.mono_ms;
+        let is_late = |supply: &&Supply| supply.parked.as_ref().is_some_and(|p| p.until_ms <= now_ms);
+        while let Some(id) = mux.supplies.iter().find(is_late).map(|supply| supply.id) {
+            self.cells.add(Counter::PopulateTimeouts, 1);
+            self.unpark_stream(mux, slot, id, false);
+        }
     }
 
     /// Says whether anything changed.

@@ -440,6 +440,51 @@ fn an_origin_is_not_asked_for_a_client_that_never_waits() {
     assert_eq!(origin.count("/other"), 1);
 }
 
+/// As many addresses as connections ask for a page that is not stored and reset it, all at one moment, none of them more than
+/// it may for itself: together they are too many and are cut off. Who waits for the same page gets it.
+#[test]
+fn many_clients_that_never_wait_are_cut_off_together() {
+    const PAGE: u32 = 100;
+    const MANY: u8 = 90;
+    let _alone = alone();
+    let origin = Origin::start();
+    let setup = Setup {
+        listen_lines: "http2_cleartext = true".into(),
+        limit_lines: "unlimited_clients = []".into(),
+        ..Default::default()
+    };
+    let edge = Edge::start_with(origin.address(), setup);
+    let gate = Gate::default();
+    let ids = || (0..PAGE).map(|number| 2 * number + 1);
+    let get = |id: u32| {
+        let path = format!("/{id:07}");
+        origin.on(&path, Answer::cacheable(&path, 10).hold(1, &gate));
+        frame(HEADERS, 0x5, id, &[b"\x82\x86\x04\x08", path.as_bytes(), b"\x01\x09edge.test"].concat())
+    };
+    let page: Vec<u8> = ids().flat_map(get).collect();
+    let resets: Vec<u8> = ids().flat_map(|id| frame(RST_STREAM, 0, id, &[0, 0, 0, 8])).collect();
+    let mut clients = Vec::new();
+    for number in 1..=MANY {
+        let mut client = Raw::connect_from(Ipv4Addr::new(127, 0, 1, number), &edge);
+        client.0.write_all(&page).expect("sent");
+        clients.push(client);
+        let asked = f64::from(number) * f64::from(PAGE);
+        eventually("control is asked", || edge.metric("edge_misses_total") >= asked);
+    }
+    let mut patient = Raw::connect_from(Ipv4Addr::new(127, 0, 2, 1), &edge);
+    assert_eq!(edge.metric("edge_http2_floods_total"), 0.0);
+    clients.iter_mut().for_each(|client| client.0.write_all(&resets).expect("sent"));
+    // In whatever order their resets are read, the last ones are too many.
+    eventually("some are cut off", || edge.metric("edge_http2_floods_total") > 1.0);
+    patient.0.write_all(&page).expect("sent");
+    gate.open();
+    for _ in ids() {
+        assert!(patient.until(HEADERS).is_some_and(|fields| fields[0] == 0x88), "200");
+    }
+    assert_eq!(edge.metric("edge_queue_overflows_total"), 0.0);
+    assert_eq!(origin.count_all(), PAGE as usize);
+}
+
 const HELD_TO_HTTP1: &str = "edge_http2_connections_refused_per_client_total";
 
 /// Who comes again and again with floods is met with HTTP/1.1 alone, over which it is served; others are not concerned.

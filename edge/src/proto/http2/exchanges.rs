@@ -143,6 +143,25 @@ impl<R: Record> Http2<R> {
         }
     }
 
+    /// A stream that has ended, whole or not: what its exchange still holds on to is to be let go of.
+    pub fn gone(&mut self) -> Option<u32> {
+        if self.gone.is_empty() && self.meter.seen.reset {
+            // It may be among what the crate does not deal with before there is room for its answers.
+            self.meter.seen.reset = !self.pipe.is_exhausted();
+            let mut context = Context::from_waker(Waker::noop());
+            for at in (0..self.streams.len()).rev() {
+                if self.streams[at].is_reset(&mut context) {
+                    let given_up = self.streams[at].exchange.is_fetching();
+                    self.remove(at);
+                    if given_up && let Err(flood) = self.meter.gave_up(self.now_ms) {
+                        self.cut_off(flood.into());
+                    }
+                }
+            }
+        }
+        self.gone.pop()
+    }
+
     /// The rest of a request did not come in time.
     pub(super) fn give_up(&mut self, id: u32, now: Now, out: &mut Out) {
         let Some(at) = self.find(id) else {

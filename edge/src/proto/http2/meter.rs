@@ -288,10 +288,7 @@ impl Meter {
                 }
                 self.section_ended();
             }
-            RST_STREAM => {
-                self.seen.reset = true;
-                count(&mut counts.resets, limits::HTTP2_RESETS_PER_SECOND_MAX, Flood::Resets)?;
-            }
+            RST_STREAM => count(&mut counts.resets, limits::HTTP2_RESETS_PER_SECOND_MAX, Flood::Resets)?,
             SETTINGS => {
                 count(&mut counts.settings, limits::HTTP2_SETTINGS_PER_SECOND_MAX, Flood::Settings)?;
             }
@@ -322,6 +319,11 @@ impl Meter {
         match self.head[3] {
             HEADERS | CONTINUATION => {
                 self.section_ended();
+                Ok(())
+            }
+            // It counts once it is whole.
+            RST_STREAM => {
+                self.seen.reset |= self.payload_left == 0;
                 Ok(())
             }
             SETTINGS => bytes.iter().try_for_each(|&byte| self.setting(byte)),

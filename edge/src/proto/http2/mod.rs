@@ -222,6 +222,13 @@ impl<R: Record> Http2<R> {
         std::mem::take(&mut self.meter.seen.frames)
     }
 
+    /// The peer gave up more than it may now, though less than a connection may at other times: it is cut off.
+    pub fn tell_off(&mut self) {
+        if self.cut.is_none() && !self.is_over() {
+            self.cut_off(Flood::GivenUp.into());
+        }
+    }
+
     /// The bound that the peer passed, for the counters; told once, and at once.
     pub fn take_flood(&mut self) -> Option<Flood> {
         self.flood.take()
@@ -275,23 +282,6 @@ impl<R: Record> Http2<R> {
             }
             None => Upload::Nothing,
         }
-    }
-
-    /// A stream that has ended, whole or not: what its exchange still holds on to is to be let go of.
-    pub fn gone(&mut self) -> Option<u32> {
-        if std::mem::take(&mut self.meter.seen.reset) {
-            let mut context = Context::from_waker(Waker::noop());
-            for at in (0..self.streams.len()).rev() {
-                if self.streams[at].is_reset(&mut context) {
-                    let given_up = self.streams[at].exchange.is_fetching();
-                    self.remove(at);
-                    if given_up && let Err(flood) = self.meter.gave_up(self.now_ms) {
-                        self.cut_off(flood.into());
-                    }
-                }
-            }
-        }
-        self.gone.pop()
     }
 
     // Responses.

@@ -95,6 +95,8 @@ struct Queues<R> {
     inbound: Vec<u8>,
     read: usize,
     ended: bool,
+    /// The reader has asked for more than there was since bytes came last.
+    exhausted: bool,
     copied: Vec<u8>,
     outbound: Vec<Queued<R>>,
     /// Entries `outbound` may grow to before writing has to wait.
@@ -118,6 +120,7 @@ impl<R> Default for Pipe<R> {
             inbound: Vec::new(),
             read: 0,
             ended: false,
+            exhausted: false,
             copied: Vec::new(),
             outbound: Vec::new(),
             room: 0,
@@ -134,11 +137,17 @@ impl<R: Record> Pipe<R> {
         queues.inbound.drain(..queues.read);
         queues.read = 0;
         queues.inbound.extend_from_slice(bytes);
+        queues.exhausted = false;
     }
 
     /// The peer sends no more.
     pub(super) fn end(&self) {
         self.0.borrow_mut().ended = true;
+    }
+
+    /// Whether all whole frames that came were dealt with: the reader keeps what it cannot go on with for want of room.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.0.borrow().exhausted
     }
 
     /// Bytes that came and were not read.
@@ -206,6 +215,7 @@ impl<R: Record> AsyncRead for Pipe<R> {
     fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let queues = &mut *self.0.borrow_mut();
         let unread = &queues.inbound[queues.read..];
+        queues.exhausted |= unread.is_empty();
         if unread.is_empty() && !queues.ended {
             return Poll::Pending;
         }
