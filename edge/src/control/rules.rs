@@ -299,8 +299,10 @@ pub(super) fn complete(node: &Node, request: &RequestHead, object: u64) {
 
 /// The origin has another version than this partial object: it may not answer any more.
 pub(super) fn forget_partial(node: &Node, request: &RequestHead, object: u64) {
-    if partial(node, request).is_some_and(|record| record.object == object) {
-        node.writer.borrow_mut().remove(request.key_hash, &request.key);
+    if let Some(record) = partial(node, request).filter(|record| record.object == object) {
+        // Of other variants nothing is known.
+        let is_it = |meta: &[u8]| *meta == *record.meta;
+        node.writer.borrow_mut().remove_if(request.key_hash, &request.key, is_it);
     }
 }
 

@@ -22,7 +22,11 @@ fn range(exchange: &Exchange) -> Option<(usize, usize)> {
 
 /// Answers with that range of the object, which has this tag and for which Content-Range states this length.
 fn respond(exchange: &mut Exchange, body: &[u8], tag: &str, complete: &str) {
-    let fields = format!("Cache-Control: max-age=60\r\nETag: {tag}\r\n");
+    respond_with(exchange, "", body, tag, complete);
+}
+
+fn respond_with(exchange: &mut Exchange, fields: &str, body: &[u8], tag: &str, complete: &str) {
+    let fields = format!("{fields}Cache-Control: max-age=60\r\nETag: {tag}\r\n");
     let is_current = exchange.field("if-range").is_none_or(|wanted| wanted == tag);
     match range(exchange).filter(|_| is_current) {
         None => exchange.respond("200 OK", &fields, body),
@@ -126,6 +130,36 @@ fn slices_that_find_no_room_reach_their_client_all_the_same() {
     assert_eq!(worker.head(ticket).status, 206);
     assert!(worker.body(ticket) == &body[3_145_728..3_145_738]);
     drop(held);
+    node.handle.stop().unwrap();
+}
+
+#[test]
+fn a_new_version_of_one_variant_costs_no_other_its_slices() {
+    let versions = Arc::new(AtomicU32::new(1));
+    let version = versions.clone();
+    let origin = Origin::start(move |exchange| {
+        let body = pattern(4 * MIB, 7);
+        let tag = match exchange.field("x").unwrap() {
+            "a" => format!("\"a{}\"", version.load(Ordering::SeqCst)),
+            other => format!("\"{other}\""),
+        };
+        respond_with(exchange, "Vary: X\r\n", &body, &tag, &body.len().to_string());
+    });
+    let (node, mut workers) = start(1, &[origin.url()]);
+    let worker = &mut workers[0];
+    let mut ask = |variant: &str, range: &str| {
+        let ticket = part(worker, "/x", &format!("X: {variant}\r\nRange: bytes={range}\r\n"));
+        worker.run_until(|worker| worker.outcome(ticket).is_some());
+        ["a", "b"].map(|variant| {
+            let asked = request("GET", "http://a/x", &format!("X: {variant}\r\n"));
+            let accept = |meta: &[u8]| crate::proto::stored::matches(meta, &asked);
+            worker.reader.lookup(asked.key_hash, &asked.key, accept).is_some()
+        })
+    };
+    ask("a", "0-9");
+    assert_eq!(ask("b", "0-9"), [true, true]);
+    versions.store(2, Ordering::SeqCst);
+    assert_eq!(ask("a", "3145728-3145737"), [false, true]);
     node.handle.stop().unwrap();
 }
 
