@@ -56,7 +56,7 @@ pub fn run(options: &Options) -> Result<()> {
         return process::run(Command::new(programs.join(name)).arg(file));
     }
     let mut failed = Vec::new();
-    for group in chosen.chunks(machine::cpus()?.len().max(1)) {
+    for group in groups(&chosen, machine::cpus()?.len()) {
         process::step(&format!("{} for {} s", join(group), options.seconds));
         let runs = group
             .iter()
@@ -71,6 +71,12 @@ pub fn run(options: &Options) -> Result<()> {
     }
     println!("fuzz: {} targets, {} s each, nothing found", chosen.len(), options.seconds);
     Ok(())
+}
+
+/// As many at once as there are CPUs; those that would be left over, of which some CPUs would have none, run beside others.
+fn groups<T>(all: &[T], cpus: usize) -> impl Iterator<Item = &[T]> {
+    let count = (all.len() / cpus.max(1)).max(1);
+    (0..count).map(move |group| &all[all.len() * group / count..all.len() * (group + 1) / count])
 }
 
 fn join(names: &[&String]) -> String {
@@ -191,6 +197,20 @@ mod tests {
         assert_eq!(found.get("number_of_executed_units"), Some(&1234));
         assert_eq!(found.get("new_units_added"), Some(&7));
         assert_eq!(found.get("x"), None);
+    }
+
+    #[test]
+    fn every_target_has_its_turn_and_no_cpu_is_idle() {
+        let sizes = |all: usize, cpus: usize| {
+            let all: Vec<usize> = (0..all).collect();
+            assert_eq!(groups(&all, cpus).flatten().copied().collect::<Vec<_>>(), all);
+            groups(&all, cpus).map(<[usize]>::len).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(9, 2), [2, 2, 2, 3]);
+        assert_eq!(sizes(8, 2), [2, 2, 2, 2]);
+        assert_eq!(sizes(9, 8), [9]);
+        assert_eq!(sizes(1, 2), [1]);
+        assert_eq!(sizes(3, 1), [1, 1, 1]);
     }
 
     #[test]

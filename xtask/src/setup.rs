@@ -314,8 +314,9 @@ fn install_linker() -> Result<()> {
 fn cargo_install(package: &str, version: &str, root: &Path) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(["install", package, "--version", version, "--locked", "--debug", "--root"]).arg(root);
-    // Not from the workspace, whose settings are for its own packages.
-    command.current_dir("/");
+    // Not from the workspace, whose settings are for its own packages. Nobody debugs them, and without what that takes
+    // they are built in less time.
+    command.current_dir("/").env("CARGO_PROFILE_DEV_DEBUG", "0");
     for variable in ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"] {
         command.env_remove(variable);
     }
