@@ -17,8 +17,8 @@ use peers::{Belady, Cache, Order, Queue, Sieve};
 use std::path::PathBuf;
 use trace::{Format, Trace};
 
-/// The cache has so many segments: what a store of 1 GiB has.
-const SEGMENTS: u64 = 128;
+/// The cache has so many segments: what a store of 4 GiB has. Of more it would differ little.
+const SEGMENTS: u64 = 512;
 /// Ghosts, as a multiple of the objects that fit: what lies within the policy's horizon, with room to spare.
 const GHOSTS_PER_OBJECT: u64 = 4;
 /// The least number of ghosts, and the most: 8 bytes each.
