@@ -469,6 +469,12 @@ impl Node {
 
     fn broken(&mut self, connection: &mut Connection, slot: u32) -> bool {
         self.cells.add(Counter::Broken, 1);
+        if let Source::Stream { id, .. } = connection.source
+            && self.streams.is_broken(id)
+        {
+            // It is not the client who gives up.
+            self.let_go_of_fetch(connection);
+        }
         self.tell(connection, slot, Input::Broken);
         true
     }

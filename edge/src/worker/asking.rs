@@ -325,6 +325,40 @@ mod tests {
         assert_eq!(bench.worker.count(Counter::Broken), 0);
     }
 
+    /// Else many clients behind one address would be held back for what their origin does.
+    #[test]
+    fn a_response_that_breaks_off_is_not_the_clients_to_answer_for() {
+        let mut bench = Bench::new();
+        let two = bench.connect(1);
+        bench.worker.receive(two, &get(1));
+        let one = bench.worker.connect();
+        bench.worker.receive(one, b"GET /a HTTP/1.1\r\nHost: edge.test\r\n\r\n");
+        let head = Arc::new(OriginHead {
+            status: 200,
+            lines: Vec::new(),
+            body_bytes: Some(9),
+            age_s: None,
+            storing: Storing::No("x"),
+        });
+        for stream in [1, 2] {
+            let Some(ToControl::Fetch { ticket, .. }) = bench.mailbox.to_control.pop() else { panic!() };
+            let pieces = vec![Bytes::from_static(b"some")];
+            let (sealed_bytes, object, pass) = (0, 0, false);
+            let open = ToWorker::Open { stream, head: head.clone(), sealed_bytes, object, pass, pieces };
+            let join = ToWorker::Join { ticket, stream, part: None, collapsed: false };
+            for message in [open, join, ToWorker::Broken { stream }] {
+                let _ = bench.mailbox.to_worker.push(message);
+            }
+        }
+        assert_eq!(bench.worker.turn(9), 6);
+        let mut room = [0; 4096];
+        while bench.worker.take(one, &mut room) + bench.worker.take(two, &mut room) > 0 {}
+        let counts = [Counter::Broken, Counter::GivenUp];
+        assert_eq!(counts.map(|counter| bench.worker.count(counter)), [2, 0]);
+        assert_eq!(bench.worker.streams(), 0);
+        assert_eq!(bench.asked(), (0, 0));
+    }
+
     #[test]
     fn streams_that_are_reset_with_what_opens_them_ask_nothing() {
         let mut bench = Bench::new();

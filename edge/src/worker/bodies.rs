@@ -178,7 +178,16 @@ impl Node {
                 }
                 _ => return self.break_stream(mux, slot, id),
             },
-            Next::Broken => return self.tell_exchange(mux, slot, id, Input::Broken, None),
+            Next::Broken => {
+                if let Some(at) = mux.find(id)
+                    && self.streams.is_broken(stream)
+                    && mux.supplies[at].fetch.take().is_some()
+                {
+                    // It is not the client who gives up.
+                    self.asked(mux.place, false);
+                }
+                return self.tell_exchange(mux, slot, id, Input::Broken, None);
+            }
         };
         let len = piece.len();
         if let Some(at) = mux.find(id) {

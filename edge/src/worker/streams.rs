@@ -171,6 +171,11 @@ impl Streams {
         }
     }
 
+    /// Whether the stream broke off where it comes from.
+    pub fn is_broken(&self, id: StreamId) -> bool {
+        self.map.get(&id).is_some_and(|stream| stream.state == State::Broken)
+    }
+
     /// What a client at `offset` gets next. A passed stream hands its pieces over and forgets them.
     pub fn next(&mut self, id: StreamId, offset: u64) -> Next {
         let Some(stream) = self.map.get_mut(&id) else {
