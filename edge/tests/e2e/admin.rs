@@ -148,8 +148,8 @@ fn purges_that_make_no_sense() {
 fn purge_during_a_fill() {
     let origin = Origin::start();
     let gate = Gate::default();
-    let old = Answer::new(200).field("Cache-Control", "max-age=60").body("old old old").hold(4, &gate);
-    let new = Answer::new(200).field("Cache-Control", "max-age=60").body("new");
+    let old = Answer::new(200).field("Cache-Control", "max-age=3600").body("old old old").hold(4, &gate);
+    let new = Answer::new(200).field("Cache-Control", "max-age=3600").body("new");
     origin.script("/a", move |exchange| exchange.answer(if exchange.earlier == 0 { &old } else { &new }));
     let edge = Edge::start(origin.address());
     let mut client = edge.client();

@@ -117,7 +117,7 @@ fn chromium_loads_a_page() {
     let edge = start(&origin, &site);
     let text = |path: &str, kind: &'static str, body: String| {
         origin.script(path, move |exchange| {
-            let answer = Answer::new(200).field("Cache-Control", "max-age=60").field("Content-Type", kind);
+            let answer = Answer::new(200).field("Cache-Control", "max-age=3600").field("Content-Type", kind);
             exchange.answer(&answer.body(body.clone().into_bytes()))
         });
     };

@@ -149,10 +149,7 @@ fn damaged_records_are_not_served() {
         // The first bytes of each object's body, wherever they lie.
         for i in [3, 5, 20] {
             let needle = content::part(content::seed(&format!("/{i}")), 16, 80);
-            while let Some(at) = data.windows(needle.len()).position(|window| window == needle) {
-                data[at] ^= 0x40;
-                damaged += 1;
-            }
+            damaged += damage(&mut data, &needle);
         }
         std::fs::write(&entry, data).expect("a store file");
     }
@@ -171,6 +168,27 @@ fn damaged_records_are_not_served() {
         let asked = origin.count(&format!("/{i}"));
         assert_eq!(asked, if [3, 5, 20].contains(&i) { 2 } else { 1 }, "/{i}");
     }
+}
+
+/// Changes a bit of each place that holds these bytes; how many there were. Most of a store is empty, which is passed over
+/// by pages.
+fn damage(data: &mut [u8], needle: &[u8]) -> usize {
+    const PAGE: usize = 4096;
+    let mut damaged = 0;
+    for page in (0..data.len()).step_by(PAGE) {
+        let end = data.len().min(page + PAGE);
+        if data[page..end] == [0; PAGE][..end - page] {
+            continue;
+        }
+        let places = page..end.min(data.len() + 1 - needle.len());
+        for at in
+            places.filter(|&at| data[at] == needle[0] && data[at..].starts_with(needle)).collect::<Vec<_>>()
+        {
+            data[at] ^= 0x40;
+            damaged += 1;
+        }
+    }
+    damaged
 }
 
 fn walk(directory: &std::path::Path) -> Vec<std::path::PathBuf> {

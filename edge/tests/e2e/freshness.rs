@@ -35,15 +35,15 @@ fn responses_that_must_not_be_reused() {
     let expired = http_date(-60);
     let cases: &[&[(&str, &str)]] = &[
         &[("Cache-Control", "no-store")],
-        &[("Cache-Control", "no-store, max-age=60")],
-        &[("Cache-Control", "private, max-age=60")],
-        &[("Cache-Control", "no-cache, max-age=60")],
+        &[("Cache-Control", "no-store, max-age=3600")],
+        &[("Cache-Control", "private, max-age=3600")],
+        &[("Cache-Control", "no-cache, max-age=3600")],
         &[("Cache-Control", "max-age=0")],
-        &[("Cache-Control", "s-maxage=0, max-age=60")],
+        &[("Cache-Control", "s-maxage=0, max-age=3600")],
         &[("Expires", &expired)],
         &[("Expires", "0")],
         &[("Cache-Control", "max-age=60"), ("Age", "61")],
-        &[("Cache-Control", "max-age=60"), ("Vary", "*")],
+        &[("Cache-Control", "max-age=3600"), ("Vary", "*")],
         &[],
     ];
     let (origin, edge) = start();
@@ -64,13 +64,13 @@ fn responses_that_must_not_be_reused() {
 fn responses_that_are_reused() {
     let future = http_date(60);
     let cases: &[&[(&str, &str)]] = &[
-        &[("Cache-Control", "max-age=60")],
-        &[("Cache-Control", "max-age=0, s-maxage=60")],
+        &[("Cache-Control", "max-age=3600")],
+        &[("Cache-Control", "max-age=0, s-maxage=3600")],
         &[("Cache-Control", "MAX-AGE=60")],
-        &[("Cache-Control", "public, max-age=60")],
+        &[("Cache-Control", "public, max-age=3600")],
         &[("Expires", &future)],
-        &[("Expires", "0"), ("Cache-Control", "max-age=60")],
-        &[("Cache-Control", "max-age=60"), ("Age", "10")],
+        &[("Expires", "0"), ("Cache-Control", "max-age=3600")],
+        &[("Cache-Control", "max-age=3600"), ("Age", "10")],
     ];
     let (origin, edge) = start();
     for (case, fields) in cases.iter().enumerate() {
@@ -89,7 +89,7 @@ fn responses_that_are_reused() {
 #[test]
 fn authorization_is_not_shared() {
     let (origin, edge) = start();
-    numbered(&origin, "/a", &[("Cache-Control", "max-age=60")]);
+    numbered(&origin, "/a", &[("Cache-Control", "max-age=3600")]);
     for wanted in 0..2 {
         let response = edge.client().request("GET", "/a", &[("Authorization", "Basic Zm9vOmJhcg==")]);
         assert_eq!(number(&response), wanted);
@@ -194,7 +194,7 @@ fn variants_are_kept_side_by_side() {
     let origin = Origin::start();
     origin.script("/a", |exchange| {
         let language = exchange.request.field("accept-language").unwrap_or("none").to_string();
-        let answer = Answer::new(200).field("Cache-Control", "max-age=60").field("Vary", "Accept-Language");
+        let answer = Answer::new(200).field("Cache-Control", "max-age=3600").field("Vary", "Accept-Language");
         exchange.answer(&answer.body(language))
     });
     let edge = Edge::start(origin.address());
@@ -220,7 +220,7 @@ fn variants_are_kept_side_by_side() {
 #[test]
 fn unsafe_methods_invalidate() {
     let (origin, edge) = start();
-    numbered(&origin, "/a", &[("Cache-Control", "max-age=60")]);
+    numbered(&origin, "/a", &[("Cache-Control", "max-age=3600")]);
     edge.get("/a");
     assert_eq!(number(&edge.get_hit("/a")), 0);
     let posted = edge.client().request("POST", "/a", &[("Content-Length", "0")]);
@@ -255,7 +255,7 @@ fn with_private_field(origin: &Origin, control: &'static str, bytes: u64, gate: 
 
 #[test]
 fn fields_that_are_for_one_client_reach_that_client_alone() {
-    for control in ["max-age=60, private=\"X-One\"", "max-age=60, no-cache=\"x-one, x-two\""] {
+    for control in ["max-age=3600, private=\"X-One\"", "max-age=3600, no-cache=\"x-one, x-two\""] {
         for bytes in [1000, 3 << 20] {
             let origin = Origin::start();
             with_private_field(&origin, control, bytes, None);
@@ -281,7 +281,7 @@ fn fields_that_are_for_one_client_reach_that_client_alone() {
 #[test]
 fn who_shares_a_fill_does_not_get_the_fields_of_another() {
     let (origin, gate) = (Origin::start(), Gate::default());
-    with_private_field(&origin, "max-age=60, private=\"X-One\"", 2 << 20, Some(gate.clone()));
+    with_private_field(&origin, "max-age=3600, private=\"X-One\"", 2 << 20, Some(gate.clone()));
     let edge = Edge::start(origin.address());
     let mut first = edge.client();
     first.send(request("GET", "/a", &[]).as_bytes());
@@ -304,7 +304,7 @@ fn who_shares_a_fill_does_not_get_the_fields_of_another() {
 #[test]
 fn a_part_with_fields_for_one_client_is_not_stored() {
     let origin = Origin::start();
-    with_private_field(&origin, "max-age=60, private=\"X-One\"", 4 << 20, None);
+    with_private_field(&origin, "max-age=3600, private=\"X-One\"", 4 << 20, None);
     let edge = Edge::start(origin.address());
     for wanted in ["0", "1"] {
         let asked = origin.count("/a");

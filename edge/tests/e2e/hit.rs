@@ -85,7 +85,7 @@ fn keys_differ_by_host_and_query() {
     let origin = Origin::start();
     origin.script("/a", |exchange| {
         let body = format!("{} {}", exchange.request.field("host").unwrap_or(""), exchange.request.target);
-        exchange.answer(&Answer::new(200).field("Cache-Control", "max-age=60").body(body))
+        exchange.answer(&Answer::new(200).field("Cache-Control", "max-age=3600").body(body))
     });
     let edge = Edge::start(origin.address());
     let ask = |host: &str, target: &str| {
@@ -256,7 +256,7 @@ fn ranges_of_a_large_object_cross_its_chunks() {
 fn misses_with_a_range_or_condition() {
     let origin = Origin::start();
     origin.script("/a", |exchange| {
-        let answer = |status| Answer::new(status).field("Cache-Control", "max-age=60").field("ETag", ETAG);
+        let answer = |status| Answer::new(status).field("Cache-Control", "max-age=3600").field("ETag", ETAG);
         if exchange.request.field("if-none-match") == Some(ETAG) {
             return exchange.answer(&answer(304));
         }

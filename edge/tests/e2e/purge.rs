@@ -6,7 +6,7 @@ use crate::support::{Answer, Edge, HOST, Origin};
 /// Answers a path with content under a tag, which can be validated.
 fn tag(origin: &Origin, path: &str, bytes: u64, tag: &str) {
     let whole = Answer::cacheable(path, bytes).field("etag", "\"1\"").field("surrogate-key", tag);
-    let same = Answer::new(304).field("cache-control", "max-age=60").field("etag", "\"1\"");
+    let same = Answer::new(304).field("cache-control", "max-age=3600").field("etag", "\"1\"");
     origin.script(path, move |exchange| match exchange.request.field("if-none-match") {
         Some(_) => exchange.answer(&same),
         None => exchange.answer(&whole),

@@ -20,7 +20,7 @@ fn ranged(
     tag: &str,
     shape: impl Fn(Answer) -> Answer,
 ) -> io::Result<()> {
-    let answer = |status| Answer::new(status).field("Cache-Control", "max-age=60").field("ETag", tag);
+    let answer = |status| Answer::new(status).field("Cache-Control", "max-age=3600").field("ETag", tag);
     let range = exchange.request.field("range").and_then(|value| value.strip_prefix("bytes="));
     let range = range.filter(|_| exchange.request.field("if-range").is_none_or(|condition| condition == tag));
     let Some((first, last)) = range.and_then(|range| range.split_once('-')) else {
@@ -204,7 +204,8 @@ fn versions_are_not_mixed_where_if_range_is_ignored() {
                 _ => (Some("\"v1\""), BYTES),
             };
             let field = format!("bytes {from}-{}/{complete}", to - 1);
-            let answer = Answer::new(206).field("Cache-Control", "max-age=60").field("Content-Range", &field);
+            let answer =
+                Answer::new(206).field("Cache-Control", "max-age=3600").field("Content-Range", &field);
             let answer = tag.iter().fold(answer, |answer, tag| answer.field("ETag", tag));
             exchange.answer(&answer.part(&format!("{path}{version}"), from, to))
         });

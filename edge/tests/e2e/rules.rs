@@ -21,7 +21,7 @@ fn why(edge: &Edge, path: &str) -> serde_json::Value {
 fn echo(origin: &Origin, path: &str) {
     origin.script(path, |exchange| {
         let target = exchange.request.target.clone();
-        exchange.answer(&Answer::new(200).field("Cache-Control", "max-age=60").body(target))
+        exchange.answer(&Answer::new(200).field("Cache-Control", "max-age=3600").body(target))
     });
 }
 
@@ -157,7 +157,7 @@ fn an_unsafe_request_invalidates_what_its_arguments_lead_to() {
     for path in ["/ruled/a", "/ruled/b"] {
         origin.script(path, |exchange| match exchange.request.method.as_str() {
             "POST" => exchange.answer(&Answer::new(204).field("Content-Location", "/ruled/b?utm_c&id=1")),
-            _ => exchange.answer(&Answer::new(200).field("Cache-Control", "max-age=60").body("b")),
+            _ => exchange.answer(&Answer::new(200).field("Cache-Control", "max-age=3600").body("b")),
         });
     }
     let edge = ruled(&origin, "query_ignore = [\"utm_*\"]");

@@ -233,7 +233,7 @@ fn zoo(origin: &Origin) {
     for i in 0..PATHS {
         let path = format!("/{i}");
         let framing = [Framing::Length, Framing::Chunked, Framing::Close][(i / 6 % 3) as usize];
-        let control = ["max-age=60", "max-age=1", "no-store", "private", "no-cache"][(i / 2 % 5) as usize];
+        let control = ["max-age=3600", "max-age=1", "no-store", "private", "no-cache"][(i / 2 % 5) as usize];
         let etag = format!("\"{i}\"");
         let whole = Answer::new(200)
             .field("Cache-Control", control)

@@ -12,7 +12,7 @@ fn start() -> (Origin, Edge) {
         let came = exchange.trailers.join("|");
         exchange.raw(
             format!(
-                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-came\r\nCache-Control: max-age=60\r\n\r\n\
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-came\r\nCache-Control: max-age=3600\r\n\r\n\
                  {:x}\r\n{}\r\n0\r\nX-Came: {came}\r\nAge: 7\r\n\r\n",
                 body.len(),
                 String::from_utf8_lossy(&body),

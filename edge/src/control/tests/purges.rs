@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::sync::Mutex;
 use std::sync::mpsc;
 
-const FRESH: &str = "Cache-Control: max-age=60\r\nETag: \"1\"\r\n";
+const FRESH: &str = "Cache-Control: max-age=3600\r\nETag: \"1\"\r\n";
 
 /// `/tag/…` is tagged with what follows.
 fn origin() -> Origin {
@@ -115,7 +115,7 @@ fn a_purge_wins_over_a_fill_that_runs() {
                 if waits && before_head {
                     wait();
                 }
-                let fields = "Cache-Control: max-age=60\r\nCache-Tag: slow\r\nContent-Length: 3\r\n";
+                let fields = "Cache-Control: max-age=3600\r\nCache-Tag: slow\r\nContent-Length: 3\r\n";
                 exchange.send(format!("HTTP/1.1 200 OK\r\n{fields}\r\n").as_bytes());
                 if waits && !before_head {
                     wait();

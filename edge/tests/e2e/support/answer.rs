@@ -57,9 +57,9 @@ impl Answer {
         }
     }
 
-    /// 200 that may be reused for a minute, with the bytes of [`content`] for `name`.
+    /// 200 that may be reused for longer than any test takes, with the bytes of [`content`] for `name`.
     pub fn cacheable(name: &str, bytes: u64) -> Self {
-        Answer::new(200).field("cache-control", "max-age=60").pattern(name, bytes)
+        Answer::new(200).field("cache-control", "max-age=3600").pattern(name, bytes)
     }
 
     /// Adds a field.
