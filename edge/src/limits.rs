@@ -338,6 +338,11 @@ pub const HTTP2_REQUESTS_PER_TURN_MAX: u32 = 16;
 pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 128 * 1024;
 /// Bytes of all request bodies of a connection ahead of what control has taken.
 pub const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
+/// Requests of an HTTP/2 connection that are answered before all of their body has come, and whose rest is waited for: the
+/// oldest is reset for a further one. Uploads that are refused come few at a time.
+pub const HTTP2_UNWANTED_MAX: usize = 8;
+/// Bytes of the rest of such a body, which are thrown away; then it is reset.
+pub const HTTP2_UNWANTED_BYTES_MAX: usize = HTTP2_STREAM_WINDOW_BYTES as usize;
 /// Bytes of frames received ahead of what is read, because what answers them cannot be sent.
 pub const HTTP2_UNREAD_BYTES_MAX: usize = 32 * 1024;
 /// RST_STREAM frames of a client in a second, and malformed requests. A browser that leaves a page resets what it

@@ -111,6 +111,7 @@ fn serve(path: &Path, config: Config) -> Result<()> {
             http2_cleartext: config.http2_cleartext,
             timeouts: config.clients.timeouts,
             queries: config.queries(),
+            transport: config.transport(),
             trusted: config.trusted_proxies.as_slice().into(),
             reader,
             purges: purges.table(),

@@ -56,7 +56,7 @@ edge_ebpf::table! {
     Passes "passes";
     /// Stored answers that had to be validated first.
     Revalidations "revalidations";
-    /// Heads refused with a 4xx.
+    /// Requests refused with a 4xx of our own: heads that cannot be read, clients without the certificate a route wants.
     Refused "requests_refused";
     /// Requests answered 503 because a queue was full.
     Overflows "queue_overflows";

@@ -237,6 +237,8 @@ header = "X-Service-Name"
 ", r#"[[routes]]
 header = { name = "X Y", value = "a" }
 "#, &[r#"13:19: routes[0].header.name: "X Y" is not a field name; write one such as "X-Service-Name""#]),
+    (r#"origin = "main""#, "origin = \"main\"\nhttps_redirect = true\nclient_certificate = true", &["15:22: routes[0].client_certificate: whoever comes without TLS has shown no certificate and is refused, not redirected; remove https_redirect or this key"]),
+    (r#"origin = "main""#, "origin = \"main\"\nclient_certificate = true", &["12:1: routes: client_certificate refuses everybody, for no address asks for one; give a [[listen.https]] its client_ca"]),
     ("[[routes]]
 ", r#"[[routes]]
 header = { name = "X-Y" }
@@ -255,7 +257,7 @@ path = "/a"
     ("[[routes]]
 ", "[[routes]]
 weight = 3
-", &[r#"13:1: unknown key "weight" in routes[0]; known here: host, path, header, origin, hsts, https_redirect, upgrade, ttl, ttl_override, stale_max, strip_cookie, strip_set_cookie, query_ignore, query_only, query_sort"#]),
+", &[r#"13:1: unknown key "weight" in routes[0]; known here: host, path, header, origin, hsts, https_redirect, client_certificate, upgrade, ttl, ttl_override, stale_max, strip_cookie, strip_set_cookie, query_ignore, query_only, query_sort"#]),
     ("[[routes]]
 ", "[[routes]]
 query_ignore = [\"utm_*\", \"a=b\", \"utm_*\"]

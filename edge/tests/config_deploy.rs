@@ -76,6 +76,7 @@ fn every_example_in_its_comments_is_right_and_every_default_true() {
         full.host.is_some() && full.path.is_some() && full.header.is_some(),
         "every route key has an example"
     );
+    assert!(all.routes.iter().any(|route| route.transport.client_certificate));
     let rules = &all.routes[0].caching;
     assert!(
         rules.ttl_s.is_some()

@@ -94,7 +94,7 @@ fn a_hit_allocates_nothing() {
     let names = Name::parse("utm_*").map(|name| vec![name]).expect("a name");
     let rule = Arc::new(Rule::new(Arguments::Ignoring(names), true));
     for queries in [Rules::default(), Rules::new([(Pattern::default(), Some(rule))])] {
-        let mut out = Out::new(Timeouts::default(), Arc::new(queries));
+        let mut out = Out::new(Timeouts::default(), Arc::new(queries), Arc::default());
         let mut session = Session::new(START, &Timeouts::default());
         for (input, body) in &requests {
             assert_eq!(answer(&mut session, &mut out, input.as_bytes(), &stored), *body);
@@ -157,7 +157,7 @@ fn a_hit_over_http2_allocates_what_the_crates_do_and_once_a_turn_what_we_do() {
     let body = "x".repeat(1024);
     let stored = record(asked, 200, &lines, &body, START.unix_s);
     let body = Body(Arc::new(body.into_bytes()));
-    let mut out = Out::new(Timeouts::default(), Arc::default());
+    let mut out = Out::new(Timeouts::default(), Arc::default(), Arc::default());
     let mut http2 = Http2::new(START, &Timeouts::default());
     http2.receive(&[&PREFACE[..], &frame(4, 0, 0, &[0, 4, 0, 1, 0, 0])].concat(), START);
     http2.receive(&frame(8, 0, 0, &[0x3f, 0, 0, 0]), START);

@@ -62,7 +62,7 @@ struct Peer {
 
 impl Peer {
     fn new() -> Peer {
-        let out = Out::new(Timeouts::default(), Default::default());
+        let out = Out::new(Timeouts::default(), Default::default(), Default::default());
         let http2 = Http2::new(START, &Timeouts::default());
         Peer { http2, out, frames: Vec::new(), unparsed: Vec::new(), uploads: Vec::new() }
     }

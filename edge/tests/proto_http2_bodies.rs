@@ -56,7 +56,7 @@ struct Connection {
 impl Connection {
     /// With windows of so many bytes.
     fn new(body_bytes: usize, window: u32) -> Self {
-        let out = Out::new(Timeouts::default(), Default::default());
+        let out = Out::new(Timeouts::default(), Default::default(), Default::default());
         let body = (0..MIB).map(|at| (at / 7) as u8).collect();
         let mut connection = Connection {
             http2: Http2::new(START, &Timeouts::default()),
@@ -418,6 +418,48 @@ fn streams_that_end_early_give_their_window_back() {
         assert!(sent < given_back + edge::limits::HTTP2_CONNECTION_WINDOW_BYTES / 2 + BYTES, "{number}");
         while http2.gone().is_some() {}
     }
+}
+
+/// Who is answered before all was sent may send the rest, if that is little; a reset (allowed by RFC 9113 section 8.1) would
+/// have some clients throw the answer away.
+#[test]
+fn the_rest_of_a_request_that_is_answered_is_taken_up_to_a_bound() {
+    const RESET: u8 = 3;
+    const BYTES: usize = 16_000;
+    let mut connection = Connection::new(0, 65_535);
+    let (http2, out) = (&mut connection.http2, &mut connection.out);
+    let resets = |http2: &mut Http2<Chunk>| frames(http2).iter().filter(|(kind, ..)| *kind == RESET).count();
+    let come = |http2: &mut Http2<Chunk>, out: &mut Out, bytes: &[u8]| {
+        http2.receive(bytes, START);
+        http2.set_room(SEGMENTS);
+        assert_eq!(http2.poll(START, out), None);
+        resets(http2)
+    };
+    let answered = |http2: &mut Http2<Chunk>, out: &mut Out, id: u32| {
+        http2.receive(&frame(1, 4, id, b"\x83\x86\x04\x01/\x01\x01a"), START);
+        http2.set_room(SEGMENTS);
+        assert_eq!(http2.poll(START, out), Some(id));
+        out.clear();
+        http2.on(id, Input::Refused(403, b""), START, out);
+        assert_eq!(http2.next_body(), None);
+        assert_eq!(http2.gone(), Some(id), "nothing else is held for it");
+        resets(http2)
+    };
+    assert_eq!(answered(http2, out, 1), 0);
+    assert_eq!(come(http2, out, &frame(0, 0, 1, &[7; BYTES])), 0);
+    assert_eq!(come(http2, out, &frame(0, 1, 1, &[7; BYTES])), 0, "it has ended by itself");
+
+    assert_eq!(answered(http2, out, 3), 0);
+    let most = edge::limits::HTTP2_UNWANTED_BYTES_MAX.div_ceil(BYTES);
+    for number in 1..=most {
+        assert_eq!(come(http2, out, &frame(0, 0, 3, &[7; BYTES])), usize::from(number == most), "{number}");
+    }
+
+    let ids = (0..edge::limits::HTTP2_UNWANTED_MAX as u32 + 1).map(|number| 2 * number + 5);
+    let sum: usize = ids.map(|id| answered(http2, out, id)).sum();
+    assert_eq!(sum, 1, "the oldest has made room");
+    http2.drain();
+    assert_eq!(come(http2, out, b""), edge::limits::HTTP2_UNWANTED_MAX, "none is waited for at the end");
 }
 
 /// What was to be sent on a stream that is reset: others may use the window that it would have taken.

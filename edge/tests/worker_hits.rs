@@ -121,6 +121,7 @@ impl Served {
             timeouts: Timeouts::default(),
             trusted: Default::default(),
             queries: Default::default(),
+            transport: Default::default(),
             reader: readers.remove(0),
             purges,
             mailbox: Mailbox::new().expect("a mailbox"),

@@ -81,7 +81,7 @@ struct Side {
 impl Side {
     fn new() -> Self {
         let timeouts = Timeouts { head_ms: 1000, idle_ms: 2000, body_ms: 3000, send_ms: 4000, tunnel_ms: 5000, body_rate_min: 9, send_rate_min: 9 };
-        let out = Out::new(timeouts, Default::default());
+        let out = Out::new(timeouts, Default::default(), Default::default());
         Side {
             http2: Http2::new(START, &timeouts),
             out,

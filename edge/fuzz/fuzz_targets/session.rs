@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|script: Vec<(u8, u16, &[u8])>| {
     let timeouts = Timeouts { head_ms: 10, idle_ms: 20, body_ms: 30, send_ms: 40, tunnel_ms: 50, body_rate_min: 500, send_rate_min: 500 };
     let mut now = Now { mono_ms: 1, unix_s: 1_700_000_000 };
-    let mut out = Out::new(timeouts, Default::default());
+    let mut out = Out::new(timeouts, Default::default(), Default::default());
     let mut session = Session::new(now, &timeouts);
     let mut ended = false;
     for (kind, number, bytes) in script {

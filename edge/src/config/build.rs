@@ -49,6 +49,13 @@ pub(super) fn build<'a>(
         }
     }
     let (store, origins, routes) = (store?, origins?, routes?);
+    let wants = |route: &Route| route.transport.client_certificate && !route.transport.https_redirect;
+    if routes.iter().any(wants)
+        && !https.iter().any(|entry| entry.client_ca.is_some())
+        && let Some(item) = top.get("routes")
+    {
+        item.report("client_certificate refuses everybody, for no address asks for one; give a [[listen.https]] its client_ca");
+    }
     Some(Config {
         cpus,
         http,
@@ -301,6 +308,7 @@ fn route(item: &Item<'_>, names: &[&str]) -> Option<Route> {
         "origin",
         "hsts",
         "https_redirect",
+        "client_certificate",
         "upgrade",
         "ttl",
         "ttl_override",

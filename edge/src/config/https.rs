@@ -157,13 +157,31 @@ pub(super) fn transport(section: &Section<'_>) -> Option<Transport> {
         Some(item) => item.flag(),
         None => Some(false),
     };
+    let client_certificate = match section.get("client_certificate") {
+        Some(item) => item.flag(),
+        None => Some(false),
+    };
+    if https_redirect == Some(true)
+        && client_certificate == Some(true)
+        && let Some(item) = section.get("client_certificate")
+    {
+        item.report(
+            "whoever comes without TLS has shown no certificate and is refused, not redirected; remove https_redirect \
+             or this key",
+        );
+    }
     let websocket = match section.get("upgrade") {
         Some(item) => {
             item.values("write [\"websocket\"]", 1, websocket).map(|protocols| !protocols.is_empty())
         }
         None => Some(false),
     };
-    Some(Transport { hsts: hsts?, https_redirect: https_redirect?, websocket: websocket? })
+    Some(Transport {
+        hsts: hsts?,
+        https_redirect: https_redirect?,
+        client_certificate: client_certificate?,
+        websocket: websocket?,
+    })
 }
 
 fn websocket(protocol: &str) -> value::Parsed<()> {

@@ -18,6 +18,7 @@ use crate::limits;
 use crate::proto::forwarded::Style;
 use crate::proto::query;
 use crate::proto::route::Pattern;
+use crate::proto::transport;
 use crate::shard::Hold;
 pub use admin::{Admin, AdminAddress, Token};
 pub use clients::{Clients, Network};
@@ -192,6 +193,15 @@ impl Config {
         Arc::new(query::Rules::new(self.routes.iter().map(rule)))
     }
 
+    /// What the routes rule for the way clients come.
+    pub fn transport(&self) -> Arc<transport::Policies> {
+        let policy = |route: &Route| {
+            let Transport { hsts, client_certificate, .. } = route.transport.clone();
+            (route.pattern.clone(), transport::Policy { hsts, client_certificate })
+        };
+        Arc::new(transport::Policies::new(self.routes.iter().map(policy)))
+    }
+
     /// The sections that differ and only take effect with a restart; the rest follows a reload.
     pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
         let https = |config: &Config| config.https.iter().map(|entry| entry.address).collect::<BTreeSet<_>>();
@@ -299,6 +309,8 @@ pub struct Transport {
     pub hsts: Option<String>,
     /// `https_redirect`: requests without TLS are sent to the https URL.
     pub https_redirect: bool,
+    /// `client_certificate`: only clients that have shown a certificate are served.
+    pub client_certificate: bool,
     /// `upgrade`: connections may go over to WebSocket.
     pub websocket: bool,
 }

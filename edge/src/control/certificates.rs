@@ -61,7 +61,7 @@ impl Met {
             name: &self.address.to_string(),
             clock: Arc::new(clock::Wall),
         };
-        rules.build(secrets).map(Policy::from).map_err(|error| format!("{}: {error}", self.address))
+        Policy::new(&rules, secrets).map_err(|error| format!("{}: {error}", self.address))
     }
 }
 

@@ -14,8 +14,8 @@ use crate::proto::query::Rules;
 use crate::proto::request::RequestHead;
 use crate::proto::response::OriginHead;
 use crate::proto::session::{Again, FetchKind, Interim};
-use crate::proto::strict_transport;
 use crate::proto::tls::Policies;
+use crate::proto::transport;
 use crate::shard::ShardReader;
 use bytes::Bytes;
 use crossbeam::queue::ArrayQueue;
@@ -179,7 +179,7 @@ pub enum ToWorker {
     /// From now on these arguments of a query count for keys.
     Queries(Arc<Rules>),
     /// What its own answers say of TLS from now on.
-    StrictTransport(Arc<strict_transport::Policies>),
+    Transport(Arc<transport::Policies>),
     /// From now on these proxies' word on their clients counts.
     Trusted(Arc<[Network]>),
     /// Control has taken this much of the request's body.

@@ -398,7 +398,6 @@ async fn run(
 fn begin(start: Start, admin: Option<admin_listener::Socket>) -> io::Result<Rc<Node>> {
     let latency = metrics::latency();
     let node = Node::begin(start, latency.clone()).map_err(io::Error::other)?;
-    transport::tell_workers(&node, &node.config.borrow());
     for worker in 0..node.workers() {
         let event = Event::new(node.outboxes[worker].mailbox().to_control.event())?;
         let receiver = node.clone();

@@ -5,12 +5,11 @@
 use super::Node;
 use super::mailbox::{Ticket, ToWorker};
 use super::stream::Stream;
-use crate::config::{Config, Route};
+use crate::config::Config;
 use crate::proto::freshness::Storing;
 use crate::proto::request::{RequestHead, Scheme};
 use crate::proto::response::OriginHead;
 use crate::proto::route::without_port;
-use crate::proto::strict_transport::Policies;
 use http::header::{HeaderMap, HeaderValue, STRICT_TRANSPORT_SECURITY};
 use std::sync::Arc;
 
@@ -62,11 +61,10 @@ pub(super) fn lines(node: &Node, request: &RequestHead) -> Vec<u8> {
     policy(node, request, line).unwrap_or_default()
 }
 
-/// Tells every worker what its own answers say from now on.
+/// Tells every worker what routes rule from now on.
 pub(super) fn tell_workers(node: &Node, config: &Config) {
-    let of = |route: &Route| (route.pattern.clone(), route.transport.hsts.clone());
-    let policies = Arc::new(Policies::new(config.routes.iter().map(of)));
-    node.outboxes.iter().for_each(|outbox| outbox.post(ToWorker::StrictTransport(policies.clone())));
+    let policies = config.transport();
+    node.outboxes.iter().for_each(|outbox| outbox.post(ToWorker::Transport(policies.clone())));
 }
 
 fn policy<T>(node: &Node, request: &RequestHead, of: impl FnOnce(&str) -> T) -> Option<T> {

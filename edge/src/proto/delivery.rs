@@ -46,7 +46,7 @@ pub(super) fn push_answer(answer: &Answer<'_>, framing: Framing, persistence: Pe
     push_status(bytes, answer.status);
     answer.push_fields(bytes);
     if answer.of_route {
-        out.strict_transport.push(&out.request, bytes);
+        out.transport.push(&out.request, bytes);
     }
     match framing {
         Framing::Tunnel => bytes.extend_from_slice(b"Connection: upgrade\r\nUpgrade: websocket\r\n"),

@@ -3,6 +3,7 @@
 //!
 //! | stage     | input      | then                                                                     |
 //! |-----------|------------|--------------------------------------------------------------------------|
+//! | (begin)   |            | its route wants a certificate: Answer of our own                         |
 //! | (begin)   |            | GET/HEAD: Lookup; to WebSocket: Fetch(Upgrade); else Fetch(Pass)         |
 //! | Lookup    | Found      | usable: Answer from the record; stale: Fetch(Revalidate); none: Fetch(Fill) |
 //! | Waiting   | Interim    | handed on                                                                |
@@ -20,6 +21,10 @@ use super::request::{BodyLength, Marks, Method, RequestHead};
 use super::response::{Forwarded, OriginHead};
 use super::reuse::{self, Reuse};
 use super::stored::Meta;
+use super::transport::Policies;
+
+/// The client wants what is stored or nothing, and nothing is (RFC 9111 section 5.2.1.7).
+const UNSTORED: u16 = 504;
 
 /// What the connection has to do next.
 #[derive(Debug)]
@@ -99,11 +104,13 @@ impl Exchange {
         }
     }
 
-    /// A request was read. The answer is [`Next::Lookup`] or [`Next::Fetch`].
-    pub(super) fn begin(&mut self, request: &RequestHead, now: Now) -> Next<'static> {
+    /// A request was read. The answer is [`Next::Lookup`], [`Next::Fetch`], or of our own where its route refuses the client.
+    pub(super) fn begin(&mut self, request: &RequestHead, transport: &Policies, now: Now) -> Next<'static> {
         *self =
             Exchange { asked_s: now.unix_s, head_only: request.method == Method::Head, ..Exchange::none() };
-        if request.method == Method::Other {
+        if transport.refuses(request) {
+            self.unasked(403, now)
+        } else if request.method == Method::Other {
             self.fetch(FetchKind::Pass, Forwarded::Method)
         } else if request.body != BodyLength::None || request.marks.has(Marks::IF_MATCH) {
             self.fetch(FetchKind::Pass, Forwarded::Bypass)
@@ -205,7 +212,7 @@ impl Exchange {
     ) -> Next<'static> {
         match reuse::fetch_kind(request, validator) {
             Some(kind) => self.fetch(kind, forwarded),
-            None => self.unasked(now),
+            None => self.unasked(UNSTORED, now),
         }
     }
 
@@ -215,7 +222,7 @@ impl Exchange {
         match reuse::missing_kind(request) {
             Some(_) if missing == Missing::Ranges => self.fetch(FetchKind::Pass, Forwarded::Partial),
             Some(kind) => self.fetch(kind, Forwarded::Partial),
-            None => self.unasked(now),
+            None => self.unasked(UNSTORED, now),
         }
     }
 
@@ -318,10 +325,10 @@ impl Exchange {
         self.error(status, lines, forwarded, now)
     }
 
-    /// The client wants what is stored or nothing (RFC 9111 section 5.2.1.7).
-    fn unasked(&mut self, now: Now) -> Next<'static> {
+    /// An answer of our own, without control.
+    fn unasked(&mut self, status: u16, now: Now) -> Next<'static> {
         self.stage = Stage::Over;
-        Next::Answer(Answer::unasked(504, self.head_only, now))
+        Next::Answer(Answer::unasked(status, self.head_only, now))
     }
 
     fn error<'a>(

@@ -4,6 +4,7 @@
 use super::query::Rules;
 use super::request::RequestHead;
 use super::response::OriginHead;
+use super::transport::Policies;
 use crate::limits;
 use std::ops::Range;
 use std::sync::Arc;
@@ -246,8 +247,8 @@ pub struct Out {
     pub timeouts: Timeouts,
     /// Which arguments of a query count for keys.
     pub queries: Arc<Rules>,
-    /// What answers of our own say of TLS.
-    pub strict_transport: Arc<super::strict_transport::Policies>,
+    /// What routes rule for the way clients come.
+    pub transport: Arc<Policies>,
     /// The node stops: responses say that their connection carries no further one.
     pub draining: bool,
     /// Heads of HTTP/2 responses.
@@ -256,7 +257,7 @@ pub struct Out {
 
 impl Out {
     /// Empty, with room for what one answer takes.
-    pub fn new(timeouts: Timeouts, queries: Arc<Rules>) -> Self {
+    pub fn new(timeouts: Timeouts, queries: Arc<Rules>, transport: Arc<Policies>) -> Self {
         Out {
             actions: Vec::with_capacity(16),
             bytes: Vec::with_capacity(4096),
@@ -264,7 +265,7 @@ impl Out {
             request: RequestHead::default(),
             timeouts,
             queries,
-            strict_transport: Arc::default(),
+            transport,
             draining: false,
             heads: Default::default(),
         }

@@ -34,12 +34,12 @@ pub mod reuse;
 pub mod route;
 pub mod session;
 pub mod stored;
-pub mod strict_transport;
 pub mod targeted;
 pub mod tickets;
 pub mod tls;
 mod traffic;
 pub mod trailers;
+pub mod transport;
 pub mod validation;
 mod vary;
 

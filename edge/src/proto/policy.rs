@@ -81,13 +81,20 @@ pub struct Policy {
     pub any: Arc<ServerConfig>,
     /// Those that are held to HTTP/1.1. What else is agreed on, sessions included, is the same.
     pub http1: Arc<ServerConfig>,
+    /// No handshake ends without a client's certificate.
+    pub client_certificate: bool,
 }
 
-impl From<Arc<ServerConfig>> for Policy {
-    fn from(any: Arc<ServerConfig>) -> Policy {
+impl Policy {
+    /// By these rules.
+    ///
+    /// # Errors
+    /// See [`Rules::build`].
+    pub fn new(rules: &Rules<'_>, secrets: &Secrets) -> Result<Policy, String> {
+        let any = rules.build(secrets)?;
         let mut http1 = ServerConfig::clone(&any);
         http1.alpn_protocols.retain(|protocol| protocol != HTTP2);
-        Policy { any, http1: Arc::new(http1) }
+        Ok(Policy { any, http1: Arc::new(http1), client_certificate: rules.client_ca.is_some() })
     }
 }
 

@@ -133,6 +133,8 @@ pub struct RequestHead {
     pub scheme: Scheme,
     /// The connection's other end is a proxy whose word on its clients counts; set and kept as `scheme` is.
     pub trusted: bool,
+    /// Its client has shown a certificate of the authorities that its address asks for; set and kept as `scheme` is.
+    pub certified: bool,
     /// The address of the connection's other end, an IPv4 one never mapped into IPv6; set and kept as `scheme` is.
     /// `None` in tests without a network.
     pub peer: Option<IpAddr>,

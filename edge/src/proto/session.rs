@@ -219,7 +219,7 @@ impl Session {
         self.minor_version = request.minor_version;
         self.keep_alive = request.keep_alive;
         self.state = State::Busy;
-        let next = self.exchange.begin(request, now);
+        let next = self.exchange.begin(request, &out.transport, now);
         self.carry_on(next, now, out);
     }
 

@@ -246,7 +246,7 @@ impl Node {
             Answer::None => return Ok(None),
             Answer::Refused(status) => {
                 self.cells.add(Counter::Overflows, 1);
-                self.out.strict_transport.push(&self.out.request, &mut lines);
+                self.out.transport.push(&self.out.request, &mut lines);
                 Input::Refused(status, &lines)
             }
             Answer::Lookup => {

@@ -7,7 +7,7 @@ use super::connection::{Connection, Fetch};
 use super::waiting::Lookup;
 use crate::control::mailbox::{StreamId, Ticket, ToControl};
 use crate::limits;
-use crate::proto::session::{Action, FetchKind};
+use crate::proto::session::FetchKind;
 use crate::stats::Counter;
 use bytes::Bytes;
 
@@ -81,7 +81,7 @@ impl Node {
     /// Counts what became of new bytes, by the actions they led to.
     pub(super) fn count(&mut self, connection: &mut Connection, lookup: Lookup) {
         if !lookup.done && self.fetched.is_none() {
-            if self.out.actions.contains(&Action::Close) && !self.out.bytes.is_empty() {
+            if !self.out.bytes.is_empty() {
                 self.cells.add(Counter::Refused, 1);
             }
             return;

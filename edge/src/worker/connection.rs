@@ -117,6 +117,8 @@ pub struct Connection {
     pub peer: Option<IpAddr>,
     /// It is a proxy whose word on its clients counts.
     pub trusted: bool,
+    /// Its client has shown a certificate: no request comes before that.
+    pub certified: bool,
     /// Where it is counted among those of its client.
     pub place: Place,
     /// The connection speaks HTTP/2; its streams have what `source` and `fetch` are for the session.
@@ -162,6 +164,7 @@ impl Connection {
             scheme: Scheme::Http,
             peer: None,
             trusted: false,
+            certified: false,
             place: Place::NONE,
             multiplex: None,
             undecided: false,
@@ -186,6 +189,7 @@ impl Connection {
         request.scheme = self.scheme;
         request.peer = self.peer;
         request.trusted = self.trusted;
+        request.certified = self.certified;
     }
 
     /// Finds out whether it comes from one of these proxies, whose word on their clients counts.

@@ -94,6 +94,7 @@ impl Worker {
             connection.secure = Some(Box::new(Secure::new(config.clone(), deadline_ms, kernel)));
             connection.sealed_here = true;
             connection.scheme = Scheme::Https;
+            connection.certified = policy.client_certificate;
             // Until ALPN says which version it is.
             connection.undecided = true;
         }

@@ -168,7 +168,7 @@ pub(super) trait Desk {
                 self.advance(ticket.slot);
             }
             ToWorker::Queries(queries) => node.out.queries = queries,
-            ToWorker::StrictTransport(policies) => node.out.strict_transport = policies,
+            ToWorker::Transport(policies) => node.out.transport = policies,
             ToWorker::Trusted(proxies) => {
                 let connections = table.iter_mut().filter(|connection| connection.phase != Phase::Free);
                 connections.for_each(|connection| connection.judge(&proxies));

@@ -32,6 +32,7 @@ use crate::proto::kernel_tls::Ciphers;
 use crate::proto::query::Rules;
 use crate::proto::session::{Out, Session, Timeouts};
 use crate::proto::tls::Policies;
+use crate::proto::transport;
 use crate::shard::Reader;
 use crate::stats::{Cells, Counter};
 use crate::sys::buffers::Buffers;
@@ -73,6 +74,8 @@ pub struct Setup {
     pub timeouts: Timeouts,
     /// Which arguments of a query count for keys.
     pub queries: Arc<Rules>,
+    /// What routes rule for the way clients come.
+    pub transport: Arc<transport::Policies>,
     /// Proxies whose word on their clients counts.
     pub trusted: Arc<[Network]>,
     /// Its view of the shards.
@@ -152,7 +155,7 @@ impl Worker {
         let now = clock::now();
         let table =
             || (0..setup.connections_max).map(|_| Connection::free(Session::new(now, &setup.timeouts)));
-        let out = Out::new(setup.timeouts, setup.queries);
+        let out = Out::new(setup.timeouts, setup.queries, setup.transport);
         let counted = (setup.cells, setup.clients);
         let mut node =
             Node::new(setup.number, (setup.reader, setup.purges), setup.mailbox, counted, out, now);

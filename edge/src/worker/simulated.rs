@@ -32,7 +32,7 @@ impl Simulated {
         mailbox: Arc<Mailbox>,
         timeouts: Timeouts,
     ) -> Self {
-        let out = Out::new(timeouts, Default::default());
+        let out = Out::new(timeouts, Default::default(), Default::default());
         let clients = Arc::new(Clients::new(1, 1000, Vec::new()));
         let counted = (Arc::<Cells>::default(), clients);
         let node = Node::new(number, (reader, purges), mailbox, counted, out, clock::now());

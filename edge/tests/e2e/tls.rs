@@ -361,6 +361,62 @@ fn clients_without_a_certificate_are_refused_where_one_is_asked_for() {
     assert!(edge.metric("edge_tls_handshakes_failed_total") >= 2.0);
 }
 
+/// A route for clients with a certificate, on a node with addresses for all: what it stores is for nobody else, by whatever
+/// way and with whatever name they come.
+#[test]
+fn a_route_for_clients_with_a_certificate_serves_no_others() {
+    let origin = Origin::start();
+    for path in ["/private/a", "/public"] {
+        cacheable(&origin, path, 100);
+    }
+    origin.script("/private/post", |exchange| exchange.answer(&Answer::new(200)));
+    let (closed, open, client) =
+        (Site::new(&["edge.test"]), Site::new(&["edge.test"]), Site::new(&["client.test"]));
+    let authority = format!("client_ca = \"{}\"\n", client.certificate().display());
+    let setup = Setup {
+        listen_lines: closed.section() + &authority + &open.section(),
+        route_lines: "path = \"/private/\"\nclient_certificate = true\nhsts = \"max-age=9\"\n[[routes]]\norigin = \"main\"".into(),
+        ..Default::default()
+    };
+    let edge = Edge::start_with(origin.address(), setup);
+    let (certificate, key) = (client.certificate(), client.key());
+    let shown = ["--cert", certificate.to_str().expect("a path"), "--key", key.to_str().expect("a path")];
+    let status = ["-o", "/dev/null", "-w", "%{http_code} %header{strict-transport-security}"];
+    let ask = |site: &Site, path: &str, more: &[&str]| {
+        let output = site.curl("edge.test", path, &[&status[..], more].concat());
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    eventually("a hit", || {
+        let output =
+            closed.curl("edge.test", "/private/a", &[&["-D", "-", "-o", "/dev/null"][..], &shown].concat());
+        String::from_utf8_lossy(&output.stdout).to_ascii_lowercase().contains("cache-status: edge; hit")
+    });
+    assert_eq!(ask(&closed, "/private/post", &[&["-d", "x"][..], &shown].concat()), "200 max-age=9");
+    let asked = origin.count_all();
+    let stored = format!("Host: edge.test:{}", closed.address.port());
+    for version in ["--http1.1", "--http2"] {
+        for more in
+            [&[][..], &["-H", &stored], &["-d", "body"], &["-I"], &["-H", "Cache-Control: no-cache"], &shown]
+        {
+            let answer = ask(&open, "/private/a", &[&[version][..], more].concat());
+            assert_eq!(answer, "403 max-age=9", "{version} {more:?}");
+        }
+        assert_eq!(ask(&open, "/public", &[version]), "200 ");
+    }
+    let mut plain = edge.client();
+    assert_eq!(plain.get("/private/a").status(), 403);
+    assert_eq!(plain.get("/public").status(), 200, "the connection goes on");
+    assert_eq!(origin.count("/public") + asked, origin.count_all(), "nobody was asked for what is refused");
+    assert_eq!(edge.metric("edge_requests_refused_total"), 13.0);
+
+    // A route that rules so later is for what is stored already, too.
+    assert_eq!(plain.get("/public").status(), 200);
+    edge.write_config(&edge.config().replace("path = \"/private/\"", "path = \"/pub\""));
+    edge.signal(Signal::SIGHUP);
+    eventually("it is refused", || edge.get("/public").status() == 403);
+}
+
 #[test]
 fn a_route_sends_clients_to_tls_and_keeps_them_there() {
     let origin = Origin::start();

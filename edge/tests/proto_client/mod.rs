@@ -77,7 +77,7 @@ impl Client {
     pub fn new(records: Vec<Record>) -> Self {
         Client {
             session: Session::new(START, &Timeouts::default()),
-            out: Out::new(Timeouts::default(), Default::default()),
+            out: Out::new(Timeouts::default(), Default::default(), Default::default()),
             now: START,
             records,
             wire: Vec::new(),

@@ -236,10 +236,7 @@ impl Worker {
                 self.interims.entry(ticket).or_default().push(*interim);
             }
             ToWorker::Refused { ticket, status, .. } => self.settle(ticket, Outcome::Refused(status)),
-            ToWorker::Policies(_)
-            | ToWorker::Queries(_)
-            | ToWorker::StrictTransport(_)
-            | ToWorker::Trusted(_) => {}
+            ToWorker::Policies(_) | ToWorker::Queries(_) | ToWorker::Transport(_) | ToWorker::Trusted(_) => {}
             ToWorker::BodyCredit { ticket, bytes } => *self.body_credit.entry(ticket).or_default() += bytes,
         }
     }

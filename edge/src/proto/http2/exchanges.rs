@@ -50,7 +50,7 @@ impl<R: Record> Http2<R> {
         let next = match read {
             Ok(()) => {
                 out.queries.apply(&mut out.request);
-                stream.exchange.begin(&out.request, now)
+                stream.exchange.begin(&out.request, &out.transport, now)
             }
             Err(Bad::Refused(status)) => {
                 Next::Answer(Answer::error(status, b"", None, parts.method == http::Method::HEAD, now))
@@ -125,7 +125,8 @@ impl<R: Record> Http2<R> {
         };
         let ended = answer.body == Content::None;
         if !self.streams[at].answer(head, body, Piece::Bytes(text.unwrap_or_default()), ended) {
-            return self.remove(at);
+            drop(self.remove(at));
+            return;
         }
         match &answer.body {
             Content::Stored(range) => out.actions.push(Action::StoredBody(range.clone())),
@@ -138,7 +139,7 @@ impl<R: Record> Http2<R> {
         if is_whole {
             out.actions.push(Action::Done);
             if ended {
-                self.remove(at);
+                self.finish(at);
             }
         }
     }

@@ -141,11 +141,11 @@ fn push_cookie(head: &mut RequestHead, request: &Parts) {
 
 /// The head of a response. `stored`: the stored head the answer refers to. `None`: it can not be told in HTTP/2.
 pub(super) fn response(answer: &Answer<'_>, stored: &[u8], out: &mut Out) -> Option<Response<()>> {
-    let Out { bytes: scratch, heads, request, strict_transport, .. } = out;
+    let Out { bytes: scratch, heads, request, transport, .. } = out;
     scratch.clear();
     answer.push_fields(scratch);
     if answer.of_route {
-        strict_transport.push(request, scratch);
+        transport.push(request, scratch);
     }
     if let Length::Bytes(bytes) = answer.length {
         scratch.extend_from_slice(b"content-length: ");

@@ -74,6 +74,9 @@ pub struct Http2<R: Record> {
     /// By number. Most end in that order, and the first leaves without the others moving up.
     streams: VecDeque<Stream<R>>,
     gone: Vec<u32>,
+    /// Bodies of requests that were answered before all of them had come, and how much is still read of each. A reset at
+    /// once is allowed (RFC 9113 section 8.1), but clients such as curl 7.88 then throw the answer away.
+    unwanted: VecDeque<(RecvStream, usize)>,
     /// Whose request was answered last: the hash of its key.
     answered: u64,
     turns: Turns,
@@ -113,6 +116,7 @@ impl<R: Record> Http2<R> {
             meter: Meter::new(),
             streams: VecDeque::new(),
             gone: Vec::new(),
+            unwanted: VecDeque::new(),
             answered: 0,
             turns: Turns::default(),
             early: Vec::new(),
@@ -193,6 +197,7 @@ impl<R: Record> Http2<R> {
         if std::mem::replace(&mut self.draining, true) {
             return;
         }
+        self.unwanted.clear();
         // The preface and the first requests may have come together.
         self.shake();
         match &mut self.link {
@@ -244,7 +249,9 @@ impl<R: Record> Http2<R> {
             stream.blocked = false;
         }
         loop {
-            let (request, respond) = self.accept()?;
+            let accepted = self.accept();
+            self.unwanted.retain_mut(|(upload, left)| is_awaited(upload, left));
+            let (request, respond) = accepted?;
             if let Some(id) = self.request(request, respond, now, out) {
                 return Some(id);
             }
@@ -303,14 +310,14 @@ impl<R: Record> Http2<R> {
                     self.meter.sent(bytes);
                     self.unwritten_bytes += bytes;
                     if ended {
-                        self.remove(at);
+                        self.finish(at);
                     } else {
                         self.streams[at].moved(self.timeouts.body_due_ms(NEVER, 0, self.now_ms));
                     }
                 }
                 Turn::Wants => return Some(id),
                 Turn::Blocked => self.streams[at].blocked = true,
-                Turn::Gone => self.remove(at),
+                Turn::Gone => drop(self.remove(at)),
             }
         }
         None
@@ -352,11 +359,22 @@ impl<R: Record> Http2<R> {
         self.streams.binary_search_by_key(&id, |stream| stream.id).ok()
     }
 
-    fn remove(&mut self, at: usize) {
-        if let Some(stream) = self.streams.remove(at) {
-            self.gone.push(stream.id);
+    /// The response of this stream is whole.
+    fn finish(&mut self, at: usize) {
+        let upload = self.remove(at).and_then(Stream::into_upload);
+        if let Some(upload) = upload.filter(|_| !self.draining) {
+            self.unwanted.push_back((upload, limits::HTTP2_UNWANTED_BYTES_MAX));
+            if self.unwanted.len() > limits::HTTP2_UNWANTED_MAX {
+                self.unwanted.pop_front();
+            }
         }
+    }
+
+    fn remove(&mut self, at: usize) -> Option<Stream<R>> {
+        let stream = self.streams.remove(at);
+        self.gone.extend(stream.as_ref().map(|stream| stream.id));
         self.idle_since_ms = self.now_ms;
+        stream
     }
 
     fn accept(&mut self) -> Option<(Request<RecvStream>, SendResponse<Body<R>>)> {
@@ -413,6 +431,7 @@ impl<R: Record> Http2<R> {
 
     fn over(&mut self) {
         self.link = Link::Over;
+        self.unwanted.clear();
         self.gone.extend(self.streams.drain(..).map(|stream| stream.id));
         self.send_due_ms = self.now_ms.saturating_add(self.timeouts.send_ms);
     }
@@ -437,6 +456,20 @@ impl<R: Record> Http2<R> {
             Link::Open(connection) => connection.abrupt_shutdown(cut.reason()),
             Link::Shaking(_) => self.over(),
             Link::Over => {}
+        }
+    }
+}
+
+/// Throws away what came of the body of a request that is answered. Whether more is to come, and may.
+fn is_awaited(upload: &mut RecvStream, left: &mut usize) -> bool {
+    loop {
+        match upload.poll_data(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => return *left > 0,
+            Poll::Ready(Some(Ok(bytes))) => {
+                let _ = upload.flow_control().release_capacity(bytes.len());
+                *left = left.saturating_sub(bytes.len());
+            }
+            Poll::Ready(None | Some(Err(_))) => return false,
         }
     }
 }

@@ -102,6 +102,11 @@ impl<R: Record> Stream<R> {
         }
     }
 
+    /// The rest of its request's body, if that has not all come.
+    pub(super) fn into_upload(self) -> Option<RecvStream> {
+        self.upload.filter(|upload| !upload.is_end_stream())
+    }
+
     /// Whether a head of a response was sent.
     pub(super) fn is_answered(&self) -> bool {
         self.outgoing != Outgoing::Unanswered
