@@ -88,7 +88,7 @@ fn every_example_in_its_comments_is_right_and_every_default_true() {
     );
     let other = &all.routes[1].caching;
     assert!(other.ttl_override_s.is_some() && other.query.as_ref().is_some_and(|query| query.sorts()));
-    assert_eq!(all.routes.len(), 3);
+    assert_eq!(all.routes.len(), 4);
 }
 
 #[test]
