@@ -2,7 +2,7 @@
 
 use crate::support::nginx::{Logged, Nginx};
 use crate::support::process::has_program;
-use crate::support::{Edge, content, eventually, in_time};
+use crate::support::{Edge, content, eventually, in_time, second_begins};
 use std::time::{Duration, SystemTime};
 
 const MIB: u64 = 1 << 20;
@@ -91,8 +91,10 @@ fn what_has_run_out_is_validated_and_what_has_changed_is_fetched() {
         let Some((nginx, edge)) = start(&[("second/a", b"first version"), ("minute/a", b"longer")]) else {
             return;
         };
+        second_begins();
         assert_eq!(edge.get_hit("/second/a").body, b"first version");
         std::thread::sleep(Duration::from_millis(2_100));
+        second_begins();
         let asked = nginx.log().len();
         let validated = edge.get("/second/a");
         assert_eq!((validated.status(), validated.body.as_slice()), (200, &b"first version"[..]));

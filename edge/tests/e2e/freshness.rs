@@ -1,6 +1,8 @@
 //! What may be reused and for how long, as seen from outside: counted at the origin.
 
-use crate::support::{Answer, Edge, Gate, Origin, Response, content, eventually, in_time, request};
+use crate::support::{
+    Answer, Edge, Gate, Origin, Response, content, eventually, in_time, request, second_begins,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
@@ -148,10 +150,12 @@ fn expired_objects_are_validated_and_refreshed() {
         let version = Arc::new(AtomicUsize::new(1));
         versioned(&origin, &version);
         let edge = Edge::start(origin.address());
+        second_begins();
         let first = edge.get("/a");
         edge.get_hit("/a");
         assert_eq!(origin.count("/a"), 1);
         std::thread::sleep(Duration::from_millis(2100));
+        second_begins();
 
         let validated = edge.get("/a");
         assert_eq!((validated.status(), &validated.body), (200, &first.body));
@@ -165,6 +169,7 @@ fn expired_objects_are_validated_and_refreshed() {
         assert_eq!(origin.count("/a"), 2, "fresh once more");
 
         std::thread::sleep(Duration::from_millis(2100));
+        second_begins();
         version.store(2, Ordering::SeqCst);
         let replaced = edge.get("/a");
         let wanted = content::part(content::seed("version 2"), 0, 3000);
@@ -181,6 +186,7 @@ fn expired_objects_without_validator_are_fetched_anew() {
     in_time(Duration::from_millis(300), || {
         let (origin, edge) = start();
         numbered(&origin, "/a", &[("Cache-Control", "max-age=1")]);
+        second_begins();
         edge.get("/a");
         assert_eq!(number(&edge.get_hit("/a")), 0);
         std::thread::sleep(Duration::from_millis(2100));

@@ -23,7 +23,7 @@ pub use origin::{Exchange, Gate, Origin, Seen};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How long a state is waited for: what is not there then, on however busy a machine, does not come.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -41,6 +41,12 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < until, "not within {PATIENCE:?}: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Waits for the beginning of a second: ages are in whole ones, and what is fetched now and lives for one has all of it.
+pub fn second_begins() {
+    let since = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock that is set");
+    eventually("the beginning of a second", || since().subsec_millis() < 50);
 }
 
 /// Runs a scene that only says something if its clients and servers are in time, once more where the machine gave this
