@@ -1,7 +1,7 @@
 //! Ports for servers that tests and tasks start: free now, and of no one else who asks here, in whatever process, until
 //! this process ends. Nothing else lives here: others include this file.
 
-use std::net::TcpListener;
+use std::net::TcpStream;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::sync::{Mutex, PoisonError};
@@ -29,7 +29,9 @@ pub fn free() -> Option<u16> {
         while claims.next < claims.end {
             let port = claims.next;
             claims.next += 1;
-            if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            // Not by a socket that listens there for a moment: a child that another thread starts then has it, too, until it
+            // runs its own program, and the port would be taken.
+            if TcpStream::connect(("127.0.0.1", port)).is_err() {
                 return Some(port);
             }
         }
