@@ -49,8 +49,7 @@ pub(super) fn build<'a>(
         }
     }
     let (store, origins, routes) = (store?, origins?, routes?);
-    let wants = |route: &Route| route.transport.client_certificate && !route.transport.https_redirect;
-    if routes.iter().any(wants)
+    if routes.iter().any(|route| route.transport.client_certificate)
         && !https.iter().any(|entry| entry.client_ca.is_some())
         && let Some(item) = top.get("routes")
     {
@@ -113,7 +112,7 @@ fn listen(item: &Item<'_>, files: &dyn Files) -> Option<Listen> {
         item.report(&format!("{} addresses are too many; write at most {max}", taken.len()));
     }
     let admin = admin::read(&section, files, |address| taken.iter().any(|own| meet(*own, address)))?;
-    let http2_cleartext = section.get("http2_cleartext").map_or(Some(false), |item| item.truth())?;
+    let http2_cleartext = section.flag("http2_cleartext")?;
     let trusted_proxies = match section.get("trusted_proxies") {
         Some(item) => clients::networks(&item, limits::TRUSTED_PROXIES_MAX)?,
         None => Vec::new(),
@@ -224,8 +223,7 @@ pub(super) fn bytes(item: &Item<'_>, example: &str) -> Option<u64> {
 
 /// What becomes of the pages at the start.
 fn hold(section: &Section<'_>) -> Option<Hold> {
-    let truth = |key| section.get(key).map_or(Some(false), |item| item.truth());
-    match (truth("prefault")?, truth("lock")?) {
+    match (section.flag("prefault")?, section.flag("lock")?) {
         (_, true) => Some(Hold::Lock),
         (true, false) => Some(Hold::Prefault),
         (false, false) => Some(Hold::AsUsed),

@@ -14,13 +14,9 @@ pub(super) fn rules(section: &Section<'_>) -> Option<Caching> {
         Some(item) => item.parse(LIFETIME, value::lifetime_s).map(Some),
         None => Some(None),
     };
-    let flag = |key: &str| match section.get(key) {
-        Some(item) => item.flag(),
-        None => Some(false),
-    };
     let (ttl_s, ttl_override_s, stale_max_s) =
         (seconds("ttl"), seconds("ttl_override"), seconds("stale_max"));
-    let (strip_cookie, strip_set_cookie) = (flag("strip_cookie"), flag("strip_set_cookie"));
+    let (strip_cookie, strip_set_cookie) = (section.flag("strip_cookie"), section.flag("strip_set_cookie"));
     let query = query(section);
     if let (Some(Some(_)), Some(Some(_)), Some(item)) = (ttl_s, ttl_override_s, section.get("ttl")) {
         item.report("has no effect beside ttl_override; remove one of them");
@@ -39,10 +35,7 @@ pub(super) fn rules(section: &Section<'_>) -> Option<Caching> {
 fn query(section: &Section<'_>) -> Option<Option<Arc<Rule>>> {
     const RIGHT: &str = "write a list of arguments' names such as [\"utm_*\", \"fbclid\"]";
     let list = |key: &str| section.get(key).map(|item| item.values(RIGHT, limits::QUERY_NAMES_MAX, argument));
-    let sort = match section.get("query_sort") {
-        Some(item) => item.flag(),
-        None => Some(false),
-    };
+    let sort = section.flag("query_sort");
     let counted = match (list("query_ignore"), list("query_only")) {
         (None, None) => Some(Arguments::All),
         (Some(names), None) => names.map(Arguments::Ignoring),

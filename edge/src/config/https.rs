@@ -153,14 +153,8 @@ pub(super) fn transport(section: &Section<'_>) -> Option<Transport> {
         Some(item) => item.parse("write \"max-age=31536000; includeSubDomains\"", hsts).map(Some),
         None => Some(None),
     };
-    let https_redirect = match section.get("https_redirect") {
-        Some(item) => item.flag(),
-        None => Some(false),
-    };
-    let client_certificate = match section.get("client_certificate") {
-        Some(item) => item.flag(),
-        None => Some(false),
-    };
+    let https_redirect = section.flag("https_redirect");
+    let client_certificate = section.flag("client_certificate");
     if https_redirect == Some(true)
         && client_certificate == Some(true)
         && let Some(item) = section.get("client_certificate")
@@ -169,6 +163,7 @@ pub(super) fn transport(section: &Section<'_>) -> Option<Transport> {
             "whoever comes without TLS has shown no certificate and is refused, not redirected; remove https_redirect \
              or this key",
         );
+        return None;
     }
     let websocket = match section.get("upgrade") {
         Some(item) => {

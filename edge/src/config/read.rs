@@ -53,6 +53,11 @@ impl<'a> Section<'a> {
         Some(Item::new(join(&self.path, key), value, self.sink))
     }
 
+    /// Whether `key` is set to true; it need not be there. `None`: it is something else, and was reported.
+    pub(super) fn flag(&self, key: &str) -> Option<bool> {
+        self.get(key).map_or(Some(false), |item| item.flag())
+    }
+
     /// The value of `key`; reported where the section begins if it is not there.
     pub(super) fn require(&self, key: &str, example: &str) -> Option<Item<'a>> {
         let item = self.get(key);
@@ -188,14 +193,6 @@ impl<'a> Item<'a> {
         }
     }
 
-    /// `true` or `false`.
-    pub(super) fn truth(&self) -> Option<bool> {
-        match self.value.as_bool() {
-            Some(truth) => Some(truth),
-            None => self.mismatch("write true or false"),
-        }
-    }
-
     /// A list of 1 to `max` different values that `parse` understands; `None` if any is wrong.
     pub(super) fn values<T: PartialEq>(
         &self,
@@ -238,7 +235,7 @@ impl<'a> Item<'a> {
     }
 
     /// `true` or `false`.
-    pub(super) fn flag(&self) -> Option<bool> {
+    fn flag(&self) -> Option<bool> {
         match self.value.as_bool() {
             Some(flag) => Some(flag),
             None => self.mismatch("write true or false"),

@@ -125,8 +125,7 @@ impl<R: Record> Http2<R> {
         };
         let ended = answer.body == Content::None;
         if !self.streams[at].answer(head, body, Piece::Bytes(text.unwrap_or_default()), ended) {
-            drop(self.remove(at));
-            return;
+            return self.remove(at);
         }
         match &answer.body {
             Content::Stored(range) => out.actions.push(Action::StoredBody(range.clone())),

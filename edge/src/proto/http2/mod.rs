@@ -317,7 +317,7 @@ impl<R: Record> Http2<R> {
                 }
                 Turn::Wants => return Some(id),
                 Turn::Blocked => self.streams[at].blocked = true,
-                Turn::Gone => drop(self.remove(at)),
+                Turn::Gone => self.remove(at),
             }
         }
         None
@@ -361,20 +361,22 @@ impl<R: Record> Http2<R> {
 
     /// The response of this stream is whole.
     fn finish(&mut self, at: usize) {
-        let upload = self.remove(at).and_then(Stream::into_upload);
-        if let Some(upload) = upload.filter(|_| !self.draining) {
+        if !self.draining
+            && let Some(upload) = self.streams[at].take_upload()
+        {
             self.unwanted.push_back((upload, limits::HTTP2_UNWANTED_BYTES_MAX));
             if self.unwanted.len() > limits::HTTP2_UNWANTED_MAX {
                 self.unwanted.pop_front();
             }
         }
+        self.remove(at);
     }
 
-    fn remove(&mut self, at: usize) -> Option<Stream<R>> {
-        let stream = self.streams.remove(at);
-        self.gone.extend(stream.as_ref().map(|stream| stream.id));
+    fn remove(&mut self, at: usize) {
+        if let Some(stream) = self.streams.remove(at) {
+            self.gone.push(stream.id);
+        }
         self.idle_since_ms = self.now_ms;
-        stream
     }
 
     fn accept(&mut self) -> Option<(Request<RecvStream>, SendResponse<Body<R>>)> {

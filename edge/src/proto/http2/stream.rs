@@ -103,8 +103,8 @@ impl<R: Record> Stream<R> {
     }
 
     /// The rest of its request's body, if that has not all come.
-    pub(super) fn into_upload(self) -> Option<RecvStream> {
-        self.upload.filter(|upload| !upload.is_end_stream())
+    pub(super) fn take_upload(&mut self) -> Option<RecvStream> {
+        self.upload.take().filter(|upload| !upload.is_end_stream())
     }
 
     /// Whether a head of a response was sent.
