@@ -16,6 +16,16 @@ fn start(origin: &Origin) -> Edge {
     Edge::start_with(origin.address(), setup)
 }
 
+/// The same, where clients on loopback are counted as any others are. `more`: lines of the section `listen`.
+fn start_counting(origin: &Origin, more: &str) -> Edge {
+    let setup = Setup {
+        listen_lines: format!("http2_cleartext = true\n{more}"),
+        limit_lines: "unlimited_clients = []".into(),
+        ..Default::default()
+    };
+    Edge::start_with(origin.address(), setup)
+}
+
 fn curl(edge: &Edge, arguments: &[&str]) -> Command {
     let mut command = Command::new("curl");
     command.args(["-sS", "--max-time", "30", "--http2-prior-knowledge", "-H", "Host: edge.test"]);
@@ -404,12 +414,7 @@ fn an_origin_is_not_asked_for_a_client_that_never_waits() {
     const PAGE: u32 = 100;
     let _alone = alone();
     let origin = Origin::start();
-    let setup = Setup {
-        listen_lines: "http2_cleartext = true".into(),
-        limit_lines: "unlimited_clients = []".into(),
-        ..Default::default()
-    };
-    let edge = Edge::start_with(origin.address(), setup);
+    let edge = start_counting(&origin, "");
     origin.cacheable("/other", 1000);
     let get = |page: u32, id: u32| {
         let path = format!("/{page:03}/{id:04}");
@@ -448,12 +453,7 @@ fn many_clients_that_never_wait_are_cut_off_together() {
     const MANY: u8 = 90;
     let _alone = alone();
     let origin = Origin::start();
-    let setup = Setup {
-        listen_lines: "http2_cleartext = true".into(),
-        limit_lines: "unlimited_clients = []".into(),
-        ..Default::default()
-    };
-    let edge = Edge::start_with(origin.address(), setup);
+    let edge = start_counting(&origin, "");
     let gate = Gate::default();
     let ids = || (0..PAGE).map(|number| 2 * number + 1);
     let get = |stream: u32, path: &str| {
@@ -504,12 +504,7 @@ fn a_client_that_was_cut_off_too_often_speaks_http1() {
     let origin = Origin::start();
     origin.cacheable("/flood", 1000);
     let site = Site::new(&["edge.test"]);
-    let setup = Setup {
-        listen_lines: format!("http2_cleartext = true\n{}", site.section()),
-        limit_lines: "unlimited_clients = []".into(),
-        ..Default::default()
-    };
-    let edge = Edge::start_with(origin.address(), setup);
+    let edge = start_counting(&origin, &site.section());
     edge.get_hit("/flood");
     let (flooder, other) = (Ipv4Addr::new(127, 0, 0, 66), "127.0.0.67");
     let version_over_tls = |from: &str| {
