@@ -321,8 +321,9 @@ pub const LOCALITY_SAMPLE_EVERY: u32 = 64;
 const _: () = assert!(WIRE_BYTES >= CERTIFICATE_BYTES_MAX + CLIENT_CA_NAMES_BYTES_MAX + 8 * 1024);
 const _: () = assert!(STREAM_WINDOW_BYTES > 2 * CHUNK_BYTES);
 const _: () = assert!(STASH_BYTES_MAX >= REQUEST_HEAD_BYTES_MAX + RECEIVE_BUFFER_BYTES);
-/// HTTP/2 connections of one worker. Beyond it a client is refused HTTP/2: each costs `HTTP2_CONNECTION_BYTES`.
-pub const HTTP2_CONNECTIONS_MAX: usize = 4096;
+/// HTTP/2 connections of one worker unless configured. Beyond it clients are held to HTTP/1.1: each costs
+/// `HTTP2_CONNECTION_BYTES`.
+pub const HTTP2_CONNECTIONS: usize = 4096;
 /// Streams of one HTTP/2 connection at once; what browsers and the RFC take for enough (RFC 9113 section 6.5.2: 100).
 pub const HTTP2_STREAMS_MAX: u32 = 128;
 /// Frames of HTTP/2 connections that a worker deals with in one turn, a tenth of a millisecond or so; connections that

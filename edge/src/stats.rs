@@ -22,11 +22,11 @@ edge_ebpf::table! {
     Closed "connections_closed";
     /// Connections that speak HTTP/2.
     Http2Connections "http2_connections";
-    /// Connections refused because too many speak HTTP/2.
+    /// Connections on which HTTP/2 was asked for and not agreed on, or refused, because as many speak it as may.
     Http2Refused "http2_connections_refused";
     /// HTTP/2 connections cut off because they sent too much of what moves no request.
     Http2Floods "http2_floods";
-    /// Connections on which HTTP/2 was not offered, or refused, because their client was cut off too often.
+    /// Connections on which HTTP/2 was asked for and not agreed on, or refused, because their client was cut off too often.
     Http2HeldBack "http2_connections_refused_per_client";
     /// Requests of HTTP/2 connections.
     Http2Requests "http2_requests";

@@ -13,8 +13,8 @@ pub struct Shape {
     pub connections_max: usize,
     /// Tunnels of the node.
     pub tunnels_max: usize,
-    /// Whether clients may speak HTTP/2.
-    pub http2: bool,
+    /// Connections of one worker that may speak HTTP/2; 0: clients do not speak it.
+    pub http2_connections_max: usize,
     /// Bytes of one connection slot.
     pub connection_bytes: usize,
     /// Bytes of the table of clients.
@@ -78,6 +78,7 @@ pub fn worst_case(shape: &Shape) -> Vec<Row> {
     let to_worker = TO_WORKER_MESSAGES_MAX * shape.to_worker_message_bytes;
     let connections = shape.workers * shape.connections_max;
     let tls = usize::from(shape.tls);
+    let http2 = shape.http2_connections_max > 0;
     let sealed = TLS_STATE_BYTES + TLS_INCOMING_BYTES_MAX + CERTIFICATE_BYTES_MAX + WIRE_BYTES;
     vec![
         row("connection slots", connections, shape.connection_bytes),
@@ -88,17 +89,17 @@ pub fn worst_case(shape: &Shape) -> Vec<Row> {
         row("sealed records, buffers kept by a worker", tls * shape.workers, WIRES_KEPT_MAX * WIRE_BYTES),
         row(
             "HTTP/2 connection",
-            if shape.http2 { connections.min(shape.workers * HTTP2_CONNECTIONS_MAX) } else { 0 },
+            shape.workers * shape.http2_connections_max.min(shape.connections_max),
             HTTP2_CONNECTION_BYTES,
         ),
         row(
             "heads of HTTP/2 responses, kept by a worker",
-            if shape.http2 { shape.workers * HTTP2_HEADS_KEPT } else { 0 },
+            if http2 { shape.workers * HTTP2_HEADS_KEPT } else { 0 },
             HTTP2_HEAD_KEPT_BYTES,
         ),
         row(
             "HTTP/2 request that waits for others of its connection",
-            if shape.http2 { shape.workers * HTTP2_FETCHES_HELD_MAX } else { 0 },
+            if http2 { shape.workers * HTTP2_FETCHES_HELD_MAX } else { 0 },
             shape.parked_bytes + request,
         ),
         row("receive buffers of a worker", shape.workers, RECEIVE_BUFFERS as usize * RECEIVE_BUFFER_BYTES),
@@ -157,7 +158,7 @@ mod tests {
             workers: 2,
             connections_max: 1000,
             tunnels_max: 10,
-            http2: false,
+            http2_connections_max: 0,
             connection_bytes: 256,
             clients_bytes: 32_000,
             tls: false,
@@ -190,10 +191,12 @@ mod tests {
         assert!(sum(&Shape { workers: 3, ..shape }) > base + per_worker);
         let with_tls = sum(&Shape { tls: true, ..shape });
         assert!(with_tls >= base + 2000 * (WIRE_BYTES + TLS_INCOMING_BYTES_MAX) as u64);
-        let http2 = sum(&Shape { http2: true, ..shape }) - base;
+        let http2 = sum(&Shape { http2_connections_max: 30, ..shape }) - base;
         let heads = 2 * HTTP2_HEADS_KEPT * HTTP2_HEAD_KEPT_BYTES;
         let held = 2 * HTTP2_FETCHES_HELD_MAX * (300 + REQUEST_HEAD_BYTES_MAX + KEY_BYTES_MAX);
-        assert_eq!(http2, (2 * 1000 * HTTP2_CONNECTION_BYTES + heads + held) as u64);
+        assert_eq!(http2, (2 * 30 * HTTP2_CONNECTION_BYTES + heads + held) as u64);
+        let all = Shape { http2_connections_max: 1001, ..shape };
+        assert_eq!(sum(&all) - base - http2, (2 * 970 * HTTP2_CONNECTION_BYTES) as u64);
         let text = announce(&worst_case(&shape));
         let some = worst_case(&shape).iter().filter(|row| row.bytes() > 0).count();
         assert!(text.lines().count() == some + 1 && !text.contains(" 0 × "), "{text}");

@@ -332,6 +332,9 @@ steering = "cpumap"
 connections_max = 0
 [store]", &["6:19: limits.connections_max: 0 is out of bounds; write a whole number from 1 to 1048576"]),
     ("[store]", "[limits]
+http2_connections_max = 0
+[store]", &["6:25: limits.http2_connections_max: 0 is out of bounds; write a whole number from 1 to 1048576"]),
+    ("[store]", "[limits]
 tunnels_max = 1048577
 [store]", &["6:15: limits.tunnels_max: 1048577 is out of bounds; write a whole number from 1 to 1048576"]),
     ("[store]", "[limits]
@@ -444,6 +447,7 @@ fn the_smallest_file_serves_with_documented_defaults() {
     assert_eq!(config.store[0].object_bytes, edge::limits::OBJECT_BYTES);
     assert_eq!(config.clients.connections_max, edge::limits::CONNECTIONS_PER_WORKER);
     assert_eq!(config.clients.tunnels_max, edge::limits::TUNNELS);
+    assert_eq!(config.clients.http2_connections_max, edge::limits::HTTP2_CONNECTIONS);
     assert_eq!(config.clients, edge::config::Clients::default());
     assert_eq!((config.cpus, config.xdp), (None, None));
     let origin = &config.origins[0];
@@ -481,6 +485,7 @@ send_timeout = "4 s"
 tunnel_timeout = "1h"
 connections_per_client = 7
 tunnels_max = 20_000
+http2_connections_max = 99
 unlimited_clients = ["10.0.0.0/8", "2001:db8::1"]
 body_rate_min = 1
 send_rate_min = "1MiB"
@@ -522,6 +527,7 @@ steering = "rps"
     assert_eq!((config.store[0].size_bytes, config.clients.connections_max), (64 << 20, 256));
     assert_eq!(config.store[0].object_bytes, 1024);
     assert_eq!((config.clients.connections_per_client, config.clients.tunnels_max), (7, 20_000));
+    assert_eq!(config.clients.http2_connections_max, 99);
     let unlimited = &config.clients.unlimited_clients;
     assert!(unlimited.len() == 2 && unlimited[0].contains("10.9.8.7".parse().unwrap()));
     assert!(unlimited[1].contains("2001:db8::1".parse().unwrap()));

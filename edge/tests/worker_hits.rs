@@ -115,6 +115,7 @@ impl Served {
             listeners: vec![(listener, None)],
             policies: Arc::default(),
             connections_max: 64,
+            http2_connections_max: edge::limits::HTTP2_CONNECTIONS,
             clients: Arc::new(Clients::new(64, 64, Vec::new())),
             kernel_tls: Default::default(),
             http2_cleartext: false,

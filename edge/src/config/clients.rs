@@ -13,6 +13,8 @@ use std::net::IpAddr;
 pub struct Clients {
     /// Connections of one worker.
     pub connections_max: usize,
+    /// Of these, as many as may speak HTTP/2.
+    pub http2_connections_max: usize,
     /// Connections of one client, on all workers together.
     pub connections_per_client: u32,
     /// Clients that may have as many as there are.
@@ -35,6 +37,7 @@ impl Default for Clients {
         let loopback = ["127.0.0.0/8", "::1/128"].map(network);
         Clients {
             connections_max: limits::CONNECTIONS_PER_WORKER,
+            http2_connections_max: limits::HTTP2_CONNECTIONS,
             connections_per_client: limits::CONNECTIONS_PER_CLIENT,
             unlimited_clients: loopback.into_iter().flatten().collect(),
             tunnels_max: limits::TUNNELS,
@@ -92,6 +95,7 @@ pub(super) fn section(item: Option<Item<'_>>) -> Option<Clients> {
     };
     let section = item.section(&[
         "connections_max",
+        "http2_connections_max",
         "connections_per_client",
         "unlimited_clients",
         "tunnels_max",
@@ -109,6 +113,8 @@ pub(super) fn section(item: Option<Item<'_>>) -> Option<Clients> {
     };
     let connections_max =
         count("connections_max", limits::CONNECTIONS_PER_WORKER_MAX, default.connections_max);
+    let http2_connections_max =
+        count("http2_connections_max", limits::CONNECTIONS_PER_WORKER_MAX, default.http2_connections_max);
     let tunnels_max = count("tunnels_max", limits::TUNNELS_MAX, default.tunnels_max);
     let connections_per_client = match section.get("connections_per_client") {
         Some(item) => item.number(1..=limits::CONNECTIONS_PER_CLIENT_MAX.into()).map(|n| n as u32),
@@ -121,6 +127,7 @@ pub(super) fn section(item: Option<Item<'_>>) -> Option<Clients> {
     let timeouts = timeouts(&section, default.timeouts);
     Some(Clients {
         connections_max: connections_max?,
+        http2_connections_max: http2_connections_max?,
         connections_per_client: connections_per_client?,
         unlimited_clients: unlimited_clients?,
         tunnels_max: tunnels_max?,

@@ -70,8 +70,8 @@ fn verifier(
     builder.build().map_err(|error| error.to_string())
 }
 
-/// By ALPN, as we prefer them (RFC 7301).
-const HTTP2: &[u8] = b"h2";
+/// HTTP/2 by ALPN (RFC 7301), which we prefer.
+pub const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
 
 /// How clients of one address are met.

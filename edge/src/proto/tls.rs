@@ -19,8 +19,9 @@
 //! records leave in the order they were sealed in. Early data is never accepted.
 #![forbid(unsafe_code)]
 
+use super::hello;
 use super::kernel_tls::CryptoInfo;
-use super::policy::Policy;
+use super::policy::{HTTP2, Policy};
 use super::records::{
     Keys, Kind, OVERHEAD_BYTES_MAX, PLAINTEXT_BYTES_MAX, RECORD_BYTES_MAX, Refused, whole_record,
 };
@@ -155,6 +156,18 @@ impl Tls {
     /// Whether nothing has been worked out for it yet.
     pub fn is_fresh(&self) -> bool {
         matches!(self.layer, Layer::Fresh(_))
+    }
+
+    /// Whether the client of a fresh connection offers HTTP/2. `None`: the rest of its ClientHello has to come first.
+    pub fn offers_http2(&self) -> Option<bool> {
+        hello::offers(&self.incoming, HTTP2).or(self.is_full().then_some(false))
+    }
+
+    /// A fresh connection is met in this way instead.
+    pub fn meet(&mut self, config: Arc<ServerConfig>) {
+        if let Layer::Fresh(first) = &mut self.layer {
+            *first = config;
+        }
     }
 
     /// Whether application data cannot flow yet.
@@ -357,7 +370,7 @@ impl Tls {
         };
         let tls13 = connection.protocol_version() == Some(ProtocolVersion::TLSv1_3);
         let alpn = match connection.alpn_protocol() {
-            Some(b"h2") => Alpn::Http2,
+            Some(HTTP2) => Alpn::Http2,
             Some(_) => Alpn::Http1,
             None => Alpn::None,
         };

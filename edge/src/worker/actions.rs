@@ -8,6 +8,7 @@ use super::parts::Parts;
 use super::populate::Populates;
 use super::refreshes::Refreshes;
 use super::streams::{Next, Streams, ended};
+use super::versions::Admissions;
 use super::waiting::{Lookup, Waits, is_there};
 use crate::config::Network;
 use crate::control::mailbox::{Mailbox, StreamId, Ticket, ToControl};
@@ -60,8 +61,8 @@ pub struct Node {
     pub draining: bool,
     /// Streams of control's that HTTP/2 connections went on with; perhaps some can be let go of.
     pub progressed: Vec<StreamId>,
-    /// Connections that speak HTTP/2.
-    pub(super) multiplexes: usize,
+    /// How many connections may speak HTTP/2.
+    pub(super) admissions: Admissions,
     /// Slots of those that have something to do at the end of the turn, each once.
     pub(super) multiplexed: VecDeque<u32>,
     /// Frames of theirs, and requests by what they count for, that this turn may still deal with.
@@ -103,7 +104,7 @@ impl Node {
             wake_control: false,
             draining: false,
             progressed: Vec::new(),
-            multiplexes: 0,
+            admissions: Admissions::new(limits::HTTP2_CONNECTIONS),
             trusted: Arc::default(),
             multiplexed: VecDeque::new(),
             frames_left: 0,

@@ -88,10 +88,9 @@ impl Worker {
             .policy
             .and_then(|at| self.secure.policies.addresses.get(at))
         {
-            let config = if self.node.may_multiplex(place) { &policy.any } else { &policy.http1 };
             let deadline_ms = connection.session.deadline_ms();
             let kernel = !self.secure.kernel.is_empty();
-            connection.secure = Some(Box::new(Secure::new(config.clone(), deadline_ms, kernel)));
+            connection.secure = Some(Box::new(Secure::new(policy, deadline_ms, kernel)));
             connection.sealed_here = true;
             connection.scheme = Scheme::Https;
             connection.certified = policy.client_certificate;

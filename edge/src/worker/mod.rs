@@ -50,6 +50,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use token::{Op, Token};
+use versions::Admissions;
 use wheel::{TICK_MS, Wheel};
 
 /// What a worker is made of.
@@ -66,6 +67,8 @@ pub struct Setup {
     pub kernel_tls: Ciphers,
     /// Connections it can hold.
     pub connections_max: usize,
+    /// Of these, as many as may speak HTTP/2.
+    pub http2_connections_max: usize,
     /// Those of each client, on all workers.
     pub clients: Arc<Clients>,
     /// Clients may speak HTTP/2 without TLS, if they know it before (RFC 9113 section 3.3).
@@ -160,6 +163,7 @@ impl Worker {
         let mut node =
             Node::new(setup.number, (setup.reader, setup.purges), setup.mailbox, counted, out, now);
         node.trusted = setup.trusted;
+        node.admissions = Admissions::new(setup.http2_connections_max);
         Ok(Worker {
             ring,
             buffers,

@@ -8,6 +8,7 @@ use super::connection::{Connection, Fetch, Parked, Phase, Source};
 use super::parts::Parts;
 use super::patience::{Held, Patience};
 use super::populate::Waiter;
+use super::versions::Admission;
 use super::waiting::Lookup;
 use crate::control::mailbox::StreamId;
 use crate::limits;
@@ -32,6 +33,8 @@ pub struct Multiplex {
     pub(super) has_more: bool,
     /// By stream number.
     pub(super) supplies: Vec<Supply>,
+    /// Its place among those that speak HTTP/2.
+    _admission: Admission,
 }
 
 /// Where the response of one stream comes from.
@@ -59,7 +62,7 @@ impl Record for Pinned {
 
 impl Multiplex {
     /// Of this life of a slot, and of a client counted there.
-    pub(super) fn new(http2: Http2<Pinned>, generation: u32, place: Place) -> Self {
+    pub(super) fn new(http2: Http2<Pinned>, generation: u32, place: Place, admission: Admission) -> Self {
         Multiplex {
             http2,
             generation,
@@ -68,6 +71,7 @@ impl Multiplex {
             listed: false,
             has_more: false,
             supplies: Vec::new(),
+            _admission: admission,
         }
     }
 
@@ -316,7 +320,6 @@ impl Node {
     /// The connection ends: whatever its streams still wait for is given up.
     pub(super) fn end_multiplex(&mut self, connection: &mut Connection, slot: u32) {
         if let Some(mut multiplex) = connection.multiplex.take() {
-            self.multiplexes -= 1;
             for supply in std::mem::take(&mut multiplex.supplies) {
                 self.let_go_of_stream(&mut multiplex, slot, supply);
             }

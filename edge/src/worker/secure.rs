@@ -9,8 +9,10 @@ use super::connection::{Connection, Phase, Source};
 use super::kernel_tls::{self, Sealing};
 use super::mail::Desk;
 use super::token::{Op, Token};
+use super::versions::Admission;
 use crate::limits;
 use crate::proto::kernel_tls::Ciphers;
+use crate::proto::policy::Policy;
 use crate::proto::records::OVERHEAD_BYTES_MAX;
 use crate::proto::tls::{Agreed, Alpn, Cipher, Failed, Policies, Tls, WornOut};
 use crate::stats::{Cells, Counter};
@@ -35,13 +37,24 @@ pub struct Secure {
     pub deadline_ms: u64,
     /// Waits for a turn that has time for its handshake.
     waiting: bool,
+    /// Until its ClientHello is read: how it is met if it is held to HTTP/1.1.
+    http1: Option<Arc<ServerConfig>>,
+    /// The place that is kept for it among those that speak HTTP/2, while its handshake goes on.
+    admission: Option<Admission>,
 }
 
 impl Secure {
     /// A connection that was just accepted; `kernel`: whose records the kernel may seal.
-    pub fn new(config: Arc<ServerConfig>, deadline_ms: u64, kernel: bool) -> Self {
-        let sealing = if kernel { Sealing::Undecided } else { Sealing::Here };
-        Secure { tls: Tls::new(config, kernel), sealing, wire: None, deadline_ms, waiting: false }
+    pub fn new(policy: &Policy, deadline_ms: u64, kernel: bool) -> Self {
+        Secure {
+            tls: Tls::new(policy.any.clone(), kernel),
+            sealing: if kernel { Sealing::Undecided } else { Sealing::Here },
+            wire: None,
+            deadline_ms,
+            waiting: false,
+            http1: Some(policy.http1.clone()),
+            admission: None,
+        }
     }
 
     /// Whether application data cannot flow yet.
@@ -171,19 +184,28 @@ impl Worker {
             self.node.cells.add(Counter::TlsDeferred, 1);
             return;
         }
-        if secure.tls.is_fresh()
-            && let Some(most) = self.secure.policies.handshakes_per_second
-            && !self.secure.begun.another(most, self.node.now.mono_ms)
-        {
-            self.node.cells.add(Counter::TlsRefused, 1);
-            connection.phase = Phase::Aborted;
-            return;
+        if secure.tls.is_fresh() {
+            let Some(offers_http2) = secure.tls.offers_http2() else {
+                return;
+            };
+            if let Some(most) = self.secure.policies.handshakes_per_second
+                && !self.secure.begun.another(most, self.node.now.mono_ms)
+            {
+                self.node.cells.add(Counter::TlsRefused, 1);
+                connection.phase = Phase::Aborted;
+                return;
+            }
+            secure.admission = if offers_http2 { self.node.admit(connection.place) } else { None };
+            if let Some(http1) = secure.http1.take().filter(|_| secure.admission.is_none()) {
+                secure.tls.meet(http1);
+            }
         }
         self.secure.steps_left -= 1;
         let agreed = with_tls(&mut self.node, connection, slot, |tls, sink| tls.shake(sink)).flatten();
         if let Some(agreed) = agreed
             && let Some(secure) = &mut connection.secure
         {
+            let admission = secure.admission.take();
             secure.deadline_ms = u64::MAX;
             if !self.secure.kernel.has(agreed.cipher) {
                 secure.sealing = Sealing::Here;
@@ -191,8 +213,8 @@ impl Worker {
             count(&self.node, agreed);
             // Whatever its first bytes are (RFC 9113 section 3.2).
             connection.undecided = false;
-            if agreed.alpn == Alpn::Http2 {
-                self.node.begin_multiplex(connection);
+            if let Some(admission) = admission.filter(|_| agreed.alpn == Alpn::Http2) {
+                self.node.begin_multiplex(connection, admission);
             }
         }
     }
@@ -306,6 +328,7 @@ pub(super) fn with_tls<T>(
         node.recycle(connection);
         connection.phase = Phase::Finishing;
         secure.deadline_ms = node.now.mono_ms + limits::LINGER_MS;
+        secure.admission = None;
     }
     connection.secure = Some(secure);
     result.ok()

@@ -9,6 +9,7 @@ use super::mail::Desk;
 use super::secure::{self, Secure};
 use crate::control::mailbox::{Mailbox, StreamId};
 use crate::proto::generations::Table;
+use crate::proto::policy::Policy;
 use crate::proto::request::Scheme;
 use crate::proto::session::{Input, Out, Session, Timeouts};
 use crate::proto::tls::{Failed, Policies};
@@ -55,7 +56,7 @@ impl Simulated {
         let slot = self.connect();
         let connection = &mut self.table[slot as usize];
         connection.place = self.node.clients.enter(address).expect("it may have so many connections");
-        self.node.begin_multiplex(connection);
+        self.node.begin_or_refuse(connection);
         slot
     }
 
@@ -108,7 +109,9 @@ impl Simulated {
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(rustls::server::ResolvesServerCertUsingSni::new()));
         let connection = &mut self.table[slot as usize];
-        connection.secure = Some(Box::new(Secure::new(config.into(), u64::MAX, false)));
+        let any = Arc::new(config);
+        let policy = Policy { any: any.clone(), http1: any, client_certificate: false };
+        connection.secure = Some(Box::new(Secure::new(&policy, u64::MAX, false)));
         secure::with_tls::<()>(&mut self.node, connection, slot, |_, _| Err(Failed::Flood));
         self.advance(slot);
         self.finish();

@@ -1,13 +1,48 @@
-//! Which version of HTTP a connection speaks: by its first bytes or by ALPN, and by what its client has done before.
+//! Which version of HTTP a connection speaks: by its first bytes or by ALPN, by how many speak HTTP/2, and by what its
+//! client has done before.
 #![forbid(unsafe_code)]
 
 use super::actions::{Node, outbox};
 use super::clients::Place;
 use super::connection::{Connection, Phase};
 use super::multiplex::Multiplex;
-use crate::limits;
 use crate::proto::http2::{HTTP1_REQUIRED, Http2, PREFACE};
 use crate::stats::Counter;
+use std::cell::Cell;
+use std::rc::Rc;
+
+/// HTTP/2 connections of a worker, and those that are to become one once their handshake is done.
+#[derive(Debug)]
+pub struct Admissions {
+    most: usize,
+    given: Rc<Cell<usize>>,
+}
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+pub struct Admission(Rc<Cell<usize>>);
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+impl Admissions {
+    /// So many at once.
+    pub fn new(most: usize) -> Self {
+        Admissions { most, given: Rc::default() }
+    }
+
+    /// `None`: there are as many as there may be.
+    fn admit(&self) -> Option<Admission> {
+        let given = self.given.get();
+        (given < self.most).then(|| {
+            self.given.set(given + 1);
+            Admission(self.given.clone())
+        })
+    }
+}
 
 impl Node {
     /// The first bytes of a connection that may speak either: HTTP/2 if they are its preface
@@ -20,34 +55,55 @@ impl Node {
             self.feed_stash(connection, slot);
         } else if seen == PREFACE.len() {
             connection.undecided = false;
-            self.begin_multiplex(connection);
+            self.begin_or_refuse(connection);
         }
     }
 
-    /// Whether HTTP/2 may be spoken on another connection of the client that is counted at this place.
-    pub(super) fn may_multiplex(&self, place: Place) -> bool {
-        let may = self.clients.may_multiplex(place, self.now.mono_ms);
-        self.cells.add(Counter::Http2HeldBack, u64::from(!may));
-        may
+    /// The connection would speak HTTP/2, which it was not asked about.
+    pub(super) fn begin_or_refuse(&mut self, connection: &mut Connection) {
+        if let Some(admission) = self.admit(connection.place) {
+            return self.begin_multiplex(connection, admission);
+        }
+        outbox(&mut self.outboxes, connection).push_copy(HTTP1_REQUIRED);
+        connection.phase = Phase::Finishing;
+        connection.stash = Vec::new();
+    }
+
+    /// Whether HTTP/2 may be spoken on another connection, of the client that is counted at this place; else it is
+    /// counted as refused.
+    pub(super) fn admit(&self, place: Place) -> Option<Admission> {
+        if !self.clients.may_multiplex(place, self.now.mono_ms) {
+            self.cells.add(Counter::Http2HeldBack, 1);
+            return None;
+        }
+        let admission = self.admissions.admit();
+        self.cells.add(Counter::Http2Refused, u64::from(admission.is_none()));
+        admission
     }
 
     /// The connection speaks HTTP/2 from its first byte on.
-    pub(super) fn begin_multiplex(&mut self, connection: &mut Connection) {
-        if self.multiplexes >= limits::HTTP2_CONNECTIONS_MAX {
-            self.cells.add(Counter::Http2Refused, 1);
-            connection.phase = Phase::Aborted;
-            return;
-        }
-        if !self.may_multiplex(connection.place) {
-            outbox(&mut self.outboxes, connection).push_copy(HTTP1_REQUIRED);
-            connection.phase = Phase::Finishing;
-            connection.stash = Vec::new();
-            return;
-        }
-        self.multiplexes += 1;
+    pub(super) fn begin_multiplex(&mut self, connection: &mut Connection, admission: Admission) {
         self.cells.add(Counter::Http2Connections, 1);
         let http2 = Http2::new(self.now, &self.timeouts());
         let Connection { generation, place, .. } = *connection;
-        connection.multiplex = Some(Box::new(Multiplex::new(http2, generation, place)));
+        connection.multiplex = Some(Box::new(Multiplex::new(http2, generation, place, admission)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_are_admitted_as_there_may_be_and_each_makes_room_once() {
+        let admissions = Admissions::new(3);
+        for _ in 0..3 {
+            let mut held: Vec<Admission> = (0..3).map(|_| admissions.admit().unwrap()).collect();
+            assert!(admissions.admit().is_none());
+            held.pop();
+            held.extend(admissions.admit());
+            assert!(held.len() == 3 && admissions.admit().is_none());
+        }
+        assert_eq!(admissions.given.get(), 0);
     }
 }

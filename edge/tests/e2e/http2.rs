@@ -535,6 +535,8 @@ fn a_client_that_was_cut_off_too_often_speaks_http1() {
     assert_eq!(edge.metric(HELD_TO_HTTP1), 1.0);
     assert_eq!(version_over_tls(&flooder.to_string()), "1.1");
     assert_eq!(edge.metric(HELD_TO_HTTP1), 2.0);
+    assert!(site.curl("edge.test", "/flood", &["--interface", "127.0.0.66"]).status.success());
+    assert_eq!(edge.metric(HELD_TO_HTTP1), 2.0, "it did not offer HTTP/2");
     let mut client = Client::connect_from(flooder, edge.http()).expect("connected");
     assert!(client.get("/flood").head.is_hit(), "over HTTP/1.1 without TLS");
     assert_eq!(version_over_tls(other), "2");

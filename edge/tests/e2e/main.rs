@@ -58,6 +58,8 @@ mod http2;
 
 mod multiplexing;
 
+mod versions;
+
 mod operator;
 
 mod tls;
