@@ -145,7 +145,9 @@ impl<'a> Authority<'a> {
     /// Appends `scheme://host[:port]`, the host in lower case, the port unless it is the default.
     pub fn push_key(&self, key: &mut Vec<u8>, scheme: Scheme) {
         key.extend_from_slice(scheme.prefix().as_bytes());
-        key.extend(self.host.iter().map(u8::to_ascii_lowercase));
+        let host = key.len();
+        key.extend_from_slice(self.host);
+        key[host..].make_ascii_lowercase();
         if let Some(port) = self.port.filter(|&port| port != scheme.default_port()) {
             key.push(b':');
             super::response::push_number(key, u64::from(port));

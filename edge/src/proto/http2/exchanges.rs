@@ -15,7 +15,7 @@ use crate::proto::io::{Action, Out};
 use ::h2::server::SendResponse;
 use ::h2::{Reason, RecvStream};
 use bytes::Bytes;
-use http::Request;
+use http::{HeaderValue, Request};
 use std::task::{Context, Waker};
 
 impl<R: Record> Http2<R> {
@@ -35,7 +35,7 @@ impl<R: Record> Http2<R> {
         let (parts, upload) = request.into_parts();
         let ended = upload.is_end_stream();
         let read = message::read_request(&mut out.request, &parts, ended);
-        if read == Err(Bad::Malformed) {
+        if matches!(read, Err(Bad::Malformed)) {
             respond.send_reset(Reason::PROTOCOL_ERROR);
             if let Err(flood) = self.meter.refused() {
                 self.cut_off(flood.into());
@@ -45,10 +45,11 @@ impl<R: Record> Http2<R> {
         out.clear();
         let due_ms = self.timeouts.body_due_ms(u64::MAX, 0, now.mono_ms);
         let mut stream = Stream::new(id, Exchange::none(), respond, (!ended).then_some(upload), due_ms);
-        stream.priority = self.priority(id, &parts);
+        let field = read.unwrap_or_else(|_| parts.headers.get("priority"));
+        stream.priority = self.priority(id, field);
         let at = self.streams.len();
         let next = match read {
-            Ok(()) => {
+            Ok(_) => {
                 out.queries.apply(&mut out.request);
                 stream.exchange.begin(&out.request, &out.transport, now)
             }
@@ -63,10 +64,10 @@ impl<R: Record> Http2<R> {
     }
 
     /// What a PRIORITY_UPDATE frame said weighs more than the request's own field (RFC 9218 section 7).
-    fn priority(&mut self, id: u32, request: &http::request::Parts) -> Priority {
+    fn priority(&mut self, id: u32, field: Option<&HeaderValue>) -> Priority {
         let updated = self.early.iter().rev().find(|(early, _)| *early == id).map(|(_, priority)| *priority);
         self.early.retain(|(early, _)| *early > id);
-        let field = || request.headers.get("priority").and_then(|value| Priority::parse(value.as_bytes()));
+        let field = || field.and_then(|value| Priority::parse(value.as_bytes()));
         updated.or_else(field).unwrap_or_default()
     }
 

@@ -34,8 +34,21 @@ impl From<crate::proto::request::Refusal> for Bad {
     }
 }
 
-/// Fills `head` from a request. `ended`: no body follows.
-pub(super) fn read_request(head: &mut RequestHead, request: &Parts, ended: bool) -> Result<(), Bad> {
+/// Fields that are looked at beside the head they become part of: found on the way, for looking each up takes longer.
+#[derive(Default)]
+struct Beside<'a> {
+    hosts: u32,
+    host: Option<&'a [u8]>,
+    has_cookie: bool,
+    priority: Option<&'a HeaderValue>,
+}
+
+/// Fills `head` from a request. `ended`: no body follows. Gives the value of its Priority field (RFC 9218 section 5).
+pub(super) fn read_request<'a>(
+    head: &mut RequestHead,
+    request: &'a Parts,
+    ended: bool,
+) -> Result<Option<&'a HeaderValue>, Bad> {
     let method = request.method.as_str();
     if method == "CONNECT" || method.len() > framing::METHOD_BYTES_MAX {
         return Err(Refused::METHOD_UNKNOWN.into());
@@ -71,10 +84,17 @@ pub(super) fn read_request(head: &mut RequestHead, request: &Parts, ended: bool)
     let host = head.push(authority);
     head.fields.push((name, host.clone()));
     let mut rules = Rules::default();
+    let mut beside = Beside::default();
     for (name, value) in &request.headers {
-        field(head, &mut rules, name, value)?;
+        field(head, &mut rules, &mut beside, name, value)?;
     }
-    push_cookie(head, request);
+    // `Host` may repeat the authority but not contradict it.
+    if beside.hosts > 1 || beside.host.is_some_and(|host| !host.eq_ignore_ascii_case(authority)) {
+        return Err(Bad::Malformed);
+    }
+    if beside.has_cookie {
+        push_cookie(head, request);
+    }
 
     let stated = rules.body(1)?;
     head.body = match (ended, stated) {
@@ -83,39 +103,43 @@ pub(super) fn read_request(head: &mut RequestHead, request: &Parts, ended: bool)
         (false, _) => BodyLength::Chunked,
     };
     head.expect_continue = rules.expect_continue && !ended;
-    Ok(head.resolve(Some(host))?)
+    head.resolve(Some(host))?;
+    Ok(beside.priority)
 }
 
-/// The authority, which `Host` may repeat but not contradict (section 8.3.1).
+/// The authority, which `Host` may stand for (section 8.3.1).
 fn authority(request: &Parts) -> Result<&[u8], Bad> {
-    let mut hosts = request.headers.get_all(header::HOST).iter();
-    let host = hosts.next().map(HeaderValue::as_bytes);
-    if hosts.next().is_some() {
-        return Err(Bad::Malformed);
-    }
-    match (request.uri.authority().map(|authority| authority.as_str().as_bytes()), host) {
-        (Some(authority), None) => Ok(authority),
-        (None, Some(host)) => Ok(host),
-        (Some(authority), Some(host)) if authority.eq_ignore_ascii_case(host) => Ok(authority),
-        _ => Err(Bad::Malformed),
+    match request.uri.authority() {
+        Some(authority) => Ok(authority.as_str().as_bytes()),
+        None => request.headers.get(header::HOST).map(HeaderValue::as_bytes).ok_or(Bad::Malformed),
     }
 }
 
-fn field(
+fn field<'a>(
     head: &mut RequestHead,
     rules: &mut Rules,
+    beside: &mut Beside<'a>,
     name: &HeaderName,
-    value: &HeaderValue,
+    value: &'a HeaderValue,
 ) -> Result<(), Bad> {
     let bytes = value.as_bytes();
     let blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     if blank(bytes.first()) || blank(bytes.last()) {
         return Err(Bad::Malformed);
     }
-    if *name == header::HOST || *name == header::COOKIE {
+    if *name == header::HOST {
+        beside.hosts += 1;
+        beside.host = Some(bytes);
+        return Ok(());
+    }
+    if *name == header::COOKIE {
+        beside.has_cookie = true;
         return Ok(());
     }
     let name = name.as_str().as_bytes();
+    if name == b"priority" && beside.priority.is_none() {
+        beside.priority = Some(value);
+    }
     rules.field(name, bytes)?;
     head.marks = head.marks.and(Marks::of(name));
     let name = head.push(name);

@@ -301,9 +301,9 @@ impl<R: Record> Http2<R> {
                 self.write();
                 continue;
             }
-            let ready = self.streams.iter().filter(|stream| stream.is_ready());
-            let id = self.turns.next(ready.map(|stream| (stream.id, stream.priority)))?;
-            let at = self.find(id)?;
+            let ready = self.streams.iter().enumerate().filter(|(_, stream)| stream.is_ready());
+            let at = self.turns.next(ready.map(|(at, stream)| (at, stream.id, stream.priority)))?;
+            let id = self.streams[at].id;
             match self.streams[at].take_turn(&self.pipe) {
                 Turn::Sent { bytes, ended } => {
                     self.turns.took(id);
@@ -356,7 +356,11 @@ impl<R: Record> Http2<R> {
     // Within.
 
     fn find(&self, id: u32) -> Option<usize> {
-        self.streams.binary_search_by_key(&id, |stream| stream.id).ok()
+        // Mostly it is the one whose request came last.
+        match self.streams.back() {
+            Some(last) if last.id == id => Some(self.streams.len() - 1),
+            _ => self.streams.binary_search_by_key(&id, |stream| stream.id).ok(),
+        }
     }
 
     /// The response of this stream is whole.

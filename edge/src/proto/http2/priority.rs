@@ -53,16 +53,33 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    /// Which of these streams, in the order of their numbers, may send now.
-    pub(super) fn next(&self, streams: impl Iterator<Item = (u32, Priority)> + Clone) -> Option<u32> {
-        if self.is_shared() {
-            return after(self.last_shared, streams.map(|(id, _)| id));
+    /// Which of these streams may send now: its place in the list, which is in the order of their numbers.
+    pub(super) fn next(&self, streams: impl Iterator<Item = (usize, u32, Priority)>) -> Option<usize> {
+        let is_shared = self.is_shared();
+        let last = if is_shared { self.last_shared } else { self.last };
+        // The first after the one that had the last turn, else the first of all.
+        let (mut first, mut after) = (None, None);
+        let mut urgency = u8::MAX;
+        let mut has_whole = false;
+        for (at, id, priority) in streams {
+            if !is_shared {
+                if priority.urgency > urgency {
+                    continue;
+                }
+                if priority.urgency < urgency {
+                    (urgency, first, after, has_whole) = (priority.urgency, None, None, false);
+                }
+                // Of those that go before the next as a whole, the first.
+                if !priority.incremental && std::mem::replace(&mut has_whole, true) {
+                    continue;
+                }
+            }
+            first = first.or(Some(at));
+            if id > last {
+                after = after.or(Some(at));
+            }
         }
-        let urgency = streams.clone().map(|(_, priority)| priority.urgency).min()?;
-        let equals = streams.filter(|(_, priority)| priority.urgency == urgency);
-        let whole = equals.clone().find(|(_, priority)| !priority.incremental).map(|(id, _)| id);
-        let equals = equals.filter(|&(id, priority)| priority.incremental || Some(id) == whole);
-        after(self.last, equals.map(|(id, _)| id))
+        after.or(first)
     }
 
     /// A stream had its turn.
@@ -78,12 +95,6 @@ impl Turns {
     fn is_shared(&self) -> bool {
         self.taken % SHARED_TURN == SHARED_TURN - 1
     }
-}
-
-/// The first after this one, else the first of all.
-fn after(last: u32, mut ids: impl Iterator<Item = u32> + Clone) -> Option<u32> {
-    let first = ids.clone().next();
-    ids.find(|&id| id > last).or(first)
 }
 
 #[cfg(test)]
@@ -117,9 +128,10 @@ mod tests {
         let mut state = Turns::default();
         let mut order = Vec::new();
         for _ in 0..turns {
+            let all = streams.iter().enumerate();
             let all =
-                streams.iter().map(|&(id, urgency, incremental)| (id, Priority { urgency, incremental }));
-            let next = state.next(all).unwrap();
+                all.map(|(at, &(id, urgency, incremental))| (at, id, Priority { urgency, incremental }));
+            let next = streams[state.next(all).unwrap()].0;
             state.took(next);
             order.push(next);
         }
