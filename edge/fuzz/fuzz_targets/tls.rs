@@ -12,6 +12,7 @@ fuzz_target!(|input: (bool, Vec<Vec<u8>>)| {
     let (established, parts) = input;
     let site = Site::shared();
     let mut server = server(site);
+    let _ = edge::proto::hello::read(&parts.concat());
     if established {
         let mut client = Client::new(client_config(site, None), "a.test");
         assert!(pump(&mut client, &mut server, usize::MAX).expect("a handshake").is_some());

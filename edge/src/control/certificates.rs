@@ -52,7 +52,7 @@ struct Met {
 }
 
 impl Met {
-    fn policy(&self, secrets: &Secrets) -> Result<Policy, String> {
+    fn policy(&self, secrets: &Secrets) -> Result<Arc<Policy>, String> {
         let rules = Rules {
             certificates: &self.certificates,
             tls13_only: self.tls13_only,
@@ -61,7 +61,7 @@ impl Met {
             name: &self.address.to_string(),
             clock: Arc::new(clock::Wall),
         };
-        Policy::new(&rules, secrets).map_err(|error| format!("{}: {error}", self.address))
+        Policy::new(&rules, secrets).map(Arc::new).map_err(|error| format!("{}: {error}", self.address))
     }
 }
 

@@ -1,93 +1,62 @@
-//! What a client of TLS offers, read from its ClientHello before anything is worked out for it (RFC 8446 sections 4.1.2
-//! and 5.1, RFC 7301 section 3.1). Refuses nothing: what is wrong with it the handshake finds out.
+//! What a client of TLS offers, read from its ClientHello before anything is worked out for it. Refuses nothing: what is
+//! wrong with it the handshake finds out.
 #![forbid(unsafe_code)]
 
-use std::borrow::Cow;
+use super::policy::{self, HTTP2};
+use rustls::CipherSuite;
+use rustls::server::Acceptor;
 
-const HANDSHAKE: u8 = 22;
-const CLIENT_HELLO: u8 = 1;
-const ALPN: [u8; 2] = [0, 16];
-/// Bytes of the fragment of a record (RFC 8446 section 5.1).
-const FRAGMENT_BYTES_MAX: usize = 1 << 14;
-
-/// Whether the ClientHello that these records begin with offers this protocol by ALPN. `None`: more of it has to come.
-pub fn offers(records: &[u8], protocol: &[u8]) -> Option<bool> {
-    let mut message: Cow<'_, [u8]> = Cow::Borrowed(&[]);
-    let mut rest = records;
-    loop {
-        if let [kind, length @ ..] = &message[..] {
-            if *kind != CLIENT_HELLO {
-                return Some(false);
-            }
-            if let Some(hello) = vector(&mut { length }, 3) {
-                return Some(names(hello, protocol).unwrap_or(false));
-            }
-        }
-        let fragment = match rest {
-            [HANDSHAKE, _, _, high, low, after @ ..] => {
-                let bytes = usize::from(u16::from_be_bytes([*high, *low]));
-                if bytes == 0 || bytes > FRAGMENT_BYTES_MAX {
-                    return Some(false);
-                }
-                let (fragment, next) = after.split_at_checked(bytes)?;
-                rest = next;
-                fragment
-            }
-            [] | [HANDSHAKE, ..] => return None,
-            _ => return Some(false),
-        };
-        if message.is_empty() {
-            message = Cow::Borrowed(fragment);
-        } else {
-            message.to_mut().extend_from_slice(fragment);
-        }
-    }
+/// What is chosen by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// HTTP/2, by ALPN (RFC 7301).
+    pub http2: bool,
+    /// Of the ciphers that we have, ChaCha20 first: it has no hardware for AES.
+    pub chacha20: bool,
 }
 
-/// Whether the protocol is among those named; `None`: that cannot be read.
-fn names(hello: &[u8], protocol: &[u8]) -> Option<bool> {
-    // The version and the random number; then the session, ciphers, compression.
-    let mut rest = hello.get(2 + 32..)?;
-    for width in [1, 2, 1] {
-        vector(&mut rest, width)?;
-    }
-    let mut extensions = vector(&mut rest, 2)?;
-    while let Some((kind, after)) = extensions.split_first_chunk() {
-        extensions = after;
-        let mut body = vector(&mut extensions, 2)?;
-        if *kind == ALPN {
-            let mut list = vector(&mut body, 2)?;
-            while !list.is_empty() {
-                if vector(&mut list, 1)? == protocol {
-                    return Some(true);
-                }
+/// The offer of the ClientHello that these records begin with, nothing if it is none. `None`: more of it has to come.
+pub fn read(mut records: &[u8]) -> Option<Offer> {
+    let mut acceptor = Acceptor::default();
+    while !records.is_empty() {
+        let read = acceptor.read_tls(&mut records);
+        if !matches!(read, Ok(1..)) {
+            return Some(Offer::default());
+        }
+        match acceptor.accept() {
+            Ok(None) => {}
+            Ok(Some(accepted)) => {
+                let hello = accepted.client_hello();
+                return Some(Offer {
+                    http2: hello.alpn().is_some_and(|mut names| names.any(|name| name == HTTP2)),
+                    chacha20: prefers_chacha20(hello.cipher_suites()),
+                });
             }
+            Err(_) => return Some(Offer::default()),
         }
     }
-    Some(false)
+    None
 }
 
-/// Takes the vector that comes next, whose length stands before it in so many bytes (RFC 8446 section 3.4).
-fn vector<'a>(rest: &mut &'a [u8], width: usize) -> Option<&'a [u8]> {
-    let (length, after) = rest.split_at_checked(width)?;
-    let bytes = length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
-    let (vector, after) = after.split_at_checked(bytes)?;
-    *rest = after;
-    Some(vector)
+fn prefers_chacha20(offered: &[CipherSuite]) -> bool {
+    let known = |offered: &CipherSuite| policy::CIPHERS.iter().find(|(_, cipher)| cipher == offered);
+    offered.iter().find_map(known).is_some_and(|(name, _)| name.contains("CHACHA20"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use rustls::pki_types::ServerName;
-    use rustls::server::Acceptor;
     use rustls::{ClientConfig, ClientConnection, RootCertStore};
     use std::sync::Arc;
 
-    /// The first flight of rustls's client that offers these.
-    fn hello(protocols: &[&[u8]]) -> Vec<u8> {
-        let provider = Arc::new(crate::proto::policy::provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
+    /// The first flight of rustls's client that offers these protocols, and the cipher of this number first.
+    fn hello(protocols: &[&[u8]], first: usize) -> Vec<u8> {
+        let mut provider = policy::provider();
+        let at = |suite| provider.cipher_suites.iter().position(|known| known.suite() == suite);
+        let at = at(policy::CIPHERS[first].1).unwrap();
+        provider.cipher_suites.swap(0, at);
+        let mut config = ClientConfig::builder_with_provider(provider.into())
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(RootCertStore::empty())
@@ -116,14 +85,26 @@ mod tests {
             (&[b"http/1.1", b"h3", b"h2"], true),
             (&[b"h2c", b"h"], false),
         ];
-        for (protocols, expected) in cases {
-            let whole = hello(protocols);
-            for records in [whole.clone(), in_records(&whole, 50), in_records(&whole, 1)] {
-                assert_eq!(offers(&records, b"h2"), Some(expected), "{protocols:?}");
-                assert_eq!(offers(&[&records, &b"more"[..]].concat(), b"h2"), Some(expected));
-                assert!((0..records.len()).all(|end| offers(&records[..end], b"h2").is_none()));
+        for (protocols, http2) in cases {
+            for (first, (name, _)) in policy::CIPHERS.iter().enumerate() {
+                let offer = Some(Offer { http2, chacha20: name.contains("CHACHA20") });
+                let whole = hello(protocols, first);
+                for records in [whole.clone(), in_records(&whole, 50), in_records(&whole, 1)] {
+                    assert_eq!(read(&records), offer, "{protocols:?} {name}");
+                    assert_eq!(read(&[&records, &b"more"[..]].concat()), offer);
+                    assert!((0..records.len()).step_by(7).all(|end| read(&records[..end]).is_none()));
+                }
             }
         }
+    }
+
+    /// Browsers offer a cipher first that nobody has (RFC 8701).
+    #[test]
+    fn unknown_ciphers_are_not_preferred() {
+        let ours = |at: usize| policy::CIPHERS[at].1;
+        assert!(prefers_chacha20(&[CipherSuite::Unknown(0x0a0a), ours(2), ours(0)]));
+        assert!(!prefers_chacha20(&[CipherSuite::Unknown(0x0a0a), ours(1), ours(2)]));
+        assert!(!prefers_chacha20(&[CipherSuite::Unknown(0x0a0a)]));
     }
 
     #[test]
@@ -131,34 +112,12 @@ mod tests {
         for bytes in [
             &b"GET / HTTP/1.1"[..],
             b"\x16\x03\x01\x00\x00",
-            b"\x16\x03\x01\x40\x01",
-            b"\x16\x03\x01\x00\x01\x02",
+            b"\x16\x03\x01\x48\x01",
+            b"\x16\x03\x01\x00\x04\x02\x00\x00\x00",
             b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00",
             b"\x15\x03\x01\x00\x02\x02\x28",
         ] {
-            assert_eq!(offers(bytes, b"h2"), Some(false), "{bytes:?}");
+            assert_eq!(read(bytes), Some(Offer::default()), "{bytes:?}");
         }
-    }
-
-    /// Whatever byte is another one: where rustls reads a ClientHello, it reads there what is found here.
-    #[test]
-    fn rustls_reads_the_same() {
-        let whole = hello(&[b"x", b"h2"]);
-        let mut read = 0;
-        for at in 0..whole.len() {
-            for change in [1, 0x80, 0xff] {
-                let mut changed = whole.clone();
-                changed[at] ^= change;
-                let mut acceptor = Acceptor::default();
-                acceptor.read_tls(&mut &changed[..]).unwrap();
-                if let Ok(Some(accepted)) = acceptor.accept() {
-                    read += 1;
-                    let alpn = accepted.client_hello().alpn();
-                    let theirs = alpn.is_some_and(|mut names| names.any(|name| name == b"h2"));
-                    assert_eq!(offers(&changed, b"h2"), Some(theirs), "{at} ^ {change}");
-                }
-            }
-        }
-        assert!(read > whole.len(), "{read}");
     }
 }

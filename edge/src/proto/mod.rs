@@ -16,7 +16,7 @@ pub mod forwarding;
 pub mod framing;
 pub mod freshness;
 pub mod generations;
-mod hello;
+pub mod hello;
 pub mod http2;
 pub mod invalidation;
 pub mod io;

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use super::certificate::{Certificate, Names};
+use super::hello::Offer;
 use super::tickets::Secrets;
 use crate::limits;
 use rustls::crypto::CryptoProvider;
@@ -14,7 +15,7 @@ use rustls::time_provider::TimeProvider;
 use rustls::{CipherSuite, RootCertStore, ServerConfig, version};
 use std::sync::Arc;
 
-/// Ciphers by the names the IANA gives them, as we prefer them where the client leaves it to us.
+/// Ciphers by the names the IANA gives them, as we prefer them.
 pub const CIPHERS: &[(&str, CipherSuite)] = &[
     ("TLS_AES_128_GCM_SHA256", CipherSuite::TLS13_AES_128_GCM_SHA256),
     ("TLS_AES_256_GCM_SHA384", CipherSuite::TLS13_AES_256_GCM_SHA384),
@@ -75,12 +76,11 @@ pub const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
 
 /// How clients of one address are met.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Policy {
-    /// Those that may speak any version of HTTP.
-    pub any: Arc<ServerConfig>,
-    /// Those that are held to HTTP/1.1. What else is agreed on, sessions included, is the same.
-    pub http1: Arc<ServerConfig>,
+    /// By whether HTTP/2 may be spoken, and whether ChaCha20 is preferred. What else is agreed on, sessions included, is
+    /// the same.
+    configs: [[Arc<ServerConfig>; 2]; 2],
     /// No handshake ends without a client's certificate.
     pub client_certificate: bool,
 }
@@ -91,10 +91,25 @@ impl Policy {
     /// # Errors
     /// See [`Rules::build`].
     pub fn new(rules: &Rules<'_>, secrets: &Secrets) -> Result<Policy, String> {
-        let any = rules.build(secrets)?;
-        let mut http1 = ServerConfig::clone(&any);
-        http1.alpn_protocols.retain(|protocol| protocol != HTTP2);
-        Ok(Policy { any, http1: Arc::new(http1), client_certificate: rules.client_ca.is_some() })
+        Ok(Policy::from_config(&rules.build(secrets)?, rules.client_ca.is_some()))
+    }
+
+    /// With this configuration, but for what depends on the client.
+    pub(crate) fn from_config(config: &ServerConfig, client_certificate: bool) -> Policy {
+        let variant = |http2: bool, chacha20: bool| {
+            let mut config = config.clone();
+            config.alpn_protocols.retain(|protocol| http2 || protocol != HTTP2);
+            // It is of use to clients alone: they say so by the order of theirs.
+            config.ignore_client_order = !chacha20;
+            Arc::new(config)
+        };
+        let configs = [false, true].map(|http2| [false, true].map(|chacha20| variant(http2, chacha20)));
+        Policy { configs, client_certificate }
+    }
+
+    /// How a client with this offer is met, which may speak HTTP/2 or not.
+    pub fn config(&self, offer: Offer, http2: bool) -> &Arc<ServerConfig> {
+        &self.configs[usize::from(http2)][usize::from(offer.chacha20)]
     }
 }
 
@@ -104,7 +119,7 @@ pub struct Rules<'a> {
     pub certificates: &'a [Certificate],
     /// TLS 1.2 is refused.
     pub tls13_only: bool,
-    /// The ciphers to offer; empty: all of [`CIPHERS`].
+    /// The ciphers, the preferred ones first; empty: [`CIPHERS`].
     pub ciphers: &'a [CipherSuite],
     /// PEM of the authorities whose clients alone may connect; `None`: all may.
     pub client_ca: Option<&'a [u8]>,
@@ -119,7 +134,7 @@ impl Rules<'_> {
     ///
     /// # Errors
     /// What cannot be, in words.
-    pub fn build(&self, secrets: &Secrets) -> Result<Arc<ServerConfig>, String> {
+    pub fn build(&self, secrets: &Secrets) -> Result<ServerConfig, String> {
         let provider = Arc::new(self.provider());
         let versions: &[_] =
             if self.tls13_only { &[&version::TLS13] } else { &[&version::TLS13, &version::TLS12] };
@@ -140,18 +155,16 @@ impl Rules<'_> {
         // Records are sealed by `records`, under keys that the handshake hands over.
         config.enable_secret_extraction = true;
         config.max_early_data_size = 0;
-        Ok(Arc::new(config))
+        Ok(config)
     }
 
     fn provider(&self) -> CryptoProvider {
         let mut provider = provider();
-        let chosen = |cipher: CipherSuite| self.ciphers.is_empty() || self.ciphers.contains(&cipher);
-        provider.cipher_suites = CIPHERS
-            .iter()
-            .filter(|(_, cipher)| chosen(*cipher))
-            .filter_map(|(_, cipher)| provider.cipher_suites.iter().find(|suite| suite.suite() == *cipher))
-            .copied()
-            .collect();
+        let all: Vec<CipherSuite> = CIPHERS.iter().map(|(_, cipher)| *cipher).collect();
+        let wanted = if self.ciphers.is_empty() { &all } else { self.ciphers };
+        let provided =
+            |cipher: &CipherSuite| provider.cipher_suites.iter().find(|suite| suite.suite() == *cipher);
+        provider.cipher_suites = wanted.iter().filter_map(provided).copied().collect();
         provider
     }
 }

@@ -7,7 +7,8 @@
 //! | state     | input                | then                                                             |
 //! |-----------|----------------------|------------------------------------------------------------------|
 //! | Fresh     | bytes                | kept for the handshake                                           |
-//! | Handshake | bytes, then `shake`  | flights into `outgoing`; done: Traffic; failed: an alert, Ended  |
+//! | Fresh     | `meet`, for an offer | Met                                                              |
+//! | Met, then Handshake | bytes, then `shake` | flights into `outgoing`; done: Traffic; failed: an alert, Ended  |
 //! | Traffic   | application data     | plaintext to the caller                                          |
 //! | Traffic   | KeyUpdate (1.3)      | keys renewed, answered when asked for; kernel seals: close_notify|
 //! | Traffic   | ClientHello (1.2)    | refused by a warning once, then fatally: no renegotiation        |
@@ -19,7 +20,7 @@
 //! records leave in the order they were sealed in. Early data is never accepted.
 #![forbid(unsafe_code)]
 
-use super::hello;
+use super::hello::{self, Offer};
 use super::kernel_tls::CryptoInfo;
 use super::policy::{HTTP2, Policy};
 use super::records::{
@@ -45,7 +46,7 @@ const UNRECOGNIZED_NAME: u8 = 112;
 #[derive(Clone, Debug, Default)]
 pub struct Policies {
     /// One for each address, in the order their listeners are numbered.
-    pub addresses: Vec<Policy>,
+    pub addresses: Vec<Arc<Policy>>,
     /// Handshakes that a worker begins within a second at most; `None`: all that come.
     pub handshakes_per_second: Option<u32>,
 }
@@ -120,7 +121,8 @@ impl fmt::Display for Failed {
 pub struct WornOut;
 
 enum Layer {
-    Fresh(Arc<ServerConfig>),
+    Fresh,
+    Met(Arc<ServerConfig>),
     Handshake(Box<UnbufferedServerConnection>),
     Traffic(Box<Traffic>),
     Ended,
@@ -142,9 +144,9 @@ pub struct Tls {
 impl Tls {
     /// A connection that was just accepted. Costs nothing until bytes come. `keeps_secrets`: a kernel may be given the
     /// keys later.
-    pub fn new(config: Arc<ServerConfig>, keeps_secrets: bool) -> Self {
+    pub fn new(keeps_secrets: bool) -> Self {
         Tls {
-            layer: Layer::Fresh(config),
+            layer: Layer::Fresh,
             incoming: Vec::new(),
             outgoing: Vec::new(),
             peer_closed: false,
@@ -155,24 +157,24 @@ impl Tls {
 
     /// Whether nothing has been worked out for it yet.
     pub fn is_fresh(&self) -> bool {
-        matches!(self.layer, Layer::Fresh(_))
+        matches!(self.layer, Layer::Fresh)
     }
 
-    /// Whether the client of a fresh connection offers HTTP/2. `None`: the rest of its ClientHello has to come first.
-    pub fn offers_http2(&self) -> Option<bool> {
-        hello::offers(&self.incoming, HTTP2).or(self.is_full().then_some(false))
+    /// What the client of a fresh connection offers. `None`: the rest of its ClientHello has to come first.
+    pub fn offer(&self) -> Option<Offer> {
+        hello::read(&self.incoming).or(self.is_full().then(Offer::default))
     }
 
-    /// A fresh connection is met in this way instead.
+    /// A fresh connection is met in this way.
     pub fn meet(&mut self, config: Arc<ServerConfig>) {
-        if let Layer::Fresh(first) = &mut self.layer {
-            *first = config;
+        if self.is_fresh() {
+            self.layer = Layer::Met(config);
         }
     }
 
     /// Whether application data cannot flow yet.
     pub fn is_handshaking(&self) -> bool {
-        matches!(self.layer, Layer::Fresh(_) | Layer::Handshake(_))
+        matches!(self.layer, Layer::Fresh | Layer::Met(_) | Layer::Handshake(_))
     }
 
     /// Whether the peer said that it sends no more.
@@ -190,7 +192,7 @@ impl Tls {
     pub fn receive(&mut self, bytes: &mut [u8], mut sink: impl FnMut(&[u8])) -> Result<(), Failed> {
         match &mut self.layer {
             Layer::Ended => Ok(()),
-            Layer::Fresh(_) | Layer::Handshake(_) => {
+            Layer::Fresh | Layer::Met(_) | Layer::Handshake(_) => {
                 self.incoming.extend_from_slice(bytes);
                 Ok(())
             }
@@ -209,7 +211,7 @@ impl Tls {
     /// Goes on with the handshake as far as the bytes kept allow. `Some`: it is done, and plaintext that came with
     /// its end went to `sink`. A step costs up to a millisecond of CPU.
     pub fn shake(&mut self, mut sink: impl FnMut(&[u8])) -> Result<Option<Agreed>, Failed> {
-        if let Layer::Fresh(config) = &self.layer {
+        if let Layer::Met(config) = &self.layer {
             match UnbufferedServerConnection::new(config.clone()) {
                 Ok(connection) => self.layer = Layer::Handshake(Box::new(connection)),
                 Err(error) => return self.fail(Failed::Handshake(error)),
@@ -529,7 +531,8 @@ mod tests {
             name: "one",
             clock: Arc::new(Midday),
         };
-        let mut tls = Tls::new(rules.build(&Secrets::new().unwrap()).unwrap(), true);
+        let mut tls = Tls::new(true);
+        tls.meet(Arc::new(rules.build(&Secrets::new().unwrap()).unwrap()));
         for _ in 0..4 {
             let mut up = Vec::new();
             while client.wants_write() {

@@ -90,7 +90,7 @@ impl Worker {
         {
             let deadline_ms = connection.session.deadline_ms();
             let kernel = !self.secure.kernel.is_empty();
-            connection.secure = Some(Box::new(Secure::new(policy, deadline_ms, kernel)));
+            connection.secure = Some(Box::new(Secure::new(policy.clone(), deadline_ms, kernel)));
             connection.sealed_here = true;
             connection.scheme = Scheme::Https;
             connection.certified = policy.client_certificate;

@@ -19,7 +19,6 @@ use crate::stats::{Cells, Counter};
 use crate::sys::fault;
 use crate::sys::outbox::Outbox;
 use crate::sys::wire::Wire;
-use rustls::ServerConfig;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -37,22 +36,22 @@ pub struct Secure {
     pub deadline_ms: u64,
     /// Waits for a turn that has time for its handshake.
     waiting: bool,
-    /// Until its ClientHello is read: how it is met if it is held to HTTP/1.1.
-    http1: Option<Arc<ServerConfig>>,
+    /// Until its ClientHello is read: how clients of its address are met.
+    policy: Option<Arc<Policy>>,
     /// The place that is kept for it among those that speak HTTP/2, while its handshake goes on.
     admission: Option<Admission>,
 }
 
 impl Secure {
     /// A connection that was just accepted; `kernel`: whose records the kernel may seal.
-    pub fn new(policy: &Policy, deadline_ms: u64, kernel: bool) -> Self {
+    pub fn new(policy: Arc<Policy>, deadline_ms: u64, kernel: bool) -> Self {
         Secure {
-            tls: Tls::new(policy.any.clone(), kernel),
+            tls: Tls::new(kernel),
             sealing: if kernel { Sealing::Undecided } else { Sealing::Here },
             wire: None,
             deadline_ms,
             waiting: false,
-            http1: Some(policy.http1.clone()),
+            policy: Some(policy),
             admission: None,
         }
     }
@@ -185,7 +184,7 @@ impl Worker {
             return;
         }
         if secure.tls.is_fresh() {
-            let Some(offers_http2) = secure.tls.offers_http2() else {
+            let Some(offer) = secure.tls.offer() else {
                 return;
             };
             if let Some(most) = self.secure.policies.handshakes_per_second
@@ -195,9 +194,9 @@ impl Worker {
                 connection.phase = Phase::Aborted;
                 return;
             }
-            secure.admission = if offers_http2 { self.node.admit(connection.place) } else { None };
-            if let Some(http1) = secure.http1.take().filter(|_| secure.admission.is_none()) {
-                secure.tls.meet(http1);
+            secure.admission = if offer.http2 { self.node.admit(connection.place) } else { None };
+            if let Some(policy) = secure.policy.take() {
+                secure.tls.meet(policy.config(offer, secure.admission.is_some()).clone());
             }
         }
         self.secure.steps_left -= 1;

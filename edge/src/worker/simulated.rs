@@ -109,9 +109,8 @@ impl Simulated {
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(rustls::server::ResolvesServerCertUsingSni::new()));
         let connection = &mut self.table[slot as usize];
-        let any = Arc::new(config);
-        let policy = Policy { any: any.clone(), http1: any, client_certificate: false };
-        connection.secure = Some(Box::new(Secure::new(&policy, u64::MAX, false)));
+        let policy = Arc::new(Policy::from_config(&config, false));
+        connection.secure = Some(Box::new(Secure::new(policy, u64::MAX, false)));
         secure::with_tls::<()>(&mut self.node, connection, slot, |_, _| Err(Failed::Flood));
         self.advance(slot);
         self.finish();

@@ -211,6 +211,30 @@ fn versions_and_ciphers_that_are_not_safe_are_refused() {
     assert!(said.contains("RENEGOTIATING") && said.contains("no renegotiation"), "{said}");
 }
 
+/// The order is ours, but for who has ChaCha20 first.
+#[test]
+fn the_cipher_is_the_one_that_costs_both_sides_least() {
+    let origin = Origin::start();
+    let site = Site::new(&["edge.test"]);
+    let _edge = start(&origin, &site);
+    for (offered, chosen) in [
+        ("-ciphersuites TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256"),
+        ("-ciphersuites TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_256_GCM_SHA384"),
+        ("-ciphersuites TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256", "TLS_CHACHA20_POLY1305_SHA256"),
+        (
+            "-tls1_2 -cipher ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-ECDSA-AES128-GCM-SHA256",
+            "ECDHE-ECDSA-AES128-GCM-SHA256",
+        ),
+        (
+            "-tls1_2 -cipher ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-ECDSA-AES128-GCM-SHA256",
+            "ECDHE-ECDSA-CHACHA20-POLY1305",
+        ),
+    ] {
+        let said = site.s_client(&offered.split(' ').collect::<Vec<_>>(), "Q\n");
+        assert!(said.contains(&format!("Cipher is {chosen}")), "{offered}: {said}");
+    }
+}
+
 #[test]
 fn slow_and_broken_handshakes_end_and_are_counted() {
     let origin = Origin::start();

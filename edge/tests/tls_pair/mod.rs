@@ -187,7 +187,8 @@ pub fn server_with(site: &Site, secrets: &Secrets, name: &str, client_ca: Option
         name,
         clock: Arc::new(Wall),
     };
-    let tls = Tls::new(rules.build(secrets).unwrap(), false);
+    let mut tls = Tls::new(false);
+    tls.meet(Arc::new(rules.build(secrets).unwrap()));
     Server { tls, received: Vec::new(), sent: Vec::new(), sealed: Vec::new() }
 }
 

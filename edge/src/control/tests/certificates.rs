@@ -5,6 +5,7 @@ use crate::clock;
 use crate::config::{Config, Https};
 use crate::control::certificates::Certificates;
 use crate::limits;
+use crate::proto::hello::Offer;
 use rustls::server::ProducesTickets;
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ fn site(directory: &Scratch) -> Config {
 }
 
 fn tickets(certificates: &Certificates) -> Arc<dyn ProducesTickets> {
-    certificates.policies().addresses[0].any.ticketer.clone()
+    certificates.policies().addresses[0].config(Offer::default(), true).ticketer.clone()
 }
 
 /// Files may be gone, or no longer be readable by the account that the node runs as.
@@ -42,5 +43,6 @@ fn keys_of_tickets_change_whatever_has_become_of_the_files() {
     let ticket = first.encrypt(b"state").unwrap();
     assert_eq!(first.decrypt(&ticket).as_deref(), Some(&b"state"[..]));
     assert_eq!(tickets(&certificates).decrypt(&ticket), None, "two keys later it resumes nothing");
-    assert!(Arc::ptr_eq(&tickets(&certificates), &certificates.policies().addresses[0].http1.ticketer));
+    let http1 = certificates.policies().addresses[0].config(Offer::default(), false).ticketer.clone();
+    assert!(Arc::ptr_eq(&tickets(&certificates), &http1));
 }
