@@ -245,7 +245,7 @@ fn measure(
 ) -> Result<Row> {
     process::step(&format!("{} pairs of windows of {} s: {}", options.rounds, options.seconds, load.name));
     let mut hot = Hot::open(target.http, &origin::path(BYTES), BYTES, options.connections as usize)?;
-    let watch = Watch::begin(&[cpu, client]);
+    let watch = Watch::begin(&[cpu, client])?;
     let mut row = Row {
         name: load.name,
         counted: load.counted,

@@ -6,6 +6,8 @@
 
 use crate::{machine, process};
 use anyhow::{Context, Result};
+use std::fs::File;
+use std::io::{self, Write};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -64,23 +66,23 @@ struct Watched {
 /// sleeps is given away, and comes back when the host likes.
 pub struct Watch {
     stop: Arc<AtomicBool>,
+    _awake: File,
     cpus: Vec<Watched>,
     threads: Vec<JoinHandle<Result<()>>>,
 }
 
 impl Watch {
     /// Begins.
-    pub fn begin(cpus: &[usize]) -> Self {
+    pub fn begin(cpus: &[usize]) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let mut watch = Watch { stop: stop.clone(), cpus: Vec::new(), threads: Vec::new() };
+        let mut watch =
+            Watch { stop: stop.clone(), _awake: keep_awake()?, cpus: Vec::new(), threads: Vec::new() };
         for &cpu in cpus {
             let (stalls, ended) = (Arc::<Mutex<Vec<Stall>>>::default(), stop.clone());
             watch.cpus.push(Watched { cpu, stalls: stalls.clone() });
             watch.threads.push(std::thread::spawn(move || nap(cpu, &ended, &stalls)));
-            let ended = stop.clone();
-            watch.threads.push(std::thread::spawn(move || keep_awake(cpu, &ended)));
         }
-        watch
+        Ok(watch)
     }
 
     /// A window begins.
@@ -159,16 +161,16 @@ fn nap(cpu: usize, stop: &AtomicBool, stalls: &Mutex<Vec<Stall>>) -> Result<()> 
     Ok(())
 }
 
-/// Runs when nobody else wants to.
-fn keep_awake(cpu: usize, stop: &AtomicBool) -> Result<()> {
-    machine::stay_on(&[cpu])?;
-    schedule(&["--idle", "--pid", "0"])?;
-    let mut turns = 0_u64;
-    while !stop.load(Ordering::Relaxed) {
-        // No PAUSE: a host takes that as leave to run somebody else.
-        turns = std::hint::black_box(turns.wrapping_add(1));
-    }
-    Ok(())
+/// As long as the file is open, CPUs that have nothing to do wait for it awake. The kernel does that, where a thread of
+/// ours at the lowest priority would do it too, but would not be without effect: it is given the CPU for next to nothing
+/// in return, which leaves whoever else wants a small share of it with a claim to milliseconds in one piece.
+fn keep_awake() -> Result<File> {
+    let awake = || -> io::Result<File> {
+        let mut file = File::options().write(true).open("/dev/cpu_dma_latency")?;
+        file.write_all(&0_i32.to_ne_bytes())?;
+        Ok(file)
+    };
+    awake().context("CPUs cannot be kept awake: run as root, where the kernel has /dev/cpu_dma_latency")
 }
 
 /// Sets how the calling thread is scheduled.
