@@ -371,9 +371,9 @@ pub const HTTP2_GIVEN_UP_MAX: u32 = HTTP2_STREAMS_MAX;
 pub const HTTP2_GIVEN_UP_PER_SECOND: u32 = HTTP2_STREAMS_MAX / 4;
 /// Requests of an HTTP/2 connection that control has at once while more are given up on the node than may stand, as long as
 /// its client has not shown that it waits for answers: each that it has waited for adds one, up to `HTTP2_STREAMS_MAX`,
-/// and each that it gives up takes one away. Further ones wait for these: a page of 100 takes five round trips to its
-/// origin.
-pub const HTTP2_FETCHES_UNPROVEN: u32 = 4;
+/// and each that it gives up takes one away. Further ones wait for these: a page of 100 takes six round trips to its
+/// origin. Not one, which an answer that never ends would hold for good.
+pub const HTTP2_FETCHES_UNPROVEN: u32 = 2;
 /// Requests of a worker that wait so; more are answered 503. As many as wait for control otherwise.
 pub const HTTP2_FETCHES_HELD_MAX: usize = TO_CONTROL_MESSAGES_MAX;
 /// Milliseconds they wait before they are answered 503: as long as those at control wait for a place.

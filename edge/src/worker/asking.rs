@@ -446,8 +446,8 @@ mod tests {
         assert_eq!(bench.page(known, streams(228).skip(128)), [100]);
         assert_eq!(bench.worker.count(Counter::Held), held);
         let slot = bench.connect(2);
-        assert_eq!(bench.page(slot, streams(100)), [4, 8, 16, 32, 40]);
-        assert_eq!(bench.worker.count(Counter::Held), held + 96);
+        assert_eq!(bench.page(slot, streams(100)), [2, 4, 8, 16, 32, 38]);
+        assert_eq!(bench.worker.count(Counter::Held), held + 98);
         assert_eq!(bench.page(slot, streams(200).skip(100)), [100]);
         // A page that it leaves then is within what it has shown.
         bench.worker.receive(slot, &streams(250).skip(200).flat_map(get).collect::<Vec<_>>());
