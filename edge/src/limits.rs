@@ -321,11 +321,17 @@ pub const LOCALITY_SAMPLE_EVERY: u32 = 64;
 const _: () = assert!(WIRE_BYTES >= CERTIFICATE_BYTES_MAX + CLIENT_CA_NAMES_BYTES_MAX + 8 * 1024);
 const _: () = assert!(STREAM_WINDOW_BYTES > 2 * CHUNK_BYTES);
 const _: () = assert!(STASH_BYTES_MAX >= REQUEST_HEAD_BYTES_MAX + RECEIVE_BUFFER_BYTES);
-/// HTTP/2 connections of one worker unless configured. Beyond it clients are held to HTTP/1.1: each costs
-/// `HTTP2_CONNECTION_BYTES`.
-pub const HTTP2_CONNECTIONS: usize = 4096;
 /// Streams of one HTTP/2 connection at once; what browsers and the RFC take for enough (RFC 9113 section 6.5.2: 100).
 pub const HTTP2_STREAMS_MAX: u32 = 128;
+/// HTTP/2 connections of one worker that have so many streams, and `HTTP2_CONNECTION_WINDOW_BYTES`. What each of them can take
+/// is too much for as many as a worker has connections; further ones are narrow.
+pub const HTTP2_WIDE_CONNECTIONS_MAX: usize = 2048;
+/// Streams of a narrow connection at once: five times what browsers have at once over HTTP/1.1, so that it is better than that
+/// still.
+pub const HTTP2_NARROW_STREAMS_MAX: u32 = 32;
+/// Bytes of all request bodies of a narrow connection ahead of what control has taken: what every connection begins with, and
+/// nothing can make less (RFC 9113 section 6.9.2).
+pub const HTTP2_NARROW_WINDOW_BYTES: u32 = 65_535;
 /// Frames of HTTP/2 connections that a worker deals with in one turn, a tenth of a millisecond or so; connections that
 /// have more, and those that come after them, go on in the next. A client can have `HTTP2_STREAMS_MAX` requests and what
 /// resets them come at once on each of its connections: hits must not wait for all of that.
@@ -392,11 +398,19 @@ pub const HTTP2_HEAD_KEPT_BYTES: usize =
 pub const HTTP2_CONTINUATIONS_MAX: u32 = 8;
 /// Bytes of one HTTP/2 connection at most: the windows for bodies, unread frames, the crate's read and write buffers
 /// and tables, one field section being read, and the state of each stream.
-pub const HTTP2_CONNECTION_BYTES: usize = HTTP2_CONNECTION_WINDOW_BYTES as usize
-    + HTTP2_UNREAD_BYTES_MAX
-    + 40 * 1024
-    + 2 * REQUEST_HEAD_BYTES_MAX
-    + HTTP2_STREAMS_MAX as usize * 2048;
+pub const HTTP2_CONNECTION_BYTES: usize =
+    http2_connection_bytes(HTTP2_CONNECTION_WINDOW_BYTES, HTTP2_STREAMS_MAX);
+/// The same of a narrow one.
+pub const HTTP2_NARROW_CONNECTION_BYTES: usize =
+    http2_connection_bytes(HTTP2_NARROW_WINDOW_BYTES, HTTP2_NARROW_STREAMS_MAX);
+
+const fn http2_connection_bytes(window_bytes: u32, streams: u32) -> usize {
+    window_bytes as usize
+        + HTTP2_UNREAD_BYTES_MAX
+        + 40 * 1024
+        + 2 * REQUEST_HEAD_BYTES_MAX
+        + streams as usize * 2048
+}
 
 const _: () = assert!(HTTP2_FRAMES_PER_TURN_MAX >= HTTP2_REQUESTS_PER_TURN_MAX * HTTP2_FRAMES_PER_REQUEST);
 const _: () = assert!(HTTP2_RESETS_PER_SECOND_MAX >= HTTP2_STREAMS_MAX);

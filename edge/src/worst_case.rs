@@ -79,6 +79,8 @@ pub fn worst_case(shape: &Shape) -> Vec<Row> {
     let connections = shape.workers * shape.connections_max;
     let tls = usize::from(shape.tls);
     let http2 = shape.http2_connections_max > 0;
+    let multiplexed = shape.http2_connections_max.min(shape.connections_max);
+    let wide = multiplexed.min(HTTP2_WIDE_CONNECTIONS_MAX);
     let sealed = TLS_STATE_BYTES + TLS_INCOMING_BYTES_MAX + CERTIFICATE_BYTES_MAX + WIRE_BYTES;
     vec![
         row("connection slots", connections, shape.connection_bytes),
@@ -87,10 +89,11 @@ pub fn worst_case(shape: &Shape) -> Vec<Row> {
         row("outbox of a connection", connections.max(shape.workers * OUTBOXES_READY), OUTBOX_BYTES),
         row("TLS connection in a handshake or sending", tls * connections, sealed),
         row("sealed records, buffers kept by a worker", tls * shape.workers, WIRES_KEPT_MAX * WIRE_BYTES),
+        row("HTTP/2 connection", shape.workers * wide, HTTP2_CONNECTION_BYTES),
         row(
-            "HTTP/2 connection",
-            shape.workers * shape.http2_connections_max.min(shape.connections_max),
-            HTTP2_CONNECTION_BYTES,
+            "HTTP/2 connection beside these, narrow",
+            shape.workers * (multiplexed - wide),
+            HTTP2_NARROW_CONNECTION_BYTES,
         ),
         row(
             "heads of HTTP/2 responses, kept by a worker",
@@ -197,6 +200,9 @@ mod tests {
         assert_eq!(http2, (2 * 30 * HTTP2_CONNECTION_BYTES + heads + held) as u64);
         let all = Shape { http2_connections_max: 1001, ..shape };
         assert_eq!(sum(&all) - base - http2, (2 * 970 * HTTP2_CONNECTION_BYTES) as u64);
+        let more = Shape { connections_max: 100_000, http2_connections_max: 2048, ..shape };
+        let narrow = sum(&Shape { http2_connections_max: 2049, ..more }) - sum(&more);
+        assert_eq!(narrow, 2 * HTTP2_NARROW_CONNECTION_BYTES as u64);
         let text = announce(&worst_case(&shape));
         let some = worst_case(&shape).iter().filter(|row| row.bytes() > 0).count();
         assert!(text.lines().count() == some + 1 && !text.contains(" 0 × "), "{text}");

@@ -447,7 +447,7 @@ fn the_smallest_file_serves_with_documented_defaults() {
     assert_eq!(config.store[0].object_bytes, edge::limits::OBJECT_BYTES);
     assert_eq!(config.clients.connections_max, edge::limits::CONNECTIONS_PER_WORKER);
     assert_eq!(config.clients.tunnels_max, edge::limits::TUNNELS);
-    assert_eq!(config.clients.http2_connections_max, edge::limits::HTTP2_CONNECTIONS);
+    assert_eq!(config.clients.http2_connections_max, edge::limits::CONNECTIONS_PER_WORKER);
     assert_eq!(config.clients, edge::config::Clients::default());
     assert_eq!((config.cpus, config.xdp), (None, None));
     let origin = &config.origins[0];

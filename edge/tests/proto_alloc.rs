@@ -5,7 +5,7 @@ mod frame;
 mod proto_client;
 mod tls_pair;
 
-use edge::proto::http2::{Http2, PREFACE, Piece, Segment};
+use edge::proto::http2::{Http2, PREFACE, Piece, Segment, Width};
 use edge::proto::query::{Arguments, Name, Rule, Rules};
 use edge::proto::route::Pattern;
 use edge::proto::session::{Action, Found, Input, Out, Session, Timeouts};
@@ -158,7 +158,7 @@ fn a_hit_over_http2_allocates_what_the_crates_do_and_once_a_turn_what_we_do() {
     let stored = record(asked, 200, &lines, &body, START.unix_s);
     let body = Body(Arc::new(body.into_bytes()));
     let mut out = Out::new(Timeouts::default(), Arc::default(), Arc::default());
-    let mut http2 = Http2::new(START, &Timeouts::default());
+    let mut http2 = Http2::new(START, &Timeouts::default(), Width::Wide);
     http2.receive(&[&PREFACE[..], &frame(4, 0, 0, &[0, 4, 0, 1, 0, 0])].concat(), START);
     http2.receive(&frame(8, 0, 0, &[0x3f, 0, 0, 0]), START);
     let (mut stream, mut sent) = (1, 0);

@@ -7,7 +7,7 @@ mod proto_client;
 
 use bytes::Bytes;
 use edge::limits;
-use edge::proto::http2::{Http2, PREFACE, Piece, Record, Segment, Upload};
+use edge::proto::http2::{Http2, PREFACE, Piece, Record, Segment, Upload, Width};
 use edge::proto::session::{Action, Found, Input, Out, Timeouts};
 use frame::frame;
 use proto_client::{START, record};
@@ -63,7 +63,7 @@ struct Peer {
 impl Peer {
     fn new() -> Peer {
         let out = Out::new(Timeouts::default(), Default::default(), Default::default());
-        let http2 = Http2::new(START, &Timeouts::default());
+        let http2 = Http2::new(START, &Timeouts::default(), Width::Wide);
         Peer { http2, out, frames: Vec::new(), unparsed: Vec::new(), uploads: Vec::new() }
     }
 

@@ -7,7 +7,7 @@ mod proto_client;
 
 use bytes::Bytes;
 use edge::proto::freshness::Storing;
-use edge::proto::http2::{Flood, Http2, PREFACE, Piece, Record, Segment, Upload};
+use edge::proto::http2::{Flood, Http2, PREFACE, Piece, Record, Segment, Upload, Width};
 use edge::proto::response::OriginHead;
 use edge::proto::session::{Action, FetchKind, Found, Input, Late, Out, Timeouts};
 use frame::frame;
@@ -59,7 +59,7 @@ impl Connection {
         let out = Out::new(Timeouts::default(), Default::default(), Default::default());
         let body = (0..MIB).map(|at| (at / 7) as u8).collect();
         let mut connection = Connection {
-            http2: Http2::new(START, &Timeouts::default()),
+            http2: Http2::new(START, &Timeouts::default(), Width::Wide),
             out,
             chunk: Chunk { body: Rc::new(body), looks: Rc::default() },
             body_bytes,

@@ -115,7 +115,7 @@ impl Served {
             listeners: vec![(listener, None)],
             policies: Arc::default(),
             connections_max: 64,
-            http2_connections_max: edge::limits::HTTP2_CONNECTIONS,
+            http2_connections_max: 64,
             clients: Arc::new(Clients::new(64, 64, Vec::new())),
             kernel_tls: Default::default(),
             http2_cleartext: false,

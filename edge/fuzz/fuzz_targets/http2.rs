@@ -9,7 +9,7 @@ mod frame;
 use bytes::Bytes;
 use edge::proto::Now;
 use edge::proto::freshness::{Exchange, Policy, Storing, decide};
-use edge::proto::http2::{Http2, PREFACE, Piece, Record, Segment, Upload};
+use edge::proto::http2::{Http2, PREFACE, Piece, Record, Segment, Upload, Width};
 use edge::proto::request::RequestHead;
 use edge::proto::response::OriginHead;
 use edge::proto::session::{Action, Again, Found, Input, Interim, Out, Timeouts};
@@ -83,7 +83,7 @@ impl Side {
         let timeouts = Timeouts { head_ms: 1000, idle_ms: 2000, body_ms: 3000, send_ms: 4000, tunnel_ms: 5000, body_rate_min: 9, send_rate_min: 9 };
         let out = Out::new(timeouts, Default::default(), Default::default());
         Side {
-            http2: Http2::new(START, &timeouts),
+            http2: Http2::new(START, &timeouts, Width::Wide),
             out,
             now: START,
             streams: BTreeMap::new(),

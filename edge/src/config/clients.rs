@@ -37,7 +37,7 @@ impl Default for Clients {
         let loopback = ["127.0.0.0/8", "::1/128"].map(network);
         Clients {
             connections_max: limits::CONNECTIONS_PER_WORKER,
-            http2_connections_max: limits::HTTP2_CONNECTIONS,
+            http2_connections_max: limits::CONNECTIONS_PER_WORKER,
             connections_per_client: limits::CONNECTIONS_PER_CLIENT,
             unlimited_clients: loopback.into_iter().flatten().collect(),
             tunnels_max: limits::TUNNELS,
@@ -114,7 +114,7 @@ pub(super) fn section(item: Option<Item<'_>>) -> Option<Clients> {
     let connections_max =
         count("connections_max", limits::CONNECTIONS_PER_WORKER_MAX, default.connections_max);
     let http2_connections_max =
-        count("http2_connections_max", limits::CONNECTIONS_PER_WORKER_MAX, default.http2_connections_max);
+        count("http2_connections_max", limits::CONNECTIONS_PER_WORKER_MAX, connections_max?);
     let tunnels_max = count("tunnels_max", limits::TUNNELS_MAX, default.tunnels_max);
     let connections_per_client = match section.get("connections_per_client") {
         Some(item) => item.number(1..=limits::CONNECTIONS_PER_CLIENT_MAX.into()).map(|n| n as u32),

@@ -104,7 +104,7 @@ impl Node {
             wake_control: false,
             draining: false,
             progressed: Vec::new(),
-            admissions: Admissions::new(limits::HTTP2_CONNECTIONS),
+            admissions: Admissions::new(limits::CONNECTIONS_PER_WORKER),
             trusted: Arc::default(),
             multiplexed: VecDeque::new(),
             frames_left: 0,

@@ -6,7 +6,8 @@ use super::actions::{Node, outbox};
 use super::clients::Place;
 use super::connection::{Connection, Phase};
 use super::multiplex::Multiplex;
-use crate::proto::http2::{HTTP1_REQUIRED, Http2, PREFACE};
+use crate::limits;
+use crate::proto::http2::{HTTP1_REQUIRED, Http2, PREFACE, Width};
 use crate::stats::Counter;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -14,33 +15,44 @@ use std::rc::Rc;
 /// HTTP/2 connections of a worker, and those that are to become one once their handshake is done.
 #[derive(Debug)]
 pub struct Admissions {
+    wide: Places,
+    narrow: Places,
+}
+
+#[derive(Debug)]
+struct Places {
     most: usize,
-    given: Rc<Cell<usize>>,
+    taken: Rc<Cell<usize>>,
 }
 
 /// One of them, until it is dropped.
 #[derive(Debug)]
-pub struct Admission(Rc<Cell<usize>>);
+pub struct Admission {
+    width: Width,
+    taken: Rc<Cell<usize>>,
+}
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.taken.set(self.taken.get() - 1);
     }
 }
 
 impl Admissions {
-    /// So many at once.
+    /// So many at once, of which as many as fit are wide.
     pub fn new(most: usize) -> Self {
-        Admissions { most, given: Rc::default() }
+        let wide = most.min(limits::HTTP2_WIDE_CONNECTIONS_MAX);
+        let places = |most| Places { most, taken: Rc::default() };
+        Admissions { wide: places(wide), narrow: places(most - wide) }
     }
 
     /// `None`: there are as many as there may be.
     fn admit(&self) -> Option<Admission> {
-        let given = self.given.get();
-        (given < self.most).then(|| {
-            self.given.set(given + 1);
-            Admission(self.given.clone())
-        })
+        let places = [(Width::Wide, &self.wide), (Width::Narrow, &self.narrow)];
+        let (width, Places { taken, .. }) =
+            places.into_iter().find(|(_, places)| places.taken.get() < places.most)?;
+        taken.set(taken.get() + 1);
+        Some(Admission { width, taken: taken.clone() })
     }
 }
 
@@ -84,7 +96,7 @@ impl Node {
     /// The connection speaks HTTP/2 from its first byte on.
     pub(super) fn begin_multiplex(&mut self, connection: &mut Connection, admission: Admission) {
         self.cells.add(Counter::Http2Connections, 1);
-        let http2 = Http2::new(self.now, &self.timeouts());
+        let http2 = Http2::new(self.now, &self.timeouts(), admission.width);
         let Connection { generation, place, .. } = *connection;
         connection.multiplex = Some(Box::new(Multiplex::new(http2, generation, place, admission)));
     }
@@ -104,6 +116,22 @@ mod tests {
             held.extend(admissions.admit());
             assert!(held.len() == 3 && admissions.admit().is_none());
         }
-        assert_eq!(admissions.given.get(), 0);
+        assert_eq!((admissions.wide.taken.get(), admissions.narrow.taken.get()), (0, 0));
+    }
+
+    #[test]
+    fn the_first_are_wide_and_who_leaves_makes_room_of_its_kind() {
+        const WIDE: usize = limits::HTTP2_WIDE_CONNECTIONS_MAX;
+        let admissions = Admissions::new(WIDE + 2);
+        let mut held: Vec<Admission> = (0..WIDE + 2).map(|_| admissions.admit().unwrap()).collect();
+        assert!(held[..WIDE].iter().all(|admission| admission.width == Width::Wide));
+        assert!(held[WIDE..].iter().all(|admission| admission.width == Width::Narrow));
+        assert!(admissions.admit().is_none());
+        for at in [0, WIDE, WIDE] {
+            let width = held.remove(at).width;
+            held.push(admissions.admit().unwrap());
+            assert_eq!(held.last().unwrap().width, width);
+            assert!(admissions.admit().is_none());
+        }
     }
 }

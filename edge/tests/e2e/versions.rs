@@ -1,11 +1,14 @@
 //! Which version of HTTP a client gets where as many connections speak HTTP/2 as may.
 
-use crate::support::{Edge, Origin, Setup, eventually, frame, tls::Site, tls::TlsClient};
+use crate::support::{Answer, Edge, Origin, Setup, content, edge::directory, eventually, frame};
+use crate::support::{tls::Site, tls::TlsClient};
 use rustls::{AlertDescription, ClientConfig, Error};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 use std::sync::Arc;
 
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const REFUSED: &str = "edge_http2_connections_refused_total";
 const HELD_BACK: &str = "edge_http2_connections_refused_per_client_total";
 const OPENED: &str = "edge_http2_connections_total";
@@ -75,7 +78,7 @@ fn beyond_the_bound_clients_are_served_over_http1_and_only_who_knows_nothing_els
     }
     assert_eq!(edge.metric(REFUSED), 2.0, "who does not offer HTTP/2 is not refused it");
     let mut raw = TcpStream::connect(edge.http()).expect("connected");
-    raw.write_all(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(4, 0, 0, b"")[..]].concat()).expect("sent");
+    raw.write_all(&[PREFACE, &frame(4, 0, 0, b"")[..]].concat()).expect("sent");
     let mut told = Vec::new();
     raw.read_to_end(&mut told).expect("closed in order");
     // SETTINGS; GOAWAY with HTTP_1_1_REQUIRED, before any stream.
@@ -84,6 +87,53 @@ fn beyond_the_bound_clients_are_served_over_http1_and_only_who_knows_nothing_els
     held.pop();
     eventually("there is room again", || version(&site) == "2");
     assert_eq!(edge.metric(HELD_BACK), 0.0);
+}
+
+/// On a worker with many connections further ones have fewer streams and a smaller window, which clients heed, and are served
+/// like the first, while the others hold what they may.
+#[test]
+fn connections_beyond_the_wide_ones_have_less_and_are_served_all_the_same() {
+    const WIDE: usize = edge::limits::HTTP2_WIDE_CONNECTIONS_MAX;
+    const UPLOAD: u64 = 3 << 20;
+    let origin = Origin::start();
+    origin.cacheable("/a", 100);
+    origin.script("/up", |exchange| {
+        let body = exchange.body()?;
+        exchange.answer(&Answer::new(200).body(body))
+    });
+    let site = Site::new(&["edge.test"]);
+    let edge = start(&origin, &site, WIDE + 10);
+    edge.get_hit("/a");
+    let mut held: Vec<TcpStream> = Vec::new();
+    for number in 0..WIDE + 2 {
+        let mut raw = TcpStream::connect(edge.http()).expect("connected");
+        raw.write_all(&[PREFACE, &frame(4, 0, 0, b"")[..]].concat()).expect("sent");
+        let mut head = [0; 9];
+        raw.read_exact(&mut head).expect("SETTINGS");
+        let mut settings = vec![0; usize::from(head[2])];
+        raw.read_exact(&mut settings).expect("all of it");
+        let streams = settings.chunks(6).find(|setting| setting[..2] == [0, 3]).expect("a number of streams");
+        let expected = if number < WIDE { 128 } else { 32 };
+        assert_eq!(streams[2..], u32::to_be_bytes(expected), "{number}");
+        held.push(raw);
+    }
+    assert_eq!(version(&site), "2");
+    let load = Command::new("h2load")
+        .args(["-n", "2000", "-c", "4", "-m", "32", "-H", ":authority: edge.test"])
+        .arg(format!("http://{}/a", edge.http()))
+        .output()
+        .expect("h2load");
+    let text = String::from_utf8_lossy(&load.stdout);
+    assert!(text.contains("2000 succeeded, 0 failed, 0 errored"), "{text}");
+    let body = content::part(9, 0, UPLOAD);
+    let file = directory();
+    let sent = file.join("body");
+    std::fs::write(&sent, &body).expect("written");
+    let data = format!("@{}", sent.display());
+    let output = site.curl("edge.test", "/up", &["--http2", "--data-binary", &data]);
+    assert!(output.stdout == body, "{} bytes came back", output.stdout.len());
+    std::fs::remove_dir_all(file).expect("removed");
+    assert_eq!((edge.metric(REFUSED), edge.metric("edge_http2_floods_total")), (0.0, 0.0));
 }
 
 /// The place of a connection is kept from its ClientHello on, and given back once: too few would be left, or too many.

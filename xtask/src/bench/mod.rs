@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod idle;
+mod idle_tls;
 mod latency;
 mod lookup;
 pub mod measure;

@@ -275,7 +275,7 @@ pub fn h2o(stage: &Stage, port: u16) -> String {
     let user = user("user: root");
     format!(
         "{user}\nlisten:\n  host: 127.0.0.1\n  port: {port}\nnum-threads: 1\nmax-connections: {CONNECTIONS_MAX}\n\
-         http1-request-timeout: 600\nfile.send-gzip: OFF\nhosts:\n  default:\n    paths:\n      /:\n        \
+         http1-request-timeout: 600\nhttp2-idle-timeout: 600\nfile.send-gzip: OFF\nhosts:\n  default:\n    paths:\n      /:\n        \
          file.dir: {}\n",
         root.display()
     )

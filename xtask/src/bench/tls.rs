@@ -1,8 +1,9 @@
 //! `cargo xtask bench tls`: what TLS costs, edge against nginx and H2O with one ECDSA certificate and one cipher: hits
-//! over HTTP/1.1 and HTTP/2 by h2load, handshakes full and resumed by a client of rustls, and memory of idle
-//! connections.
+//! over HTTP/1.1 and HTTP/2 by h2load, handshakes full and resumed by a client of rustls, and the memory of idle
+//! connections of both.
 #![forbid(unsafe_code)]
 
+use super::idle_tls;
 use super::origin::{Origin, path};
 use super::peers::{self, Kind, Stage};
 use super::report::{Spread, size};
@@ -150,14 +151,8 @@ pub fn run(options: &Options) -> Result<()> {
             );
         }
     }
-    println!(
-        "\n| server | anonymous memory, growth for each of {} idle TLS connections |\n|---|---|",
-        options.idle
-    );
-    for peer in &peers {
-        println!("| {} | {:.0} bytes |", peer.kind.name(), idle(peer, &site, options.idle)?);
-    }
-    Ok(())
+    drop(peers);
+    idle_tls::table(&options.servers, &stage, &site, options.idle)
 }
 
 /// An ECDSA certificate of this run.
@@ -240,10 +235,10 @@ pub(super) fn start(kind: Kind, stage: &Stage, site: &Site) -> Result<Peer> {
     Ok(Peer { kind, server, address })
 }
 
-/// A client of HTTP/1.1.
-fn client(site: &Site, resumed: bool) -> Result<Arc<ClientConfig>> {
+/// A client that offers this protocol.
+pub(super) fn client(site: &Site, resumed: bool, protocol: &str) -> Result<Arc<ClientConfig>> {
     let mut config = trusting(site)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
     if !resumed {
         config.resumption = Resumption::disabled();
     }
@@ -261,15 +256,25 @@ pub(super) fn trusting(site: &Site) -> Result<ClientConfig> {
         .with_no_client_auth())
 }
 
-type Stream = StreamOwned<ClientConnection, TcpStream>;
+pub(super) type Stream = StreamOwned<ClientConnection, TcpStream>;
 
-/// One connection with one answer of that many bytes.
-fn ask(config: &Arc<ClientConfig>, to: SocketAddr, bytes: usize) -> Result<Stream> {
+/// A connection; its handshake is made with the first bytes.
+pub(super) fn connect(config: &Arc<ClientConfig>, to: SocketAddr) -> Result<Stream> {
     let stream = TcpStream::connect(to)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    let mut stream =
-        StreamOwned::new(ClientConnection::new(config.clone(), ServerName::try_from(NAME)?)?, stream);
+    Ok(StreamOwned::new(ClientConnection::new(config.clone(), ServerName::try_from(NAME)?)?, stream))
+}
+
+/// A connection that has had one answer of that many bytes.
+fn connect_and_ask(config: &Arc<ClientConfig>, to: SocketAddr, bytes: usize) -> Result<Stream> {
+    let mut stream = connect(config, to)?;
+    ask(&mut stream, bytes)?;
+    Ok(stream)
+}
+
+/// One answer of that many bytes.
+pub(super) fn ask(stream: &mut Stream, bytes: usize) -> Result<()> {
     write!(stream, "GET {} HTTP/1.1\r\nHost: {NAME}\r\n\r\n", path(bytes))?;
     let mut answer = Vec::new();
     let mut piece = vec![0; 32 << 10];
@@ -283,17 +288,17 @@ fn ask(config: &Arc<ClientConfig>, to: SocketAddr, bytes: usize) -> Result<Strea
         answer.extend_from_slice(&piece[..count]);
     }
     ensure!(answer.starts_with(b"HTTP/1.1 200"), "not answered 200");
-    Ok(stream)
+    Ok(())
 }
 
 /// Asks until it is stored, and says what was agreed on.
 pub(super) fn verify(peer: &Peer, site: &Site, bytes: usize) -> Result<String> {
-    let config = client(site, false)?;
+    let config = client(site, false, "http/1.1")?;
     for _ in 0..3 {
-        ask(&config, peer.address, bytes)?;
+        connect_and_ask(&config, peer.address, bytes)?;
         process::sleep(Duration::from_millis(50))?;
     }
-    let stream = ask(&config, peer.address, bytes)?;
+    let stream = connect_and_ask(&config, peer.address, bytes)?;
     let suite = stream.conn.negotiated_cipher_suite().context("no cipher")?.suite();
     Ok(format!("{:?}, {suite:?} with this client", stream.conn.protocol_version().context("no version")?))
 }
@@ -306,7 +311,7 @@ fn window(
     options: &Options,
     client_cpu: usize,
 ) -> Result<Option<(f64, f64)>> {
-    let config = client(site, matches!(measure, Measure::Handshakes { resumed: true }))?;
+    let config = client(site, matches!(measure, Measure::Handshakes { resumed: true }), "http/1.1")?;
     let before = machine::cpu_us(peer.server.pid())?;
     let begun = Instant::now();
     let count = match measure {
@@ -314,7 +319,7 @@ fn window(
         Measure::Handshakes { resumed } => {
             let mut count = 0;
             while begun.elapsed() < Duration::from_secs(options.seconds.into()) {
-                let stream = ask(&config, peer.address, SIZES[0])?;
+                let stream = connect_and_ask(&config, peer.address, SIZES[0])?;
                 let kind = stream.conn.handshake_kind();
                 let is_resumed = kind == Some(HandshakeKind::Resumed);
                 if count > 0 && is_resumed != resumed {
@@ -360,25 +365,6 @@ fn parse(text: &str) -> Option<u64> {
     };
     let (succeeded, failed, errored) = (number(" succeeded")?, number(" failed")?, number(" errored")?);
     (succeeded > 0 && failed == 0 && errored == 0).then_some(succeeded)
-}
-
-/// Bytes of anonymous memory that each idle connection adds, after one answer.
-fn idle(peer: &Peer, site: &Site, count: u32) -> Result<f64> {
-    let config = client(site, false)?;
-    process::sleep(Duration::from_millis(500))?;
-    let before = machine::anonymous_bytes(peer.server.pid())?;
-    let mut held = Vec::with_capacity(count as usize);
-    for _ in 0..count {
-        process::proceed()?;
-        held.push(ask(&config, peer.address, SIZES[0])?);
-    }
-    process::sleep(Duration::from_millis(500))?;
-    let after = machine::anonymous_bytes(peer.server.pid())?;
-    for stream in &held {
-        stream.sock.set_nonblocking(true)?;
-        ensure!(stream.sock.peek(&mut [0]).is_err(), "a connection was closed while idle");
-    }
-    Ok(after.saturating_sub(before) as f64 / f64::from(count))
 }
 
 #[cfg(test)]

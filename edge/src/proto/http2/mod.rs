@@ -54,6 +54,33 @@ pub const HTTP1_REQUIRED: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0
 const UNWRITTEN_BYTES_MAX: usize = 128 * 1024;
 /// Priorities kept for streams that have not begun (RFC 9218 section 7.1).
 const EARLY_PRIORITIES_MAX: usize = 32;
+/// How much of everything one connection may have at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    /// As is usual.
+    Wide,
+    /// Less, on a worker that has many.
+    Narrow,
+}
+
+impl Width {
+    /// Streams at once.
+    const fn streams(self) -> u32 {
+        match self {
+            Width::Wide => limits::HTTP2_STREAMS_MAX,
+            Width::Narrow => limits::HTTP2_NARROW_STREAMS_MAX,
+        }
+    }
+
+    /// Bytes of requests' bodies ahead of what is taken.
+    const fn window_bytes(self) -> u32 {
+        match self {
+            Width::Wide => limits::HTTP2_CONNECTION_WINDOW_BYTES,
+            Width::Narrow => limits::HTTP2_NARROW_WINDOW_BYTES,
+        }
+    }
+}
+
 /// No deadline.
 const NEVER: u64 = u64::MAX;
 
@@ -97,17 +124,17 @@ pub struct Http2<R: Record> {
 
 impl<R: Record> Http2<R> {
     /// A connection whose next bytes are the preface.
-    pub fn new(now: Now, timeouts: &Timeouts) -> Self {
+    pub fn new(now: Now, timeouts: &Timeouts, width: Width) -> Self {
         let pipe = Pipe::default();
         let mut builder = Builder::new();
         builder
             .initial_window_size(limits::HTTP2_STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW_BYTES)
-            .max_concurrent_streams(limits::HTTP2_STREAMS_MAX)
+            .initial_connection_window_size(width.window_bytes())
+            .max_concurrent_streams(width.streams())
             .max_header_list_size(limits::REQUEST_HEAD_BYTES_MAX as u32)
             .max_send_buffer_size(UNWRITTEN_BYTES_MAX)
-            .max_concurrent_reset_streams(limits::HTTP2_STREAMS_MAX as usize)
-            .max_pending_accept_reset_streams(limits::HTTP2_STREAMS_MAX as usize)
+            .max_concurrent_reset_streams(width.streams() as usize)
+            .max_pending_accept_reset_streams(width.streams() as usize)
             .max_local_error_reset_streams(Some(limits::HTTP2_RESETS_PER_SECOND_MAX as usize))
             .reset_stream_duration(Duration::from_secs(1));
         Http2 {
