@@ -118,9 +118,7 @@ impl<'a> Authority<'a> {
                 let mut before = b'.';
                 let valid = |&byte: &u8| {
                     let follows_dot = std::mem::replace(&mut before, byte) == b'.';
-                    byte.is_ascii_alphanumeric()
-                        || matches!(byte, b'-' | b'_' | b'~')
-                        || (byte == b'.' && !follows_dot)
+                    NAME_BYTES[byte as usize] && (byte != b'.' || !follows_dot)
                 };
                 if name.is_empty() || name.len() > HOST_BYTES_MAX || !name.iter().all(valid) {
                     return None;
@@ -154,6 +152,17 @@ impl<'a> Authority<'a> {
         }
     }
 }
+
+/// Bytes that may stand in a name.
+const NAME_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 0x80 {
+        table[byte] = (byte as u8).is_ascii_alphanumeric() || matches!(byte as u8, b'-' | b'_' | b'~' | b'.');
+        byte += 1;
+    }
+    table
+};
 
 /// Bytes of a DNS name in text (RFC 1035), with a final dot.
 const HOST_BYTES_MAX: usize = 254;

@@ -229,9 +229,20 @@ impl Meter {
                 self.payload(&bytes[..taken])?;
                 bytes = &bytes[taken..];
             } else {
-                self.head[self.head_bytes as usize] = bytes[0];
-                self.head_bytes += 1;
-                bytes = &bytes[1..];
+                let from = self.head_bytes as usize;
+                if from == 0
+                    && let Some((head, rest)) = bytes.split_first_chunk()
+                {
+                    // Mostly it comes in one piece.
+                    self.head = *head;
+                    bytes = rest;
+                    self.frame(now_ms)?;
+                    continue;
+                }
+                let taken = bytes.len().min(HEAD_BYTES - from);
+                self.head[from..from + taken].copy_from_slice(&bytes[..taken]);
+                self.head_bytes += taken as u8;
+                bytes = &bytes[taken..];
                 if self.head_bytes as usize == HEAD_BYTES {
                     self.head_bytes = 0;
                     self.frame(now_ms)?;

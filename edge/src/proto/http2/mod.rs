@@ -106,6 +106,8 @@ pub struct Http2<R: Record> {
     unwanted: VecDeque<(RecvStream, usize)>,
     /// Whose request was answered last: the hash of its key.
     answered: u64,
+    /// Whether a stream was found without room in the windows since the peer last spoke.
+    any_blocked: bool,
     turns: Turns,
     early: Vec<(u32, Priority)>,
     unwritten_bytes: usize,
@@ -145,6 +147,7 @@ impl<R: Record> Http2<R> {
             gone: Vec::new(),
             unwanted: VecDeque::new(),
             answered: 0,
+            any_blocked: false,
             turns: Turns::default(),
             early: Vec::new(),
             unwritten_bytes: 0,
@@ -210,7 +213,8 @@ impl<R: Record> Http2<R> {
     pub fn take(&mut self, sink: impl FnMut(Segment<'_, R>)) {
         self.write();
         let ends = self.is_over() || self.cut.is_some();
-        let is_held_up = ends || self.pipe.is_full() || self.streams.iter().any(Stream::is_held_up);
+        let is_held_up =
+            ends || self.pipe.is_full() || (self.any_blocked && self.streams.iter().any(Stream::is_held_up));
         self.pipe.take(sink);
         if !is_held_up {
             self.send_due_ms = NEVER;
@@ -272,8 +276,8 @@ impl<R: Record> Http2<R> {
     pub fn poll(&mut self, now: Now, out: &mut Out) -> Option<u32> {
         self.now_ms = now.mono_ms;
         self.unwritten_bytes = 0;
-        for stream in &mut self.streams {
-            stream.blocked = false;
+        if std::mem::take(&mut self.any_blocked) {
+            self.streams.iter_mut().for_each(|stream| stream.blocked = false);
         }
         loop {
             let accepted = self.accept();
@@ -343,7 +347,10 @@ impl<R: Record> Http2<R> {
                     }
                 }
                 Turn::Wants => return Some(id),
-                Turn::Blocked => self.streams[at].blocked = true,
+                Turn::Blocked => {
+                    self.streams[at].blocked = true;
+                    self.any_blocked = true;
+                }
                 Turn::Gone => self.remove(at),
             }
         }
