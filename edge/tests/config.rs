@@ -371,12 +371,24 @@ key = "/ok/b.key"
 address = "0.0.0.0:8443"
 certificate = "/ok/a.key"
 key = "/ok/a.key"
-[store]"#, &["7:15: listen.https[0].certificate: /ok/a.key holds no certificate; write the server's own first, then its chain"]),
+[store]"#, &["7:15: listen.https[0].certificate: /ok/a.key holds no certificate in PEM; write the server's own first, then its chain"]),
     ("[store]", r#"[[listen.https]]
 address = "127.0.0.1:8080"
 certificate = "/ok/a.crt"
 key = "/ok/a.key"
 [store]"#, &["5:1: listen.https: listen.http takes 127.0.0.1:8080 already; write another address for TLS"]),
+    ("[store]", r#"[[listen.https]]
+address = "0.0.0.0:8443"
+certificate = "/ok/a.crt"
+key = "/ok/a.key"
+ocsp = "/ok/text"
+[store]"#, &["9:8: listen.https[0].ocsp: /ok/text is no OCSP response; write what `openssl ocsp -respout FILE` gets, which is DER"]),
+    ("[store]", r#"[[listen.https]]
+address = "0.0.0.0:8443"
+certificate = "/ok/a.crt"
+key = "/ok/a.key"
+ocsp = "/no/ocsp"
+[store]"#, &["9:8: listen.https[0].ocsp: /no/ocsp cannot be read: no such file or directory; write the path of an OCSP response in DER, or remove the key"]),
     ("[store]", r#"[[listen.https]]
 address = "0.0.0.0:8443"
 certificate = "/ok/a.crt"

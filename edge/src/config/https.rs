@@ -11,6 +11,7 @@ use crate::proto::request::WEBSOCKET;
 use std::path::PathBuf;
 
 const RIGHT_FILE: &str = "write the path of a PEM file";
+const RIGHT_RESPONSE: &str = "write the path of an OCSP response in DER, or remove the key";
 
 /// Every entry of `[[listen.https]]`.
 pub(super) fn entries(item: &Item<'_>, files: &dyn Files) -> Option<Vec<Https>> {
@@ -42,23 +43,36 @@ fn entry(item: &Item<'_>, files: &dyn Files) -> Option<Https> {
         .and_then(|item| item.parse("write an address such as \"0.0.0.0:443\"", value::listen_address));
     let certificate = section
         .require("certificate", "certificate = \"/etc/edge/site.crt\"")
-        .and_then(|item| Some((file(&item, files)?, item)));
+        .and_then(|item| Some((file(&item, files, RIGHT_FILE)?, item)));
     let key = section
         .require("key", "key = \"/etc/edge/site.key\"")
-        .and_then(|item| Some((file(&item, files)?, item)));
-    let ocsp = optional_file(&section, "ocsp", files);
-    let client_ca = optional_file(&section, "client_ca", files);
+        .and_then(|item| Some((file(&item, files, RIGHT_FILE)?, item)));
+    let ocsp = optional_file(&section, "ocsp", files, RIGHT_RESPONSE);
+    let client_ca = optional_file(&section, "client_ca", files, RIGHT_FILE);
     let ((certificate, chain), certificate_item) = certificate?;
     let ((key, secret), key_item) = key?;
     let ((ocsp, staple), client_ca) = (ocsp?.unzip(), client_ca?);
     match Certificate::parse(&chain, &secret, staple, &policy::provider()) {
-        Ok(parsed) => warn_of_validity(&certificate_item, &certificate, &parsed, files.unix_s()),
+        Ok(parsed) => {
+            warn_of_validity(&certificate_item, &certificate, &parsed, files.unix_s());
+            if let (Some(why), Some(item), Some(path)) =
+                (parsed.staple.left_out(files.unix_s()), section.get("ocsp"), &ocsp)
+            {
+                item.warn(&format!("{} {why}", path.display()));
+            }
+        }
         Err(Wrong::Certificate(why)) => {
             certificate_item.report(&format!("{} {why}", certificate.display()));
             return None;
         }
         Err(Wrong::Key(why)) => {
             key_item.report(&format!("{} {why}", key.display()));
+            return None;
+        }
+        Err(Wrong::Ocsp(why)) => {
+            if let (Some(item), Some(path)) = (section.get("ocsp"), &ocsp) {
+                item.report(&format!("{} {why}", path.display()));
+            }
             return None;
         }
     }
@@ -74,6 +88,12 @@ fn entry(item: &Item<'_>, files: &dyn Files) -> Option<Https> {
 /// A certificate that is not valid now is no mistake of the file: the node has to start all the same.
 fn warn_of_validity(item: &Item<'_>, path: &std::path::Path, certificate: &Certificate, now_s: u64) {
     let path = path.display();
+    if certificate.names.is_empty() {
+        item.warn(&format!(
+            "{path} names no host as subjectAltName, so it is for clients alone that name none; have it issued with \
+             its names there"
+        ));
+    }
     if certificate.until_s < now_s {
         let days = (now_s - certificate.until_s) / 86_400;
         item.warn(&format!("{path} expired {days} days ago, clients will refuse it; renew it"));
@@ -86,12 +106,12 @@ fn warn_of_validity(item: &Item<'_>, path: &std::path::Path, certificate: &Certi
     }
 }
 
-fn file(item: &Item<'_>, files: &dyn Files) -> Option<(PathBuf, Vec<u8>)> {
-    let path = PathBuf::from(item.text(RIGHT_FILE)?);
+fn file(item: &Item<'_>, files: &dyn Files, right: &str) -> Option<(PathBuf, Vec<u8>)> {
+    let path = PathBuf::from(item.text(right)?);
     match files.read(&path) {
         Ok(bytes) => Some((path, bytes)),
         Err(why) => {
-            item.report(&format!("{} cannot be read: {why}; {RIGHT_FILE}", path.display()));
+            item.report(&format!("{} cannot be read: {why}; {right}", path.display()));
             None
         }
     }
@@ -100,8 +120,8 @@ fn file(item: &Item<'_>, files: &dyn Files) -> Option<(PathBuf, Vec<u8>)> {
 type Read = (PathBuf, Vec<u8>);
 
 /// The outer `None`: it is there and cannot be read.
-fn optional_file(section: &Section<'_>, key: &str, files: &dyn Files) -> Option<Option<Read>> {
-    section.get(key).map_or(Some(None), |item| file(&item, files).map(Some))
+fn optional_file(section: &Section<'_>, key: &str, files: &dyn Files, right: &str) -> Option<Option<Read>> {
+    section.get(key).map_or(Some(None), |item| file(&item, files, right).map(Some))
 }
 
 /// `[tls]`

@@ -8,6 +8,7 @@ use super::mailbox::ToWorker;
 use crate::config::Config;
 use crate::proto::certificate::{Certificate, Wrong};
 use crate::proto::policy::{self, Policy, Rules};
+use crate::proto::staple::Staple;
 use crate::proto::tickets::Secrets;
 use crate::proto::tls::Policies;
 use crate::stats::Counter;
@@ -39,6 +40,8 @@ struct Loaded {
     met: Vec<Met>,
     stamps: HashMap<PathBuf, Stamp>,
     shown: Vec<Shown>,
+    /// Unix seconds, for what was left out of the policies because it was out of date.
+    made_s: u64,
 }
 
 /// How clients of one address are met, but for the keys of tickets.
@@ -52,13 +55,14 @@ struct Met {
 }
 
 impl Met {
-    fn policy(&self, secrets: &Secrets) -> Result<Arc<Policy>, String> {
+    fn policy(&self, secrets: &Secrets, now_s: u64) -> Result<Arc<Policy>, String> {
         let rules = Rules {
             certificates: &self.certificates,
             tls13_only: self.tls13_only,
             ciphers: &self.ciphers,
             client_ca: self.client_ca.as_deref(),
             name: &self.address.to_string(),
+            now_s,
             clock: Arc::new(clock::Wall),
         };
         Policy::new(&rules, secrets).map(Arc::new).map_err(|error| format!("{}: {error}", self.address))
@@ -71,6 +75,15 @@ struct Shown {
     path: PathBuf,
     names: Vec<String>,
     until_s: u64,
+    ocsp: Option<PathBuf>,
+    staple: Staple,
+}
+
+impl Shown {
+    /// Why its OCSP response is not stapled, as a line of the log.
+    fn left_out(&self, now_s: u64) -> Option<String> {
+        Some(format!("{} {}", self.ocsp.as_ref()?.display(), self.staple.left_out(now_s)?))
+    }
 }
 
 impl Certificates {
@@ -125,11 +138,33 @@ impl Certificates {
             return false;
         }
         self.rotated_ms = now_ms;
-        match policies(&self.loaded.met, &self.secrets, self.loaded.policies.handshakes_per_second) {
+        match self.made_again() {
             Ok(policies) => self.loaded.policies = policies,
             Err(error) => tracing::warn!("the key of session tickets stays as it was: {error}"),
         }
         true
+    }
+
+    /// Leaves out OCSP responses that have expired since the policies were made; their lines for the log.
+    pub(super) fn lapse(&mut self, now_s: u64) -> Vec<String> {
+        let lapsed =
+            |shown: &&Shown| shown.staple.is_good(self.loaded.made_s) && !shown.staple.is_good(now_s);
+        let lines: Vec<String> =
+            self.loaded.shown.iter().filter(lapsed).filter_map(|shown| shown.left_out(now_s)).collect();
+        self.loaded.made_s = now_s;
+        if !lines.is_empty() {
+            match self.made_again() {
+                Ok(policies) => self.loaded.policies = policies,
+                Err(error) => tracing::warn!("OCSP responses are stapled as before: {error}"),
+            }
+        }
+        lines
+    }
+
+    /// The policies of what is loaded, with the keys of now.
+    fn made_again(&self) -> Result<Arc<Policies>, String> {
+        let Loaded { met, policies: before, made_s, .. } = &self.loaded;
+        policies(met, &self.secrets, before.handshakes_per_second, *made_s)
     }
 
     /// When the first certificate ends, Unix seconds; 0: there is none.
@@ -138,13 +173,19 @@ impl Certificates {
     }
 
     /// One line for each certificate.
-    fn status(&self, now_s: u64) -> Value {
+    pub(super) fn status(&self, now_s: u64) -> Value {
         let line = |shown: &Shown| {
             json!({
                 "address": shown.address.to_string(),
                 "names": shown.names,
                 "expires_in_days": (shown.until_s as i64 - now_s as i64).div_euclid(86_400),
                 "certificate": shown.path.display().to_string(),
+                "ocsp": match shown.staple {
+                    Staple::None => "none",
+                    Staple::OfAnother => "of another certificate",
+                    Staple::Until(_) if shown.staple.is_good(now_s) => "stapled",
+                    Staple::Until(_) => "expired",
+                },
             })
         };
         self.loaded.shown.iter().map(line).collect()
@@ -169,18 +210,30 @@ fn hand_over(node: &Node) {
 pub(super) async fn watch(node: &Node) {
     loop {
         tokio::time::sleep(Duration::from_millis(limits::CERTIFICATE_WATCH_MS)).await;
-        let (changed, rotated) = {
+        let now = clock::now();
+        let (changed, rotated, lapsed) = {
             let mut certificates = node.certificates.borrow_mut();
-            (certificates.changed(), certificates.rotate(clock::now().mono_ms))
+            (certificates.changed(), certificates.rotate(now.mono_ms), certificates.lapse(now.unix_s))
         };
+        lapsed.iter().for_each(|line| tracing::warn!("certificates: {line}"));
         if changed {
             let config = node.config.borrow().clone();
             match reload(node, &config) {
-                Ok(()) => tracing::info!("certificates: files changed and are in force"),
+                Ok(()) => {
+                    tracing::info!("certificates: files changed and are in force");
+                    let certificates = node.certificates.borrow();
+                    let left_out = |shown: &Shown| shown.left_out(now.unix_s);
+                    certificates
+                        .loaded
+                        .shown
+                        .iter()
+                        .filter_map(left_out)
+                        .for_each(|line| tracing::warn!("certificates: {line}"));
+                }
                 Err(error) => tracing::warn!("certificates: nothing was changed: {error}"),
             }
         }
-        if rotated {
+        if rotated || !lapsed.is_empty() {
             hand_over(node);
         }
     }
@@ -196,6 +249,7 @@ pub(super) fn status(node: &Node) -> Value {
         "resumed_share": share(Counter::TlsResumed),
         "tls_1_2_share": share(Counter::Tls12),
         "tls_1_3_share": share(Counter::Tls13),
+        "alpn_h2_share": share(Counter::TlsAlpnHttp2),
         "aes_128_gcm_share": share(Counter::TlsAes128),
         "aes_256_gcm_share": share(Counter::TlsAes256),
         "chacha20_poly1305_share": share(Counter::TlsChacha20),
@@ -209,7 +263,7 @@ fn read(
     secrets: &Secrets,
     before: &Loaded,
 ) -> Result<Loaded, String> {
-    let mut loaded = Loaded::default();
+    let mut loaded = Loaded { made_s: clock::now().unix_s, ..Loaded::default() };
     for (number, address) in addresses.iter().enumerate() {
         let mut certificates = Vec::new();
         let mut client_ca = None;
@@ -226,6 +280,7 @@ fn read(
                     let (path, why) = match wrong {
                         Wrong::Certificate(why) => (&entry.certificate, why),
                         Wrong::Key(why) => (&entry.key, why),
+                        Wrong::Ocsp(why) => (entry.ocsp.as_ref().unwrap_or(&entry.certificate), why),
                     };
                     format!("{} {why}", path.display())
                 })?;
@@ -234,6 +289,8 @@ fn read(
                 path: entry.certificate.clone(),
                 names: certificate.names.clone(),
                 until_s: certificate.until_s,
+                ocsp: entry.ocsp.clone(),
+                staple: certificate.staple,
             });
             certificates.push(certificate);
         }
@@ -250,7 +307,7 @@ fn read(
             ciphers: config.tls.ciphers.clone(),
         });
     }
-    loaded.policies = policies(&loaded.met, secrets, config.tls.handshakes_per_second)?;
+    loaded.policies = policies(&loaded.met, secrets, config.tls.handshakes_per_second, loaded.made_s)?;
     Ok(loaded)
 }
 
@@ -258,8 +315,9 @@ fn policies(
     met: &[Met],
     secrets: &Secrets,
     handshakes_per_second: Option<u32>,
+    now_s: u64,
 ) -> Result<Arc<Policies>, String> {
-    let addresses = met.iter().map(|met| met.policy(secrets)).collect::<Result<_, _>>()?;
+    let addresses = met.iter().map(|met| met.policy(secrets, now_s)).collect::<Result<_, _>>()?;
     Ok(Arc::new(Policies { addresses, handshakes_per_second }))
 }
 

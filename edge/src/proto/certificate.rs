@@ -6,12 +6,14 @@
 //! meant for it. `*.example.com` stands for one label (RFC 6125 section 6.4.3).
 #![forbid(unsafe_code)]
 
+use super::der::{EXPLICIT_0, INTEGER, SEQUENCE, element, time};
+use super::staple::{self, Staple};
 use crate::limits;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::{CipherSuite, Error, InconsistentKeys, SignatureAlgorithm};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,6 +28,8 @@ pub struct Certificate {
     pub from_s: u64,
     /// Valid until then, Unix seconds.
     pub until_s: u64,
+    /// What there is to staple.
+    pub staple: Staple,
 }
 
 /// What of a certificate's files is wrong.
@@ -35,6 +39,8 @@ pub enum Wrong {
     Certificate(String),
     /// The key file; in words.
     Key(String),
+    /// The file with the OCSP response; in words.
+    Ocsp(String),
 }
 
 impl Certificate {
@@ -50,11 +56,12 @@ impl Certificate {
         provider: &CryptoProvider,
     ) -> Result<Self, Wrong> {
         let certificate = |why: &str| Wrong::Certificate(why.to_owned());
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
-            .collect::<Result<_, _>>()
-            .map_err(|error| Wrong::Certificate(format!("is not PEM: {error}; write the chain as PEM")))?;
+        let chain: Vec<_> =
+            CertificateDer::pem_slice_iter(chain).collect::<Result<_, _>>().map_err(|error| {
+                Wrong::Certificate(format!("is not PEM: {}; write the chain as PEM", words(error)))
+            })?;
         let own = chain.first().ok_or_else(|| {
-            certificate("holds no certificate; write the server's own first, then its chain")
+            certificate("holds no certificate in PEM; write the server's own first, then its chain")
         })?;
         let bytes = chain.iter().map(|certificate| certificate.len()).sum::<usize>()
             + ocsp.as_ref().map_or(0, Vec::len);
@@ -65,33 +72,33 @@ impl Certificate {
                 limits::CERTIFICATE_BYTES_MAX
             )));
         }
-        let (from_s, until_s) = validity(own)
+        let (serial, from_s, until_s) = fields(own)
             .ok_or_else(|| certificate("begins with a certificate whose validity cannot be read"))?;
         let entity = webpki::EndEntityCert::try_from(own).map_err(|error| {
             Wrong::Certificate(format!("begins with a certificate that cannot be used: {error}"))
         })?;
         let names = entity.valid_dns_names().map(str::to_ascii_lowercase).collect();
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| {
-            Wrong::Key(format!("holds no private key ({error}); write it as PEM, PKCS#8, PKCS#1 or SEC1"))
-        })?;
-        let key = provider.key_provider.load_private_key(key).map_err(|_| {
-            Wrong::Key(
-                "holds a key that is neither ECDSA (P-256, P-384), Ed25519 nor RSA of 2048 to 8192 bits"
-                    .into(),
-            )
-        })?;
+        let staple = match &ocsp {
+            Some(response) => staple::of(response, serial).map_err(|why| Wrong::Ocsp(why.into()))?,
+            None => Staple::None,
+        };
+        let key = private_key(key, provider)?;
         let mut certified = CertifiedKey::new(chain, key);
         match certified.keys_match() {
-            Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
-                return Err(Wrong::Key(
-                    "is not the key of the certificate; name the key it was issued for".into(),
-                ));
-            }
+            Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => return Err(mismatch(certified)),
             Err(Error::InconsistentKeys(_)) | Ok(()) => {}
             Err(error) => return Err(Wrong::Certificate(format!("cannot be used: {error}"))),
         }
         certified.ocsp = ocsp;
-        Ok(Certificate { certified: Arc::new(certified), names, from_s, until_s })
+        Ok(Certificate { certified: Arc::new(certified), names, from_s, until_s, staple })
+    }
+
+    /// As it is served at that time: without an OCSP response for which clients would refuse it.
+    fn served(&self, now_s: u64) -> Arc<CertifiedKey> {
+        if self.staple.is_good(now_s) || self.certified.ocsp.is_none() {
+            return self.certified.clone();
+        }
+        Arc::new(CertifiedKey { ocsp: None, ..CertifiedKey::clone(&self.certified) })
     }
 
     /// The DER of the certificate itself.
@@ -100,30 +107,73 @@ impl Certificate {
     }
 }
 
+fn private_key(pem: &[u8], provider: &CryptoProvider) -> Result<Arc<dyn SigningKey>, Wrong> {
+    let key = PrivateKeyDer::from_pem_slice(pem).map_err(|error| {
+        // PKCS#8 says so in its label, the older forms in a line below it.
+        let encrypted = pem.windows(9).any(|text| text == b"ENCRYPTED");
+        Wrong::Key(if encrypted {
+            "is encrypted, and a node that starts by itself knows no passphrase; write what `openssl pkey -in FILE` \
+             makes of it, where the node's account alone may read it"
+                .into()
+        } else {
+            format!("holds no private key ({}); write it as PEM, PKCS#8, PKCS#1 or SEC1", words(error))
+        })
+    })?;
+    provider.key_provider.load_private_key(key).map_err(|_| {
+        Wrong::Key(
+            "holds a key that is neither ECDSA (P-256, P-384), Ed25519 nor RSA of 2048 to 8192 bits".into(),
+        )
+    })
+}
+
+/// The key is not that of the first certificate; perhaps it is of another one in the file.
+fn mismatch(mut certified: CertifiedKey) -> Wrong {
+    for at in 1..certified.cert.len() {
+        certified.cert.swap(0, at);
+        if certified.keys_match().is_ok() {
+            return Wrong::Certificate(format!(
+                "has the certificate of the key as number {}; write the server's own first, then its chain",
+                at + 1
+            ));
+        }
+    }
+    Wrong::Key("is not the key of the certificate; name the key it was issued for".into())
+}
+
+fn words(error: pem::Error) -> String {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "a section has no end, the file may be cut short".into(),
+        pem::Error::IllegalSectionStart { .. } => "a line that should begin a section is not whole".into(),
+        error => error.to_string(),
+    }
+}
+
 /// The certificates of one address, found by name.
 #[derive(Debug)]
 pub struct Names {
-    default: Arc<CertifiedKey>,
+    /// The first one, and those with other keys that share a name with it.
+    default: Vec<Arc<CertifiedKey>>,
     /// By name; for a wildcard, by what follows `*`. More than one where key types differ.
     exact: HashMap<String, Vec<Arc<CertifiedKey>>>,
     wildcard: HashMap<String, Vec<Arc<CertifiedKey>>>,
 }
 
 impl Names {
-    /// Of at least one certificate, the first being for clients that name none.
-    pub fn new(certificates: &[Certificate]) -> Option<Self> {
-        let mut names = Names {
-            default: certificates.first()?.certified.clone(),
-            exact: HashMap::new(),
-            wildcard: HashMap::new(),
-        };
-        for certificate in certificates {
+    /// Of at least one certificate, the first being for clients that name none, as they are served at that time.
+    pub fn new(certificates: &[Certificate], now_s: u64) -> Option<Self> {
+        let first = certificates.first()?;
+        let mut names = Names { default: Vec::new(), exact: HashMap::new(), wildcard: HashMap::new() };
+        for (number, certificate) in certificates.iter().enumerate() {
+            let served = certificate.served(now_s);
+            if number == 0 || certificate.names.iter().any(|name| first.names.contains(name)) {
+                names.default.push(served.clone());
+            }
             for name in &certificate.names {
                 let (map, name) = match name.strip_prefix('*') {
                     Some(rest) => (&mut names.wildcard, rest),
                     None => (&mut names.exact, name.as_str()),
                 };
-                map.entry(name.to_owned()).or_default().push(certificate.certified.clone());
+                map.entry(name.to_owned()).or_default().push(served.clone());
             }
         }
         // A signature with RSA costs ten times as much: it is for clients that know nothing else.
@@ -145,10 +195,10 @@ impl Names {
 
 impl ResolvesServerCert for Names {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let Some(name) = hello.server_name() else {
-            return Some(self.default.clone());
+        let candidates = match hello.server_name() {
+            Some(name) => self.of(name)?,
+            None => &self.default,
         };
-        let candidates = self.of(name)?;
         let fits = |certified: &&Arc<CertifiedKey>| {
             certified.key.choose_scheme(hello.signature_schemes()).is_some()
                 && hello.cipher_suites().iter().any(|&suite| signs(suite, certified.key.algorithm()))
@@ -170,72 +220,22 @@ fn signs(suite: CipherSuite, algorithm: SignatureAlgorithm) -> bool {
     }
 }
 
-/// When a certificate begins and ends to be valid, in Unix seconds (RFC 5280 section 4.1).
-fn validity(der: &[u8]) -> Option<(u64, u64)> {
-    const SEQUENCE: u8 = 0x30;
-    const VERSION: u8 = 0xa0;
+/// The serial number of a certificate, and when it begins and ends to be valid, in Unix seconds (RFC 5280 section 4.1).
+fn fields(der: &[u8]) -> Option<(&[u8], u64, u64)> {
     let (certificate, _) = element(der, SEQUENCE)?;
     let (mut fields, _) = element(certificate, SEQUENCE)?;
-    if let Some((_, rest)) = element(fields, VERSION) {
+    if let Some((_version, rest)) = element(fields, EXPLICIT_0) {
         fields = rest;
     }
-    // Serial number, signature algorithm, issuer.
-    for tag in [2, SEQUENCE, SEQUENCE] {
+    let (serial, mut fields) = element(fields, INTEGER)?;
+    // Signature algorithm, issuer.
+    for tag in [SEQUENCE, SEQUENCE] {
         fields = element(fields, tag)?.1;
     }
     let (times, _) = element(fields, SEQUENCE)?;
     let (from_s, times) = time(times)?;
     let (until_s, _) = time(times)?;
-    Some((from_s, until_s))
-}
-
-/// The content of the DER element that `der` starts with, and what follows it.
-fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let (&first, rest) = der.split_first()?;
-    let (&length, mut rest) = rest.split_first()?;
-    if first != tag {
-        return None;
-    }
-    let mut bytes = usize::from(length);
-    if length >= 0x80 {
-        let count = usize::from(length & 0x7f);
-        if !(1..=4).contains(&count) {
-            return None;
-        }
-        let (digits, after) = rest.split_at_checked(count)?;
-        bytes = digits.iter().fold(0, |sum, &digit| sum << 8 | usize::from(digit));
-        rest = after;
-    }
-    rest.split_at_checked(bytes)
-}
-
-/// A UTCTime or GeneralizedTime as RFC 5280 section 4.1.2.5 writes them, with seconds and in UTC.
-fn time(der: &[u8]) -> Option<(u64, &[u8])> {
-    let (text, rest, year_digits) = match element(der, 0x17) {
-        Some((text, rest)) => (text, rest, 2),
-        None => element(der, 0x18).map(|(text, rest)| (text, rest, 4))?,
-    };
-    let digits = text.strip_suffix(b"Z")?;
-    if digits.len() != year_digits + 10 || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let number = |from: usize, count: usize| {
-        digits[from..from + count].iter().fold(0, |sum, digit| sum * 10 + i64::from(digit - b'0'))
-    };
-    let year = match (year_digits, number(0, year_digits)) {
-        (2, year @ 50..) => 1900 + year,
-        (2, year) => 2000 + year,
-        (_, year) => year,
-    };
-    let [month, day, hour, minute, second] = [0, 2, 4, 6, 8].map(|at| number(year_digits + at, 2));
-    // Days since 1970 (Howard Hinnant, chrono-compatible low-level date algorithms): years begin in March.
-    let shifted_year = year - i64::from(month <= 2);
-    let (era, of_era) = (shifted_year.div_euclid(400), shifted_year.rem_euclid(400));
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
-    let seconds = days * 86_400 + hour * 3600 + minute * 60 + second;
-    // Before 1970: as good as 1970.
-    Some((u64::try_from(seconds).unwrap_or(0), rest))
+    Some((serial, from_s, until_s))
 }
 
 #[cfg(test)]
@@ -283,7 +283,7 @@ mod tests {
                 parse(&chain, &key).unwrap()
             })
             .collect();
-        let names = Names::new(&certificates).unwrap();
+        let names = Names::new(&certificates, 0).unwrap();
         let of = |name: &str| {
             let found = names.of(name)?;
             certificates.iter().position(|certificate| Arc::ptr_eq(&certificate.certified, &found[0]))
@@ -303,25 +303,55 @@ mod tests {
         ] {
             assert_eq!(of(name), expected, "{name}");
         }
-        assert!(Names::new(&[]).is_none());
+        assert!(Names::new(&[], 0).is_none());
     }
 
     #[test]
-    fn times_of_both_forms() {
-        let at = |tag: u8, text: &str| {
-            let mut der = vec![tag, text.len() as u8];
-            der.extend_from_slice(text.as_bytes());
-            time(&der).map(|(seconds, _)| seconds)
+    fn files_that_are_nearly_right_are_told_apart() {
+        let (chain, key) = made(&["a.test"], &rcgen::PKCS_ECDSA_P256_SHA256);
+        let (authority, _) = made(&["b.test"], &rcgen::PKCS_ECDSA_P256_SHA256);
+        let why = |chain: &str, key: &str| match parse(chain, key).unwrap_err() {
+            Wrong::Certificate(why) | Wrong::Key(why) | Wrong::Ocsp(why) => why,
         };
-        assert_eq!(at(0x17, "700101000000Z"), Some(0));
-        assert_eq!(at(0x17, "491231235959Z"), Some(2_524_607_999));
-        assert_eq!(at(0x17, "500101000000Z"), Some(0), "1950");
-        assert_eq!(at(0x18, "20000229120000Z"), Some(951_825_600));
-        assert_eq!(at(0x18, "99991231235959Z"), Some(253_402_300_799));
-        for wrong in ["", "Z", "7001010000Z", "700101000000", "70010100000aZ"] {
-            assert_eq!(at(0x17, wrong), None, "{wrong}");
-        }
-        assert_eq!(element(&[0x30, 0x85, 1, 1, 1, 1, 1], 0x30), None);
-        assert_eq!(element(&[0x30, 0x82, 1], 0x30), None);
+        assert!(why(&(authority + &chain), &key).contains("certificate of the key as number 2"));
+        assert!(why(&chain[..chain.len() / 2], &key).contains("may be cut short"));
+        assert!(why(&chain, &key.replace("PRIVATE", "ENCRYPTED PRIVATE")).contains("is encrypted"));
+        let older =
+            "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nAAAA\n-----END EC PRIVATE KEY-----\n";
+        assert!(why(&chain, older).contains("is encrypted"));
+    }
+
+    #[test]
+    fn a_response_is_stapled_while_clients_take_it() {
+        let (chain, key) = made(&["a.test"], &rcgen::PKCS_ECDSA_P256_SHA256);
+        let serial = fields(parse(&chain, &key).unwrap().der()).unwrap().0.to_vec();
+        let with = |response: Vec<u8>| {
+            let provider = rustls::crypto::ring::default_provider();
+            Certificate::parse(chain.as_bytes(), key.as_bytes(), Some(response), &provider)
+        };
+        let good = with(staple::tests::response(&serial, "20500101000000Z")).unwrap();
+        assert!(good.served(2_524_607_999).ocsp.is_some() && good.served(2_524_608_000).ocsp.is_none());
+        let renewed = with(staple::tests::response(&[serial, vec![1]].concat(), "20500101000000Z")).unwrap();
+        assert!(renewed.served(0).ocsp.is_none());
+        assert!(matches!(with(Vec::new()), Err(Wrong::Ocsp(why)) if why.contains("no OCSP response")));
+    }
+
+    #[test]
+    fn clients_that_name_no_host_have_each_key_of_the_first_name() {
+        let certificates: Vec<Certificate> = [
+            (&["a.test"][..], &rcgen::PKCS_ED25519),
+            (&["b.test"], &rcgen::PKCS_ECDSA_P256_SHA256),
+            (&["a.test", "c.test"], &rcgen::PKCS_ECDSA_P256_SHA256),
+        ]
+        .into_iter()
+        .map(|(names, algorithm)| {
+            let (chain, key) = made(names, algorithm);
+            parse(&chain, &key).unwrap()
+        })
+        .collect();
+        let names = Names::new(&certificates, 0).unwrap();
+        let expected = [&certificates[0].certified, &certificates[2].certified];
+        assert!(names.default.iter().zip(expected).all(|(served, expected)| Arc::ptr_eq(served, expected)));
+        assert_eq!(names.default.len(), 2);
     }
 }

@@ -125,6 +125,8 @@ pub struct Rules<'a> {
     pub client_ca: Option<&'a [u8]>,
     /// What tells this policy from others, for tickets: a ticket of another one resumes nothing here.
     pub name: &'a str,
+    /// Unix seconds; what is out of date then is not stapled.
+    pub now_s: u64,
     /// The clock of tickets and of clients' certificates.
     pub clock: Arc<dyn TimeProvider>,
 }
@@ -145,7 +147,7 @@ impl Rules<'_> {
             None => builder.with_no_client_auth(),
             Some(pem) => builder.with_client_cert_verifier(verifier(client_authorities(pem)?, provider)?),
         };
-        let names = Names::new(self.certificates).ok_or("no certificate")?;
+        let names = Names::new(self.certificates, self.now_s).ok_or("no certificate")?;
         let mut config = builder.with_cert_resolver(Arc::new(names));
         config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
         // A store of sessions would be behind a lock that all workers share; tickets need none.

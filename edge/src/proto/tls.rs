@@ -529,6 +529,7 @@ mod tests {
             ciphers: &[cipher],
             client_ca: None,
             name: "one",
+            now_s: 0,
             clock: Arc::new(Midday),
         };
         let mut tls = Tls::new(true);

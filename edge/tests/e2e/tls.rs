@@ -175,7 +175,7 @@ fn one_name_has_two_kinds_of_certificates_and_a_stapled_response() {
     );
     let stapled = site.section() + &format!("ocsp = \"{}\"\n", site.file("site.ocsp").display());
     let rsa = site.section().replace("site.", "rsa.");
-    let _edge = start_with(&origin, rsa + &stapled, "");
+    let edge = start_with(&origin, rsa + &stapled, "");
 
     let versions = [
         ("-tls1_3 -sigalgs RSA-PSS+SHA256", "Peer signature type: RSA-PSS", "no response sent"),
@@ -190,6 +190,18 @@ fn one_name_has_two_kinds_of_certificates_and_a_stapled_response() {
         let status = said.contains("Cert Status: good");
         assert_eq!(status, response.contains("successful"), "{arguments}: {said}");
     }
+    // Who names no host is met as those who name what the first certificate proves.
+    let unnamed = |sigalgs: &str| site.s_client(&["-noservername", "-sigalgs", sigalgs], "Q\n");
+    assert!(unnamed("RSA-PSS+SHA256").contains("Peer signature type: RSA-PSS"));
+    assert!(unnamed("ECDSA+SHA256").contains("Peer signature type: ECDSA"));
+    // A certificate that is renewed before its response is served without one, which clients would refuse it for.
+    openssl(&format!("req -x509 -new -key site.key {self_signed} -out renewed.crt"));
+    site.replace(&site.certificate(), &std::fs::read_to_string(site.file("renewed.crt")).expect("read"));
+    edge.signal(Signal::SIGHUP);
+    eventually("the new certificate is served alone", || {
+        site.s_client(&["-servername", "edge.test", "-status"], "Q\n").contains("no response sent")
+    });
+    eventually("it is told", || edge.log().contains("site.ocsp is about another certificate"));
 }
 
 #[test]

@@ -185,6 +185,7 @@ pub fn server_with(site: &Site, secrets: &Secrets, name: &str, client_ca: Option
         ciphers: &[],
         client_ca,
         name,
+        now_s: 0,
         clock: Arc::new(Wall),
     };
     let mut tls = Tls::new(false);

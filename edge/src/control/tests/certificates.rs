@@ -6,6 +6,7 @@ use crate::config::{Config, Https};
 use crate::control::certificates::Certificates;
 use crate::limits;
 use crate::proto::hello::Offer;
+use crate::proto::staple;
 use rustls::server::ProducesTickets;
 use std::sync::Arc;
 
@@ -45,4 +46,32 @@ fn keys_of_tickets_change_whatever_has_become_of_the_files() {
     assert_eq!(tickets(&certificates).decrypt(&ticket), None, "two keys later it resumes nothing");
     let http1 = certificates.policies().addresses[0].config(Offer::default(), false).ticketer.clone();
     assert!(Arc::ptr_eq(&tickets(&certificates), &http1));
+}
+
+/// The file of a response may be renewed late, or never.
+#[test]
+fn an_ocsp_response_is_stapled_until_it_expires() {
+    let directory = Scratch::new();
+    let mut config = site(&directory);
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(["a.test".to_owned()]).unwrap();
+    params.serial_number = Some(rcgen::SerialNumber::from(vec![1, 2, 3]));
+    std::fs::write(&config.https[0].certificate, params.self_signed(&pair).unwrap().pem()).unwrap();
+    std::fs::write(&config.https[0].key, pair.serialize_pem()).unwrap();
+    let path = directory.path().join("site.ocsp");
+    // date -u -d 2050-01-01 +%s
+    let (next_update, until_s) = ("20500101000000Z", 2_524_608_000);
+    std::fs::write(&path, staple::tests::response(&[1, 2, 3], next_update)).unwrap();
+    config.https[0].ocsp = Some(path);
+    let mut certificates = Certificates::load(&config).unwrap();
+    let said = |certificates: &Certificates, now_s| certificates.status(now_s)[0]["ocsp"].clone();
+    assert_eq!(said(&certificates, until_s - 1), "stapled");
+    let before = certificates.policies();
+    assert!(certificates.lapse(until_s - 1).is_empty());
+    assert!(Arc::ptr_eq(&before, &certificates.policies()));
+    let lines = certificates.lapse(until_s);
+    assert!(lines.len() == 1 && lines[0].contains("site.ocsp has expired"), "{lines:?}");
+    assert!(!Arc::ptr_eq(&before, &certificates.policies()), "workers get others");
+    assert_eq!(said(&certificates, until_s), "expired");
+    assert!(certificates.lapse(until_s + 5).is_empty(), "once is enough");
 }
