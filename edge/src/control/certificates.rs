@@ -5,7 +5,7 @@
 
 use super::Node;
 use super::mailbox::ToWorker;
-use crate::config::Config;
+use crate::config::{Config, Https};
 use crate::proto::certificate::{Certificate, Wrong};
 use crate::proto::policy::{self, Policy, Rules};
 use crate::proto::staple::Staple;
@@ -40,6 +40,8 @@ struct Loaded {
     met: Vec<Met>,
     stamps: HashMap<PathBuf, Stamp>,
     shown: Vec<Shown>,
+    /// Why certificates are served as they were, though their files have changed.
+    refused: Vec<String>,
     /// Unix seconds, for what was left out of the policies because it was out of date.
     made_s: u64,
 }
@@ -73,16 +75,14 @@ impl Met {
 struct Shown {
     address: SocketAddr,
     path: PathBuf,
-    names: Vec<String>,
-    until_s: u64,
     ocsp: Option<PathBuf>,
-    staple: Staple,
+    certificate: Certificate,
 }
 
 impl Shown {
     /// Why its OCSP response is not stapled, as a line of the log.
     fn left_out(&self, now_s: u64) -> Option<String> {
-        Some(format!("{} {}", self.ocsp.as_ref()?.display(), self.staple.left_out(now_s)?))
+        Some(format!("{} {}", self.ocsp.as_ref()?.display(), self.certificate.staple.left_out(now_s)?))
     }
 }
 
@@ -99,7 +99,7 @@ impl Certificates {
             }
         }
         let secrets = Secrets::new().ok_or("the system gives no random bytes for session tickets")?;
-        let loaded = read(config, &addresses, &secrets, &Loaded::default())?;
+        let loaded = read(config, &addresses, &secrets, &Loaded::default(), false)?;
         Ok(Certificates { addresses, loaded, secrets, rotated_ms: clock::now().mono_ms })
     }
 
@@ -113,14 +113,21 @@ impl Certificates {
         self.loaded.policies.clone()
     }
 
-    /// Reads everything again. On an error nothing has changed.
-    fn reload(&mut self, config: &Config) -> Result<(), String> {
-        self.loaded = read(config, &self.addresses, &self.secrets, &self.loaded)?;
+    /// Reads everything again. On an error nothing has changed. `each`: a certificate whose files cannot be used stays as
+    /// it was, and the others follow theirs; so one that is broken for long keeps no other from being renewed.
+    pub(super) fn reload(&mut self, config: &Config, each: bool) -> Result<(), String> {
+        self.loaded = read(config, &self.addresses, &self.secrets, &self.loaded, each)?;
         Ok(())
     }
 
+    /// What the log is told of files that have changed.
+    pub(super) fn told(&self, now_s: u64) -> Vec<String> {
+        let kept = self.loaded.refused.iter().map(|why| format!("one is served as it was: {why}"));
+        kept.chain(self.loaded.shown.iter().filter_map(|shown| shown.left_out(now_s))).collect()
+    }
+
     /// Whether a file is not what it was when it was last looked at; it counts as looked at from then on.
-    fn changed(&mut self) -> bool {
+    pub(super) fn changed(&mut self) -> bool {
         let mut changed = false;
         for (path, stamp) in &mut self.loaded.stamps {
             let now = stamp_of(path);
@@ -147,8 +154,11 @@ impl Certificates {
 
     /// Leaves out OCSP responses that have expired since the policies were made; their lines for the log.
     pub(super) fn lapse(&mut self, now_s: u64) -> Vec<String> {
-        let lapsed =
-            |shown: &&Shown| shown.staple.is_good(self.loaded.made_s) && !shown.staple.is_good(now_s);
+        let made_s = self.loaded.made_s;
+        let lapsed = |shown: &&Shown| {
+            let staple = shown.certificate.staple;
+            staple.is_good(made_s) && !staple.is_good(now_s)
+        };
         let lines: Vec<String> =
             self.loaded.shown.iter().filter(lapsed).filter_map(|shown| shown.left_out(now_s)).collect();
         self.loaded.made_s = now_s;
@@ -169,7 +179,7 @@ impl Certificates {
 
     /// When the first certificate ends, Unix seconds; 0: there is none.
     pub(super) fn ends_s(&self) -> u64 {
-        self.loaded.shown.iter().map(|shown| shown.until_s).min().unwrap_or(0)
+        self.loaded.shown.iter().map(|shown| shown.certificate.until_s).min().unwrap_or(0)
     }
 
     /// One line for each certificate.
@@ -177,13 +187,13 @@ impl Certificates {
         let line = |shown: &Shown| {
             json!({
                 "address": shown.address.to_string(),
-                "names": shown.names,
-                "expires_in_days": (shown.until_s as i64 - now_s as i64).div_euclid(86_400),
+                "names": shown.certificate.names,
+                "expires_in_days": (shown.certificate.until_s as i64 - now_s as i64).div_euclid(86_400),
                 "certificate": shown.path.display().to_string(),
-                "ocsp": match shown.staple {
+                "ocsp": match shown.certificate.staple {
                     Staple::None => "none",
                     Staple::OfAnother => "of another certificate",
-                    Staple::Until(_) if shown.staple.is_good(now_s) => "stapled",
+                    Staple::Until(_) if shown.certificate.staple.is_good(now_s) => "stapled",
                     Staple::Until(_) => "expired",
                 },
             })
@@ -194,7 +204,7 @@ impl Certificates {
 
 /// Serves the files again as `config` names them, on every worker.
 pub(super) fn reload(node: &Node, config: &Config) -> Result<(), String> {
-    node.certificates.borrow_mut().reload(config)?;
+    node.certificates.borrow_mut().reload(config, false)?;
     hand_over(node);
     Ok(())
 }
@@ -218,17 +228,13 @@ pub(super) async fn watch(node: &Node) {
         lapsed.iter().for_each(|line| tracing::warn!("certificates: {line}"));
         if changed {
             let config = node.config.borrow().clone();
-            match reload(node, &config) {
+            let reloaded = node.certificates.borrow_mut().reload(&config, true);
+            match reloaded {
                 Ok(()) => {
-                    tracing::info!("certificates: files changed and are in force");
-                    let certificates = node.certificates.borrow();
-                    let left_out = |shown: &Shown| shown.left_out(now.unix_s);
-                    certificates
-                        .loaded
-                        .shown
-                        .iter()
-                        .filter_map(left_out)
-                        .for_each(|line| tracing::warn!("certificates: {line}"));
+                    hand_over(node);
+                    tracing::info!("certificates: files changed, and those that are right are in force");
+                    let told = node.certificates.borrow().told(now.unix_s);
+                    told.iter().for_each(|line| tracing::warn!("certificates: {line}"));
                 }
                 Err(error) => tracing::warn!("certificates: nothing was changed: {error}"),
             }
@@ -262,6 +268,7 @@ fn read(
     addresses: &[SocketAddr],
     secrets: &Secrets,
     before: &Loaded,
+    each: bool,
 ) -> Result<Loaded, String> {
     let mut loaded = Loaded { made_s: clock::now().unix_s, ..Loaded::default() };
     for (number, address) in addresses.iter().enumerate() {
@@ -272,25 +279,22 @@ fn read(
                 loaded.stamps.insert(path.to_owned(), stamp_of(path));
                 contents(path)
             };
-            let (chain, key) = (file(&entry.certificate)?, file(&entry.key)?);
-            let ocsp = entry.ocsp.as_deref().map(&mut file).transpose()?;
             client_ca = entry.client_ca.as_deref().map(&mut file).transpose()?;
-            let certificate =
-                Certificate::parse(&chain, &key, ocsp, &policy::provider()).map_err(|wrong| {
-                    let (path, why) = match wrong {
-                        Wrong::Certificate(why) => (&entry.certificate, why),
-                        Wrong::Key(why) => (&entry.key, why),
-                        Wrong::Ocsp(why) => (entry.ocsp.as_ref().unwrap_or(&entry.certificate), why),
-                    };
-                    format!("{} {why}", path.display())
-                })?;
+            let was =
+                before.shown.iter().find(|was| was.address == *address && was.path == entry.certificate);
+            let certificate = match (certificate(entry, &mut file), was) {
+                (Ok(certificate), _) => certificate,
+                (Err(why), Some(was)) if each => {
+                    loaded.refused.push(why);
+                    was.certificate.clone()
+                }
+                (Err(why), _) => return Err(why),
+            };
             loaded.shown.push(Shown {
                 address: *address,
                 path: entry.certificate.clone(),
-                names: certificate.names.clone(),
-                until_s: certificate.until_s,
                 ocsp: entry.ocsp.clone(),
-                staple: certificate.staple,
+                certificate: certificate.clone(),
             });
             certificates.push(certificate);
         }
@@ -309,6 +313,23 @@ fn read(
     }
     loaded.policies = policies(&loaded.met, secrets, config.tls.handshakes_per_second, loaded.made_s)?;
     Ok(loaded)
+}
+
+/// A certificate of its files. All of them are looked at, whichever is wrong.
+fn certificate(
+    entry: &Https,
+    mut file: impl FnMut(&Path) -> Result<Vec<u8>, String>,
+) -> Result<Certificate, String> {
+    let (chain, key) = (file(&entry.certificate), file(&entry.key));
+    let ocsp = entry.ocsp.as_deref().map(file).transpose()?;
+    Certificate::parse(&chain?, &key?, ocsp, &policy::provider()).map_err(|wrong| {
+        let (path, why) = match wrong {
+            Wrong::Certificate(why) => (&entry.certificate, why),
+            Wrong::Key(why) => (&entry.key, why),
+            Wrong::Ocsp(why) => (entry.ocsp.as_ref().unwrap_or(&entry.certificate), why),
+        };
+        format!("{} {why}", path.display())
+    })
 }
 
 fn policies(

@@ -10,11 +10,11 @@ use crate::proto::staple;
 use rustls::server::ProducesTickets;
 use std::sync::Arc;
 
-/// A certificate in files of this directory, and a configuration that names them.
-fn site(directory: &Scratch) -> Config {
+/// A certificate for this name in files of this directory, and a configuration that names them.
+fn site(directory: &Scratch, name: &str) -> Config {
     let (certificate, key) = (directory.path().join("site.crt"), directory.path().join("site.key"));
     let pair = rcgen::KeyPair::generate().unwrap();
-    let made = rcgen::CertificateParams::new(["a.test".to_owned()]).unwrap().self_signed(&pair).unwrap();
+    let made = rcgen::CertificateParams::new([name.to_owned()]).unwrap().self_signed(&pair).unwrap();
     std::fs::write(&certificate, made.pem()).unwrap();
     std::fs::write(&key, pair.serialize_pem()).unwrap();
     let entry =
@@ -30,7 +30,7 @@ fn tickets(certificates: &Certificates) -> Arc<dyn ProducesTickets> {
 #[test]
 fn keys_of_tickets_change_whatever_has_become_of_the_files() {
     let directory = Scratch::new();
-    let config = site(&directory);
+    let config = site(&directory, "a.test");
     let mut certificates = Certificates::load(&config).unwrap();
     std::fs::remove_file(&config.https[0].certificate).unwrap();
     let now_ms = clock::now().mono_ms;
@@ -52,7 +52,7 @@ fn keys_of_tickets_change_whatever_has_become_of_the_files() {
 #[test]
 fn an_ocsp_response_is_stapled_until_it_expires() {
     let directory = Scratch::new();
-    let mut config = site(&directory);
+    let mut config = site(&directory, "a.test");
     let pair = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(["a.test".to_owned()]).unwrap();
     params.serial_number = Some(rcgen::SerialNumber::from(vec![1, 2, 3]));
@@ -74,4 +74,33 @@ fn an_ocsp_response_is_stapled_until_it_expires() {
     assert!(!Arc::ptr_eq(&before, &certificates.policies()), "workers get others");
     assert_eq!(said(&certificates, until_s), "expired");
     assert!(certificates.lapse(until_s + 5).is_empty(), "once is enough");
+}
+
+#[test]
+fn a_broken_file_keeps_no_other_certificate_from_being_renewed() {
+    let (broken, renewed) = (Scratch::new(), Scratch::new());
+    let mut config = site(&broken, "a.test");
+    config.https.extend(site(&renewed, "b.test").https);
+    let mut certificates = Certificates::load(&config).unwrap();
+    let names = |certificates: &Certificates| {
+        let status = certificates.status(0);
+        [0, 1].map(|at| status[at]["names"][0].as_str().unwrap().to_owned())
+    };
+    std::fs::write(&config.https[0].key, "no key").unwrap();
+    site(&renewed, "c.test");
+    assert!(certificates.changed());
+    certificates.reload(&config, true).unwrap();
+    assert_eq!(names(&certificates), ["a.test", "c.test"]);
+    let told = certificates.told(0);
+    assert!(told.len() == 1 && told[0].contains("served as it was") && told[0].contains("no private key"));
+    assert!(!certificates.changed(), "both were looked at");
+    // A whole configuration is right or changes nothing.
+    site(&renewed, "d.test");
+    assert!(certificates.reload(&config, false).is_err_and(|why| why.contains("no private key")));
+    assert_eq!(names(&certificates), ["a.test", "c.test"]);
+    site(&broken, "e.test");
+    assert!(certificates.changed());
+    certificates.reload(&config, true).unwrap();
+    assert_eq!(names(&certificates), ["e.test", "d.test"]);
+    assert!(certificates.told(0).is_empty());
 }
