@@ -341,6 +341,14 @@ pub const HTTP2_FRAMES_PER_REQUEST: u32 = 8;
 /// Requests of one connection that are begun in one turn, so that others have their share of it, less for the frames
 /// that were read: answered with 1 KiB each, they fill a TLS record.
 pub const HTTP2_REQUESTS_PER_TURN_MAX: u32 = 16;
+/// Bytes of field sections that are read of one connection ahead of the requests that are begun: a page's, so that what is
+/// reset at once is not begun. Each byte can name a field again (RFC 7541 section 6.1), which takes
+/// `HTTP2_FIELD_BYTES`: a worker reads ahead for some connections only, and of others one request at a time.
+pub const HTTP2_AHEAD_PER_CONNECTION_BYTES: usize = 8 * 1024;
+/// The same of all connections of a worker.
+pub const HTTP2_AHEAD_BYTES: usize = 64 * 1024;
+/// What a field takes that was decoded, beside its text.
+pub const HTTP2_FIELD_BYTES: usize = 160;
 /// Bytes of a request's body on one stream ahead of what control has taken.
 pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 128 * 1024;
 /// Bytes of all request bodies of a connection ahead of what control has taken.

@@ -96,6 +96,11 @@ pub fn worst_case(shape: &Shape) -> Vec<Row> {
             HTTP2_NARROW_CONNECTION_BYTES,
         ),
         row(
+            "fields of HTTP/2 requests that a worker has read ahead",
+            if http2 { shape.workers * (HTTP2_AHEAD_BYTES + REQUEST_HEAD_BYTES_MAX) } else { 0 },
+            HTTP2_FIELD_BYTES,
+        ),
+        row(
             "heads of HTTP/2 responses, kept by a worker",
             if http2 { shape.workers * HTTP2_HEADS_KEPT } else { 0 },
             HTTP2_HEAD_KEPT_BYTES,
@@ -197,7 +202,8 @@ mod tests {
         let http2 = sum(&Shape { http2_connections_max: 30, ..shape }) - base;
         let heads = 2 * HTTP2_HEADS_KEPT * HTTP2_HEAD_KEPT_BYTES;
         let held = 2 * HTTP2_FETCHES_HELD_MAX * (300 + REQUEST_HEAD_BYTES_MAX + KEY_BYTES_MAX);
-        assert_eq!(http2, (2 * 30 * HTTP2_CONNECTION_BYTES + heads + held) as u64);
+        let ahead = 2 * (HTTP2_AHEAD_BYTES + REQUEST_HEAD_BYTES_MAX) * HTTP2_FIELD_BYTES;
+        assert_eq!(http2, (2 * 30 * HTTP2_CONNECTION_BYTES + ahead + heads + held) as u64);
         let all = Shape { http2_connections_max: 1001, ..shape };
         assert_eq!(sum(&all) - base - http2, (2 * 970 * HTTP2_CONNECTION_BYTES) as u64);
         let more = Shape { connections_max: 100_000, http2_connections_max: 2048, ..shape };

@@ -96,11 +96,18 @@ impl Side {
 
     fn receive(&mut self, bytes: &[u8], cut: usize) {
         let (first, second) = bytes.split_at(cut.min(bytes.len()));
-        for part in [first, second] {
-            if self.http2.wants_input() {
-                self.http2.receive(part, self.now);
+        for mut part in [first, second] {
+            // With little room, and with much.
+            let room = cut % 2 * 1000;
+            loop {
+                let taken = self.http2.takes(part, room);
+                self.http2.receive(&part[..taken], self.now);
+                part = &part[taken..];
+                self.turn();
+                if taken == 0 || part.is_empty() {
+                    break;
+                }
             }
-            self.turn();
         }
     }
 

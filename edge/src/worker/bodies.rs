@@ -10,12 +10,18 @@ use super::streams::{Next, ended};
 use super::waiting::Waits;
 use crate::control::mailbox::StreamId;
 use crate::limits;
-use crate::proto::http2::{Piece, Upload};
+use crate::proto::http2::{Piece, Record, Upload};
 use crate::proto::session::Input;
 use crate::shard::Pinned;
 use crate::stats::Counter;
 use bytes::Bytes;
 use std::ops::Range;
+
+impl Record for Pinned {
+    fn body(&self) -> &[u8] {
+        Pinned::body(self)
+    }
+}
 
 impl Node {
     /// Hands on what came of requests' bodies, as far as control has room.

@@ -12,7 +12,7 @@ use super::versions::Admission;
 use super::waiting::Lookup;
 use crate::control::mailbox::StreamId;
 use crate::limits;
-use crate::proto::http2::{Http2, Piece, Record, Segment};
+use crate::proto::http2::{Http2, Piece, Segment};
 use crate::proto::request::{BodyLength, RequestHead};
 use crate::proto::session::{Action, Again, Input};
 use crate::shard::{Cold, Pinned};
@@ -34,7 +34,7 @@ pub struct Multiplex {
     /// By stream number.
     pub(super) supplies: Vec<Supply>,
     /// Its place among those that speak HTTP/2.
-    _admission: Admission,
+    admission: Admission,
 }
 
 /// Where the response of one stream comes from.
@@ -54,12 +54,6 @@ pub(super) struct Supply {
     pub(super) uploading: bool,
 }
 
-impl Record for Pinned {
-    fn body(&self) -> &[u8] {
-        Pinned::body(self)
-    }
-}
-
 impl Multiplex {
     /// Of this life of a slot, and of a client counted there.
     pub(super) fn new(http2: Http2<Pinned>, generation: u32, place: Place, admission: Admission) -> Self {
@@ -71,7 +65,7 @@ impl Multiplex {
             listed: false,
             has_more: false,
             supplies: Vec::new(),
-            _admission: admission,
+            admission,
         }
     }
 
@@ -127,6 +121,11 @@ impl Multiplex {
         self.supplies.iter_mut().find(|supply| supply.fetch.is_some_and(|fetch| fetch.serial == serial))
     }
 
+    /// How many of these bytes, which wait, may be read now.
+    fn takes(&self, stash: &[u8]) -> usize {
+        if stash.is_empty() { 0 } else { self.http2.takes(stash, self.admission.room()) }
+    }
+
     pub(super) fn find(&self, id: u32) -> Option<usize> {
         self.supplies.binary_search_by_key(&id, |supply| supply.id).ok()
     }
@@ -153,8 +152,10 @@ impl Node {
         let mut begun = 0;
         loop {
             mux.http2.set_room(connection.outbox.as_ref().map_or(Outbox::SEGMENTS, Outbox::segments_free));
-            if !connection.stash.is_empty() && mux.http2.wants_input() {
-                mux.http2.receive(&std::mem::take(&mut connection.stash), self.now);
+            let taken = mux.takes(&connection.stash);
+            if taken > 0 {
+                let rest = connection.stash.split_off(taken);
+                mux.http2.receive(&std::mem::replace(&mut connection.stash, rest), self.now);
             }
             if ends {
                 mux.http2.drain();
@@ -173,6 +174,7 @@ impl Node {
                 self.begin_exchange(mux, slot, id);
             }
             mux.has_more = begun >= share;
+            mux.admission.reads_ahead(mux.http2.ahead_bytes());
             self.drop_gone(mux, slot);
             self.ask_held(mux, slot);
             self.bring_uploads(mux, slot);
@@ -189,7 +191,7 @@ impl Node {
             });
             self.drop_gone(mux, slot);
             let has_room = connection.outbox.as_ref().is_none_or(Outbox::has_room);
-            if !(was_full && has_room) && (connection.stash.is_empty() || !mux.http2.wants_input()) {
+            if !(was_full && has_room) && (mux.has_more || mux.takes(&connection.stash) == 0) {
                 break;
             }
         }

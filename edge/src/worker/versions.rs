@@ -17,6 +17,7 @@ use std::rc::Rc;
 pub struct Admissions {
     wide: Places,
     narrow: Places,
+    ahead_bytes: Rc<Cell<usize>>,
 }
 
 #[derive(Debug)]
@@ -30,11 +31,29 @@ struct Places {
 pub struct Admission {
     width: Width,
     taken: Rc<Cell<usize>>,
+    /// Bytes of field sections that all connections have read ahead, and this one.
+    all_ahead_bytes: Rc<Cell<usize>>,
+    ahead_bytes: usize,
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
         self.taken.set(self.taken.get() - 1);
+        self.reads_ahead(0);
+    }
+}
+
+impl Admission {
+    /// How many bytes of field sections the connection may read ahead of the requests that are begun.
+    pub(super) fn room(&self) -> usize {
+        let others = self.all_ahead_bytes.get() - self.ahead_bytes;
+        limits::HTTP2_AHEAD_BYTES.saturating_sub(others).min(limits::HTTP2_AHEAD_PER_CONNECTION_BYTES)
+    }
+
+    /// It has read so many ahead.
+    pub(super) fn reads_ahead(&mut self, bytes: usize) {
+        let others = self.all_ahead_bytes.get() - std::mem::replace(&mut self.ahead_bytes, bytes);
+        self.all_ahead_bytes.set(others + bytes);
     }
 }
 
@@ -43,7 +62,7 @@ impl Admissions {
     pub fn new(most: usize) -> Self {
         let wide = most.min(limits::HTTP2_WIDE_CONNECTIONS_MAX);
         let places = |most| Places { most, taken: Rc::default() };
-        Admissions { wide: places(wide), narrow: places(most - wide) }
+        Admissions { wide: places(wide), narrow: places(most - wide), ahead_bytes: Rc::default() }
     }
 
     /// `None`: there are as many as there may be.
@@ -52,7 +71,8 @@ impl Admissions {
         let (width, Places { taken, .. }) =
             places.into_iter().find(|(_, places)| places.taken.get() < places.most)?;
         taken.set(taken.get() + 1);
-        Some(Admission { width, taken: taken.clone() })
+        let (taken, all_ahead_bytes) = (taken.clone(), self.ahead_bytes.clone());
+        Some(Admission { width, taken, all_ahead_bytes, ahead_bytes: 0 })
     }
 }
 
@@ -127,6 +147,9 @@ mod tests {
         assert!(held[..WIDE].iter().all(|admission| admission.width == Width::Wide));
         assert!(held[WIDE..].iter().all(|admission| admission.width == Width::Narrow));
         assert!(admissions.admit().is_none());
+        held[0].reads_ahead(5000);
+        held[1].reads_ahead(limits::HTTP2_AHEAD_BYTES - 6000);
+        assert_eq!([&held[0], &held[1], &held[2]].map(Admission::room), [6000, 8192, 1000]);
         for at in [0, WIDE, WIDE] {
             let width = held.remove(at).width;
             held.push(admissions.admit().unwrap());

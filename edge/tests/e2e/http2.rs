@@ -407,6 +407,30 @@ fn floods_are_cut_off() {
     assert!(grown < 8 << 20, "{grown} bytes more");
 }
 
+/// A field that is named again takes a byte to send and a hundred to keep: what waits for its turn is not decoded before.
+#[test]
+fn many_requests_of_many_fields_are_not_held_all_at_once() {
+    const CLIENTS: usize = 100;
+    const REQUESTS: u32 = 60;
+    let _alone = alone();
+    let origin = Origin::start();
+    let edge = start(&origin);
+    let asked = |id: u32| {
+        let named = [get(), vec![0xbe; 450]].concat();
+        frame(HEADERS, 0x5, id, if id == 1 { b"\x82\x86\x84\x01\x09edge.test\x40\x01a\x01b" } else { &named })
+    };
+    let page: Vec<u8> = (0..REQUESTS).flat_map(|number| asked(2 * number + 1)).collect();
+    let mut clients: Vec<Raw> = (0..CLIENTS).map(|_| Raw::connect(&edge)).collect();
+    let before = process::anonymous_bytes(edge.pid());
+    clients.iter_mut().for_each(|client| client.0.write_all(&page).expect("sent"));
+    // More fields than a request may have: 431.
+    let refused = CLIENTS * (REQUESTS as usize - 1);
+    eventually("all are answered", || edge.metric("edge_requests_refused_total") >= refused as f64);
+    // It would be 3 MiB for each.
+    let grown = process::anonymous_bytes(edge.pid()).saturating_sub(before);
+    assert!(grown < 64 << 20, "{grown} bytes more");
+}
+
 /// A client that asks for what is not stored and leaves, by reset or by closing, gets the origin asked so often and no
 /// more; another one is answered meanwhile.
 #[test]

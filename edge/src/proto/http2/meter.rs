@@ -141,6 +141,8 @@ pub(super) struct Seen {
     pub(super) reset: bool,
     /// So many frames came.
     pub(super) frames: u32,
+    /// So many bytes of field sections came, or are to come of the frame at hand.
+    pub(super) section_bytes: usize,
 }
 
 /// Reads frame heads as they come, however they are cut.
@@ -211,6 +213,32 @@ impl Meter {
     pub(super) fn gave_up(&mut self, now_ms: u64) -> Result<(), Flood> {
         self.forgiven_ms = self.forgiven_ms.max(now_ms) + GIVEN_UP_MS;
         if self.forgiven_ms > now_ms + GIVEN_UP_MAX_MS { Err(Flood::GivenUp) } else { Ok(()) }
+    }
+
+    /// How much of these bytes, which come next, is without more than so many bytes of field sections. `first`: one frame
+    /// of them is taken, however long it is.
+    pub(super) fn within(&self, bytes: &[u8], mut section_bytes: usize, mut first: bool) -> usize {
+        let mut end = self.preface_left as usize + self.payload_left as usize;
+        let known = &self.head[..self.head_bytes as usize];
+        let mut head = [0; HEAD_BYTES];
+        head[..known.len()].copy_from_slice(known);
+        let mut from = known.len();
+        while let Some(rest) = bytes.get(end..end + HEAD_BYTES - from) {
+            head[from..].copy_from_slice(rest);
+            let [high, middle, low, kind, ..] = head;
+            let payload = u32::from_be_bytes([0, high, middle, low]) as usize;
+            if matches!(kind, HEADERS | CONTINUATION) {
+                match section_bytes.checked_sub(payload) {
+                    Some(left) => section_bytes = left,
+                    None if first => section_bytes = 0,
+                    None => return end,
+                }
+                first = false;
+            }
+            end += rest.len() + payload;
+            from = 0;
+        }
+        bytes.len()
     }
 
     /// Reads on. The error stands for all that follows.
@@ -284,6 +312,7 @@ impl Meter {
                 }
             }
             HEADERS | CONTINUATION => {
+                self.seen.section_bytes += bytes as usize;
                 if kind == HEADERS {
                     self.continuations = 0;
                     self.section_began_ms = now_ms;
@@ -521,6 +550,43 @@ mod tests {
             let mut meter = Meter::new();
             bytes.chunks(cut).for_each(|part| meter.read(part, 1).unwrap());
             assert_eq!(meter.updates, [(7, Priority { urgency: 1, incremental: true })], "{cut}");
+        }
+    }
+
+    #[test]
+    fn field_sections_are_taken_as_far_as_there_is_room_however_the_bytes_are_cut() {
+        let frames = [
+            frame(SETTINGS, 0, 0, &[]),
+            frame(HEADERS, END_HEADERS, 1, &[1; 300]),
+            frame(DATA, 0, 1, &[5; 5000]),
+            frame(HEADERS, 0, 3, &[1; 50]),
+            frame(CONTINUATION, END_HEADERS, 3, &[1; 70]),
+            frame(RST_STREAM, 0, 1, &[0, 0, 0, 8]),
+        ];
+        let bytes = [&PREFACE[..], &frames.concat()].concat();
+        let begins = |at: usize| PREFACE.len() + frames[..at].iter().map(Vec::len).sum::<usize>();
+        // Room, whether a first one is taken, and where it ends.
+        let cases = [
+            (0, false, begins(1)),
+            (299, false, begins(1)),
+            (300, false, begins(3)),
+            (0, true, begins(3)),
+            (349, false, begins(3)),
+            (350, false, begins(4)),
+            (419, true, begins(4)),
+            (420, false, bytes.len()),
+        ];
+        for (room, first, end) in cases {
+            for cut in 0..begins(1) {
+                let mut meter = Meter::new();
+                meter.read(&bytes[..cut], 1).unwrap();
+                assert_eq!(meter.within(&bytes[cut..], room, first), end - cut, "{room} {first} {cut}");
+                for stop in cut..end {
+                    assert_eq!(meter.within(&bytes[cut..stop], room, first), stop - cut);
+                }
+                meter.read(&bytes[cut..], 1).unwrap();
+                assert_eq!(meter.seen.section_bytes, 420);
+            }
         }
     }
 }

@@ -106,6 +106,8 @@ pub struct Http2<R: Record> {
     unwanted: VecDeque<(RecvStream, usize)>,
     /// Whose request was answered last: the hash of its key.
     answered: u64,
+    /// Bytes of field sections that were read since the last request of those that had come was taken.
+    ahead_bytes: usize,
     /// Whether a stream was found without room in the windows since the peer last spoke.
     any_blocked: bool,
     turns: Turns,
@@ -147,6 +149,7 @@ impl<R: Record> Http2<R> {
             gone: Vec::new(),
             unwanted: VecDeque::new(),
             answered: 0,
+            ahead_bytes: 0,
             any_blocked: false,
             turns: Turns::default(),
             early: Vec::new(),
@@ -171,6 +174,7 @@ impl<R: Record> Http2<R> {
         }
         let read = self.meter.read(bytes, now.mono_ms);
         self.pipe.receive(bytes);
+        self.ahead_bytes += std::mem::take(&mut self.meter.seen.section_bytes);
         for (id, priority) in self.meter.updates.drain(..) {
             match self.streams.binary_search_by_key(&id, |stream| stream.id) {
                 Ok(at) => self.streams[at].priority = priority,
@@ -183,10 +187,19 @@ impl<R: Record> Http2<R> {
         }
     }
 
-    /// Whether more may be received: the `h2` crate leaves bytes where they are while what answers them can not be
-    /// written.
-    pub fn wants_input(&self) -> bool {
-        self.pipe.unread_bytes() < limits::HTTP2_UNREAD_BYTES_MAX
+    /// How many of these bytes, which come next, may be received now: the `h2` crate leaves bytes where they are while
+    /// what answers them can not be written, and keeps requests until they are taken. `room`: bytes of field sections
+    /// that may be read ahead of that.
+    pub fn takes(&self, bytes: &[u8], room: usize) -> usize {
+        if self.pipe.unread_bytes() >= limits::HTTP2_UNREAD_BYTES_MAX {
+            return 0;
+        }
+        self.meter.within(bytes, room.saturating_sub(self.ahead_bytes), self.ahead_bytes == 0)
+    }
+
+    /// Bytes of field sections that were read ahead of the requests taken.
+    pub fn ahead_bytes(&self) -> usize {
+        self.ahead_bytes
     }
 
     /// The peer sends no more.
@@ -282,6 +295,9 @@ impl<R: Record> Http2<R> {
         loop {
             let accepted = self.accept();
             self.unwanted.retain_mut(|(upload, left)| is_awaited(upload, left));
+            if accepted.is_none() && self.pipe.unread_bytes() == 0 {
+                self.ahead_bytes = 0;
+            }
             let (request, respond) = accepted?;
             if let Some(id) = self.request(request, respond, now, out) {
                 return Some(id);
