@@ -9,6 +9,7 @@ mod tune;
 use crate::config::{self, AdminAddress, Config, Token};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -180,10 +181,11 @@ fn mistaken(problems: &config::Problems) -> ExitCode {
 
 fn summary(config: &Config) -> String {
     let count = |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
+    let tls: BTreeSet<_> = config.https.iter().map(|entry| entry.address).collect();
     let xdp = config.xdp.as_ref().map_or("no XDP".into(), |xdp| format!("XDP on {}", xdp.interface));
     format!(
         "right: {}, {}, {}, {}, {} MiB in {}, {xdp}",
-        count(config.http.len(), "address", "addresses"),
+        count(config.http.len() + tls.len(), "address", "addresses"),
         count(config.https.len(), "certificate", "certificates"),
         count(config.origins.len(), "origin", "origins"),
         count(config.routes.len(), "route", "routes"),
