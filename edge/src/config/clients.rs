@@ -113,8 +113,11 @@ pub(super) fn section(item: Option<Item<'_>>) -> Option<Clients> {
     };
     let connections_max =
         count("connections_max", limits::CONNECTIONS_PER_WORKER_MAX, default.connections_max);
-    let http2_connections_max =
-        count("http2_connections_max", limits::CONNECTIONS_PER_WORKER_MAX, connections_max?);
+    let http2_connections_max = count(
+        "http2_connections_max",
+        limits::CONNECTIONS_PER_WORKER_MAX,
+        connections_max.unwrap_or_default(),
+    );
     let tunnels_max = count("tunnels_max", limits::TUNNELS_MAX, default.tunnels_max);
     let connections_per_client = match section.get("connections_per_client") {
         Some(item) => item.number(1..=limits::CONNECTIONS_PER_CLIENT_MAX.into()).map(|n| n as u32),

@@ -225,13 +225,14 @@ pub(super) async fn watch(node: &Node) {
             let mut certificates = node.certificates.borrow_mut();
             (certificates.changed(), certificates.rotate(now.mono_ms), certificates.lapse(now.unix_s))
         };
+        let mut is_new = rotated || !lapsed.is_empty();
         lapsed.iter().for_each(|line| tracing::warn!("certificates: {line}"));
         if changed {
             let config = node.config.borrow().clone();
             let reloaded = node.certificates.borrow_mut().reload(&config, true);
             match reloaded {
                 Ok(()) => {
-                    hand_over(node);
+                    is_new = true;
                     tracing::info!("certificates: files changed, and those that are right are in force");
                     let told = node.certificates.borrow().told(now.unix_s);
                     told.iter().for_each(|line| tracing::warn!("certificates: {line}"));
@@ -239,7 +240,7 @@ pub(super) async fn watch(node: &Node) {
                 Err(error) => tracing::warn!("certificates: nothing was changed: {error}"),
             }
         }
-        if rotated || !lapsed.is_empty() {
+        if is_new {
             hand_over(node);
         }
     }

@@ -8,7 +8,8 @@
 //! |-----------|----------------------|------------------------------------------------------------------|
 //! | Fresh     | bytes                | kept for the handshake                                           |
 //! | Fresh     | `meet`, for an offer | Met                                                              |
-//! | Met, then Handshake | bytes, then `shake` | flights into `outgoing`; done: Traffic; failed: an alert, Ended  |
+//! | Met       | bytes, `shake`       | Handshake                                                        |
+//! | Handshake | bytes, then `shake`  | flights into `outgoing`; done: Traffic; failed: an alert, Ended  |
 //! | Traffic   | application data     | plaintext to the caller                                          |
 //! | Traffic   | KeyUpdate (1.3)      | keys renewed, answered when asked for; kernel seals: close_notify|
 //! | Traffic   | ClientHello (1.2)    | refused by a warning once, then fatally: no renegotiation        |

@@ -1,6 +1,8 @@
 //! HTTP/2 as real clients speak it, and as attackers do: curl and h2load, and frames written by hand.
 
-use crate::support::{Answer, Client, Edge, Gate, Origin, Setup, alone, content, eventually, frame, in_time};
+use crate::support::{
+    Answer, Client, Edge, Gate, Origin, PREFACE, Setup, alone, content, eventually, frame, in_time,
+};
 use crate::support::{edge::directory, process, request, tls::Site, tls::TlsClient};
 use nix::sys::signal::Signal;
 use std::io::{Read, Write};
@@ -9,7 +11,6 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 fn start(origin: &Origin) -> Edge {
     let setup = Setup { listen_lines: "http2_cleartext = true".into(), ..Default::default() };

@@ -1,6 +1,6 @@
 //! Which version of HTTP a client gets where as many connections speak HTTP/2 as may.
 
-use crate::support::{Answer, Edge, Origin, Setup, content, edge::directory, eventually, frame};
+use crate::support::{Answer, Edge, Origin, PREFACE, Setup, content, edge::directory, eventually, frame};
 use crate::support::{tls::Site, tls::TlsClient};
 use rustls::{AlertDescription, ClientConfig, Error};
 use std::io::{Read, Write};
@@ -8,7 +8,6 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::sync::Arc;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const REFUSED: &str = "edge_http2_connections_refused_total";
 const HELD_BACK: &str = "edge_http2_connections_refused_per_client_total";
 const OPENED: &str = "edge_http2_connections_total";

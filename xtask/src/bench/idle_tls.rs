@@ -2,6 +2,7 @@
 //! HTTP/2, each on a server that was just started, and after some answers, as connections of real clients have had.
 #![forbid(unsafe_code)]
 
+use super::frame::frame;
 use super::origin::path;
 use super::peers::{Kind, Stage};
 use super::tls::{self, NAME, Peer, Site, Stream};
@@ -113,9 +114,4 @@ fn read_frame(stream: &mut Stream) -> Result<(u8, u8, u32, Vec<u8>)> {
     let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
     stream.read_exact(&mut payload)?;
     Ok((head[3], head[4], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload))
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = &(payload.len() as u32).to_be_bytes()[1..];
-    [length, &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }

@@ -3,6 +3,8 @@
 //! a machine's speed drifts by more than the servers differ.
 #![forbid(unsafe_code)]
 
+#[path = "../../../edge/src/proto/http2/frame.rs"]
+mod frame;
 mod idle;
 mod idle_tls;
 mod latency;

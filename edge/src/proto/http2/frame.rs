@@ -1,5 +1,5 @@
-//! A frame of HTTP/2 as its bytes (RFC 9113 section 4.1), for those who speak as a peer: the tests and the fuzz target, each
-//! of which includes this file. What the node sends is framed by the crate.
+//! A frame of HTTP/2 as its bytes (RFC 9113 section 4.1), for those who speak as a peer: the tests, the fuzz target and the
+//! benches, each of which includes this file. What the node sends is framed by the crate.
 #![forbid(unsafe_code)]
 
 /// One of this type, with these flags, on this stream.

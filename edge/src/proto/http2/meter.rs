@@ -142,7 +142,7 @@ pub(super) struct Seen {
     /// So many frames came.
     pub(super) frames: u32,
     /// So many bytes of field sections came, or are to come of the frame at hand.
-    pub(super) section_bytes: usize,
+    pub(super) ahead_bytes: usize,
 }
 
 /// Reads frame heads as they come, however they are cut.
@@ -258,15 +258,6 @@ impl Meter {
                 bytes = &bytes[taken..];
             } else {
                 let from = self.head_bytes as usize;
-                if from == 0
-                    && let Some((head, rest)) = bytes.split_first_chunk()
-                {
-                    // Mostly it comes in one piece.
-                    self.head = *head;
-                    bytes = rest;
-                    self.frame(now_ms)?;
-                    continue;
-                }
                 let taken = bytes.len().min(HEAD_BYTES - from);
                 self.head[from..from + taken].copy_from_slice(&bytes[..taken]);
                 self.head_bytes += taken as u8;
@@ -312,7 +303,7 @@ impl Meter {
                 }
             }
             HEADERS | CONTINUATION => {
-                self.seen.section_bytes += bytes as usize;
+                self.seen.ahead_bytes += bytes as usize;
                 if kind == HEADERS {
                     self.continuations = 0;
                     self.section_began_ms = now_ms;
@@ -585,7 +576,7 @@ mod tests {
                     assert_eq!(meter.within(&bytes[cut..stop], room, first), stop - cut);
                 }
                 meter.read(&bytes[cut..], 1).unwrap();
-                assert_eq!(meter.seen.section_bytes, 420);
+                assert_eq!(meter.seen.ahead_bytes, 420);
             }
         }
     }

@@ -54,6 +54,9 @@ pub const HTTP1_REQUIRED: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0
 const UNWRITTEN_BYTES_MAX: usize = 128 * 1024;
 /// Priorities kept for streams that have not begun (RFC 9218 section 7.1).
 const EARLY_PRIORITIES_MAX: usize = 32;
+/// No deadline.
+const NEVER: u64 = u64::MAX;
+
 /// How much of everything one connection may have at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Width {
@@ -81,9 +84,6 @@ impl Width {
     }
 }
 
-/// No deadline.
-const NEVER: u64 = u64::MAX;
-
 enum Link<R: Record> {
     /// The preface has not come.
     Shaking(Box<Handshake<Pipe<R>, Body<R>>>),
@@ -106,8 +106,6 @@ pub struct Http2<R: Record> {
     unwanted: VecDeque<(RecvStream, usize)>,
     /// Whose request was answered last: the hash of its key.
     answered: u64,
-    /// Bytes of field sections that were read since the last request of those that had come was taken.
-    ahead_bytes: usize,
     /// Whether a stream was found without room in the windows since the peer last spoke.
     any_blocked: bool,
     turns: Turns,
@@ -149,7 +147,6 @@ impl<R: Record> Http2<R> {
             gone: Vec::new(),
             unwanted: VecDeque::new(),
             answered: 0,
-            ahead_bytes: 0,
             any_blocked: false,
             turns: Turns::default(),
             early: Vec::new(),
@@ -174,7 +171,6 @@ impl<R: Record> Http2<R> {
         }
         let read = self.meter.read(bytes, now.mono_ms);
         self.pipe.receive(bytes);
-        self.ahead_bytes += std::mem::take(&mut self.meter.seen.section_bytes);
         for (id, priority) in self.meter.updates.drain(..) {
             match self.streams.binary_search_by_key(&id, |stream| stream.id) {
                 Ok(at) => self.streams[at].priority = priority,
@@ -194,12 +190,13 @@ impl<R: Record> Http2<R> {
         if self.pipe.unread_bytes() >= limits::HTTP2_UNREAD_BYTES_MAX {
             return 0;
         }
-        self.meter.within(bytes, room.saturating_sub(self.ahead_bytes), self.ahead_bytes == 0)
+        let ahead_bytes = self.ahead_bytes();
+        self.meter.within(bytes, room.saturating_sub(ahead_bytes), ahead_bytes == 0)
     }
 
     /// Bytes of field sections that were read ahead of the requests taken.
     pub fn ahead_bytes(&self) -> usize {
-        self.ahead_bytes
+        self.meter.seen.ahead_bytes
     }
 
     /// The peer sends no more.
@@ -296,7 +293,7 @@ impl<R: Record> Http2<R> {
             let accepted = self.accept();
             self.unwanted.retain_mut(|(upload, left)| is_awaited(upload, left));
             if accepted.is_none() && self.pipe.unread_bytes() == 0 {
-                self.ahead_bytes = 0;
+                self.meter.seen.ahead_bytes = 0;
             }
             let (request, respond) = accepted?;
             if let Some(id) = self.request(request, respond, now, out) {

@@ -25,6 +25,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+/// What a client of HTTP/2 begins with.
+pub const PREFACE: &[u8] = ::edge::proto::http2::PREFACE;
+
 /// How long a state is waited for: what is not there then, on however busy a machine, does not come.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -3,6 +3,7 @@
 //! have names. Streams that are reset are of objects that are not stored, each another one.
 #![forbid(unsafe_code)]
 
+use super::super::frame::frame;
 use super::Tally;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, bind, connect, socket};
@@ -155,14 +156,6 @@ fn says_goodbye(mut frames: &[u8]) -> bool {
         frames = rest.get(bytes..).unwrap_or_default();
     }
     false
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
 }
 
 /// A connection from an address of ours.
